@@ -1,0 +1,31 @@
+"""Neural-ODE image classifiers in Keras, and the tools that tell whether their robustness is real.
+
+import tfode_adv as ta
+model = ta.models.build("oon", input_shape=(28, 28, 1), num_classes=10)
+ta.attacks.PGD(norm="linf", eps=0.1, step_size=0.05, steps=10)(model, x, y)
+"""
+
+import importlib
+import os
+
+# TensorFlow's notes on start-up would bury the one line that a program has to say.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# Keras reads a saved model only if the classes in it are registered, that is, imported.
+from tfode_adv import layers, models, solvers  # noqa: E402
+
+__version__ = "0.1.0"
+
+_ON_DEMAND = ("analysis", "attacks", "data", "interop", "reports", "runs", "training")
+
+__all__ = ["layers", "models", "solvers", *_ON_DEMAND]  # noqa: PLE0604
+
+
+def __getattr__(name: str):
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

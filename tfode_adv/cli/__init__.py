@@ -1,0 +1,1 @@
+"""The programs behind `bin/` and the installed `tfode-*` commands."""

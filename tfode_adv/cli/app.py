@@ -1,0 +1,62 @@
+"""How every program starts and ends: flags parsed, one line for an error, an exit status."""
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from tfode_adv.errors import RunError, UsageError
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def call(main: Callable, flag_values: flags.FlagValues, argv: Sequence[str], positional: bool = False) -> int:
+    """Parses `argv` into `flag_values`, calls `main(rest)` and returns the exit status.
+
+    The status is 0; 2 for the caller's mistake (a bad flag, `UsageError`); 1 for a run that failed
+    (`RunError`, a file that cannot be read or written). For 1 and 2, one line on standard error.
+
+    Args:
+        main: called with the program's name and the arguments that are no flags.
+        flag_values: the program's own flags, from `cli.flags.new`.
+        argv: the command line, the program's name first.
+        positional: whether `main` takes arguments that are no flags.
+    """
+    program = pathlib.Path(argv[0]).name
+    try:
+        flag_values.unparse_flags()
+        rest = flag_values(list(argv))
+        if flag_values.help:
+            print(f"{flag_values.doc}\n\nFlags of {program}:\n{flag_values.get_help()}")
+            return OK
+        if len(rest) > 1 and not positional:
+            raise UsageError(f"unexpected argument {rest[1]!r}; --help lists the flags")
+        main(rest)
+        sys.stdout.flush()
+    except (UsageError, flags.Error) as error:
+        return _fail(program, error, USAGE)
+    except RunError as error:
+        return _fail(program, error, FAILED)
+    except BrokenPipeError:
+        # The reader left (`| head`); what Python still wants to flush has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(program, f"{error.filename!r}: {error.strerror}", FAILED)
+    except KeyboardInterrupt:
+        return _fail(program, "interrupted", INTERRUPTED)
+    return OK
+
+
+def run(main: Callable, flag_values: flags.FlagValues, positional: bool = False) -> None:
+    """Runs a program on the process's own command line and exits."""
+    sys.exit(call(main, flag_values, sys.argv, positional))
+
+
+def _fail(program: str, error: Exception | str, status: int) -> int:
+    print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+    return status

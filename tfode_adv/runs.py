@@ -1,0 +1,133 @@
+"""Run folders: what one training leaves behind, and where everything else starts from."""
+
+import importlib.metadata
+import pathlib
+import platform
+import shutil
+import subprocess
+import zipfile
+from typing import Any
+
+from tfode_adv.errors import RunError
+from tfode_adv.files import PathLike, read_json, write_json
+
+CONFIG, MODEL = "config.json", "model.keras"
+_PACKAGES = ("tfode_adv", "tensorflow", "tensorflow-cpu", "keras", "tensorflow-probability", "numpy")
+
+
+class Run:
+    """A run folder.
+
+    Attributes:
+        path: the folder.
+        config: its `config.json`: `{"flags": {...}, "model": {"name", "kwargs"}, "dataset": {...},
+            "versions": {...}, "seed": int, "git_revision": str | None}`.
+    """
+
+    def __init__(self, path: PathLike, config: dict[str, Any]):
+        self.path, self.config = pathlib.Path(path), config
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def model_path(self) -> pathlib.Path:
+        """The trained model; it is there once the run is finished."""
+        return self.path / MODEL
+
+    @property
+    def finished(self) -> bool:
+        return self.model_path.is_file()
+
+    @classmethod
+    def create(cls, path: PathLike, config: dict[str, Any], overwrite: bool = False) -> "Run":
+        """Makes the folder and writes its `config.json`, with the versions and the git revision added.
+
+        Raises:
+            RunError: if the folder holds anything and `overwrite` is False, if it holds something that
+                is not a run (never deleted), or if it cannot be written.
+        """
+        path = pathlib.Path(path)
+        try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                _clear(path, overwrite)
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        config = {"versions": versions(), "git_revision": git_revision(), **config}
+        write_json(path / CONFIG, config)
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: PathLike) -> "Run":
+        """Opens the folder of a run, finished or not.
+
+        Raises:
+            RunError: if its `config.json` is missing or corrupt; the message names the file.
+        """
+        path = pathlib.Path(path)
+        config = read_json(path / CONFIG)
+        if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+            raise RunError(f"{str(path / CONFIG)!r} is corrupt: it describes no model")
+        return cls(path, config)
+
+    @classmethod
+    def newest(cls, root: PathLike = "runs") -> "Run":
+        """The run under `root` that was finished last.
+
+        Raises:
+            RunError: if there is none.
+        """
+        models = [m for m in pathlib.Path(root).rglob(MODEL) if (m.parent / CONFIG).is_file()]
+        if not models:
+            raise RunError(
+                f"no finished run under {str(root)!r}: train one with bin/train, or name one with --run"
+            )
+        return cls.open(max(models, key=lambda m: m.stat().st_mtime_ns).parent)
+
+    def load_model(self):
+        """The run's Keras model: NHWC images in [0, 1] to logits.
+
+        Raises:
+            RunError: if the run is not finished or the file is corrupt; the message names the file.
+        """
+        if not self.finished:
+            raise RunError(f"{str(self.model_path)!r} is missing: this run is not finished")
+        import keras
+
+        try:
+            return keras.models.load_model(self.model_path, compile=False)
+        except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise RunError(f"{str(self.model_path)!r} cannot be loaded: {reason}") from error
+
+
+def _clear(path: pathlib.Path, overwrite: bool) -> None:
+    if not overwrite:
+        raise RunError(f"{str(path)!r} already exists and is not empty; --overwrite replaces it")
+    if not (path / CONFIG).is_file():
+        raise RunError(f"{str(path)!r} holds no {CONFIG}: it is no run, and --overwrite leaves it alone")
+    shutil.rmtree(path)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on, by distribution name, Python's included."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str | None:
+    """The commit of the checkout that this package runs from, `-dirty` if changed; None outside one."""
+    root = pathlib.Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
