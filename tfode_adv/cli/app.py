@@ -1,4 +1,15 @@
-"""How every program starts and ends: flags parsed, one line for an error, an exit status."""
+"""How every program starts and ends: flags parsed, one line for an error, an exit status.
+
+A program is a module of this package:
+
+    FLAGS = flags.new(__doc__)           # its own flags, so that programs can share a process
+    flags.define_data_flags(FLAGS)
+
+    def main(argv): ...                  # raises UsageError and RunError
+
+    def run():                           # what bin/NAME and the installed tfode-NAME call
+        app.run(main, FLAGS)
+"""
 
 import os
 import pathlib

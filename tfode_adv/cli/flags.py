@@ -15,7 +15,7 @@ NORMS = ("linf", "l2", "l2rms")
 
 
 def new(doc: str) -> flags.FlagValues:
-    """An empty set of flags for a program described by `doc`; it knows `--help`, and absl adds `--flagfile`."""
+    """An empty set of flags for a program described by `doc`; it knows `--help` and `--flagfile`."""
     values = flags.FlagValues()
     # FlagValues takes attributes for flags.
     object.__setattr__(values, "doc", (doc or "").strip())
