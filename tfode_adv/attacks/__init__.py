@@ -1,0 +1,1 @@
+"""Attacks, and where their gradients come from."""

@@ -1,0 +1,96 @@
+"""The geometry of the perturbations: their size, the ball they stay in, the steepest way up.
+
+Three norms. `linf` is the largest change of an element, `l2` the Euclidean length, `l2rms` the root
+mean square over the image's elements, the convention behind the "L2" of Carrara et al. (WIFS 2019):
+a radius r there is a Euclidean radius of r sqrt(elements). So `l2rms` is `l2` in another unit, and
+everything below is written for the two geometries `linf` and `l2` with lengths in their own units.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+from cleverhans.tf2 import utils as cleverhans
+
+from tfode_adv.attacks import randomness
+from tfode_adv.errors import check_choice
+
+NORMS = ("linf", "l2", "l2rms")
+TINY = 1e-12
+"""CleverHans divides by at least the root of this."""
+
+
+def geometry(norm: str) -> str:
+    """Returns "linf" or "l2", the geometry that `norm` measures in; raises `UsageError` otherwise."""
+    check_choice("norm", norm, NORMS)
+    return "linf" if norm == "linf" else "l2"
+
+
+def unit(norm: str, image_shape) -> float:
+    """Returns the length of 1 in `norm` as its geometry measures it, for images of `image_shape`."""
+    return math.sqrt(math.prod(image_shape)) if norm == "l2rms" else 1.0
+
+
+def _order(kind: str):
+    return np.inf if kind == "linf" else 2
+
+
+def column(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Reshapes one value a sample, [B], to [B, 1, ..., 1] of the rank of `like`; scalars pass."""
+    values = tf.convert_to_tensor(values)
+    return values if values.shape.rank == 0 else tf.reshape(values, [-1] + [1] * (like.shape.rank - 1))
+
+
+def length(delta: tf.Tensor, kind: str) -> tf.Tensor:
+    """Returns the length [B] of the perturbations `delta` [B, ...]."""
+    axes = list(range(1, delta.shape.rank))
+    if kind == "linf":
+        return tf.reduce_max(tf.abs(delta), axes)
+    return tf.sqrt(tf.reduce_sum(tf.square(delta), axes))
+
+
+def project(delta: tf.Tensor, kind: str, eps) -> tf.Tensor:
+    """Returns `delta` [B, ...] brought into the ball of radius `eps` (a scalar or [B, 1, ..., 1])."""
+    return cleverhans.clip_eta(delta, _order(kind), eps)
+
+
+def steepest(gradient: tf.Tensor, kind: str, size) -> tf.Tensor:
+    """Returns the perturbation of length `size` along which a function with `gradient` grows most.
+
+    CleverHans stops normalising Euclidean gradients shorter than 1e-6, so a confident classifier
+    would pass for a robust one; here the short ones are scaled up first and the others untouched.
+    """
+    if kind == "l2":
+        axes = list(range(1, gradient.shape.rank))
+        largest = tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
+        short = tf.reduce_sum(tf.square(gradient), axes, keepdims=True) < TINY
+        gradient = tf.where(short, tf.math.divide_no_nan(gradient, largest), gradient)
+    return cleverhans.optimize_linear(gradient, size, _order(kind))
+
+
+def ascend(x: tf.Tensor, x_adv: tf.Tensor, gradient: tf.Tensor, kind: str, eps, step_size) -> tf.Tensor:
+    """Returns the next iterate of projected ascent from `x_adv`, inside [0, 1] and the ball around `x`.
+
+    The operations and their order are those of CleverHans 4.0.0's `projected_gradient_descent`.
+    """
+    x_adv = tf.clip_by_value(x_adv + steepest(gradient, kind, step_size), 0.0, 1.0)
+    return inside(x, x_adv - x, kind, eps)
+
+
+def inside(x: tf.Tensor, delta: tf.Tensor, kind: str, eps) -> tf.Tensor:
+    """Returns `x + delta` brought into the ball of radius `eps` around `x`, then into [0, 1]."""
+    return tf.clip_by_value(x + project(delta, kind, eps), 0.0, 1.0)
+
+
+def random_delta(key: tf.Tensor, like: tf.Tensor, kind: str, eps) -> tf.Tensor:
+    """Returns perturbations of the shape of `like` [B, ...], uniform in the ball of radius `eps`.
+
+    `key` [B] are `randomness` keys. In `l2`, a normal direction scaled by u^(1/d) (Calafiore et al. 1998).
+    """
+    shape = like.shape[1:]
+    if kind == "linf":
+        return eps * (2.0 * randomness.uniform(key, shape) - 1.0)
+    direction = randomness.normal(key, shape)
+    radius = randomness.uniform(randomness.fold(key, 1), []) ** (1.0 / math.prod(shape))
+    size = tf.maximum(length(direction, kind), TINY)
+    return eps * direction * column(radius / size, direction)
