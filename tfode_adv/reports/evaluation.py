@@ -1,0 +1,215 @@
+"""A grid of configurations over one model's images, continued where it was stopped."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from tfode_adv import progress
+from tfode_adv.errors import RunError, UsageError
+from tfode_adv.files import PathLike
+from tfode_adv.reports.records import Cell, Configuration, Record
+
+KEEP_IMAGES = 8
+
+
+class Subject(Protocol):
+    """What is evaluated: a model that knows how to put itself under a configuration."""
+
+    def predict(self, configuration: Configuration, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits [N, classes] and evaluations of the dynamics [N] of images [N, H, W, C]."""
+
+    def attack(self, configuration: Configuration, images: np.ndarray, labels: np.ndarray) -> Any:
+        """The attack's result on correctly classified images: `x_adv`, `distance`, `queries`, `gradients`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Part `number` of `count` of the images: every `count`-th one.
+
+    Attributes:
+        number: in [1, count].
+        count: 1 for all images.
+    """
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Reads `"2/4"`. Raises UsageError for anything that names no part."""
+        number, _, count = text.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise UsageError(f"shard is {text!r}, but must be i/n with i from 1 to n, as in 2/4")
+        return cls(int(number), int(count))
+
+    @property
+    def tag(self) -> str:
+        """For file names."""
+        return f"{self.number}of{self.count}"
+
+    def split(self, parts: int) -> list["Shard"]:
+        """This shard in `parts` parts."""
+        return [Shard(self.number + self.count * part, self.count * parts) for part in range(parts)]
+
+    def indices(self, total: int) -> range:
+        """The shard's images out of `total`."""
+        return range(self.number - 1, total, self.count)
+
+
+@dataclasses.dataclass
+class _Job:
+    """What is left to do of one cell."""
+
+    cell: Cell
+    indices: list[int]
+
+
+def evaluate(
+    subject: Subject,
+    images: np.ndarray,
+    labels: np.ndarray,
+    configurations: Iterable[Configuration],
+    run: PathLike,
+    *,
+    shard: Shard | None = None,
+    batch_size: int = 128,
+    keep_images: int = KEEP_IMAGES,
+    overwrite: bool = False,
+    bar: Callable = progress.bar,
+) -> int:
+    """Computes the records that are missing and writes them to the run folder, batch by batch.
+
+    The clean pass under each solver setting is a cell of its own, so no two attacks repeat it. Only
+    correctly classified images are attacked; the others keep their clean prediction.
+
+    Args:
+        subject: the model and its attacks.
+        images: [N, H, W, C] in [0, 1], the first N of the split.
+        labels: [N] integers.
+        configurations: what to evaluate; the clean passes they rest on are added.
+        run: the run folder.
+        shard: the part of the images to do; all of them by default.
+        batch_size: images a step, and between two writes to the disk.
+        keep_images: how many of the first images each cell keeps for pictures.
+        overwrite: compute everything anew.
+        bar: makes the progress bar.
+
+    Returns:
+        How many records were computed.
+    """
+    shard = shard or Shard()
+    wanted = shard.indices(len(images))
+    jobs = [_job(Cell.of(run, cell, shard.tag), wanted, overwrite) for cell in in_order(configurations)]
+    total = sum(len(job.indices) for job in jobs)
+    clean: dict[str, dict[int, Record]] = {}
+    with bar(total=total, desc="evaluating", unit="image") as moving:
+        for job in jobs:
+            configuration = job.cell.configuration
+            moving.set_postfix(cell=describe(configuration))
+            for batch in _batches(job.indices, batch_size):
+                rows = np.asarray(batch)
+                if configuration.attack == "none":
+                    records = _clean(subject, configuration, images[rows], labels[rows], rows)
+                    adversarial = images[rows]
+                else:
+                    known = [clean[configuration.clean.digest][index] for index in batch]
+                    records, adversarial = _attacked(
+                        subject, configuration, images[rows], labels[rows], known
+                    )
+                # The pictures first: an image with a record is never looked at again.
+                for row, index in enumerate(batch):
+                    if index < keep_images:
+                        job.cell.save_image(index, images[index], adversarial[row])
+                job.cell.append(records)
+                moving.update(len(batch))
+            if configuration.attack == "none":
+                clean[configuration.digest] = job.cell.records()
+    return total
+
+
+def in_order(configurations: Iterable[Configuration]) -> list[Configuration]:
+    """Each configuration once, those of one solver setting together, its clean pass first."""
+    groups: dict[str, dict[str, Configuration]] = {}
+    for configuration in configurations:
+        clean = configuration.clean
+        group = groups.setdefault(clean.digest, {clean.digest: clean})
+        group.setdefault(configuration.digest, configuration)
+    return [configuration for group in groups.values() for configuration in group.values()]
+
+
+def describe(configuration: Configuration) -> str:
+    """A few words that tell one configuration of a grid from another."""
+    parts = [configuration.attack]
+    parts += [f"{configuration.norm} {configuration.eps:g}"] if configuration.eps is not None else []
+    parts += [configuration.gradient] if configuration.gradient else []
+    parts += [f"tol {configuration.tol:g}"] if configuration.tol is not None else []
+    return " ".join(parts)
+
+
+def _job(cell: Cell, wanted: Sequence[int], overwrite: bool) -> _Job:
+    if overwrite:
+        cell.discard(wanted)
+    done = cell.records()
+    return _Job(cell, [index for index in wanted if index not in done])
+
+
+def _clean(subject, configuration, images, labels, indices) -> list[Record]:
+    predicted, margins, nfe = _predict(subject, configuration, images, labels)
+    return [
+        Record(
+            index=int(indices[row]),
+            label=int(labels[row]),
+            clean=predicted[row],
+            adversarial=predicted[row],
+            success=False,
+            distance=0.0,
+            queries=0,
+            gradients=0,
+            nfe_clean=nfe[row],
+            nfe_adversarial=nfe[row],
+            margin_clean=margins[row],
+            margin_adversarial=margins[row],
+        )
+        for row in range(len(images))
+    ]
+
+
+def _attacked(subject, configuration, images, labels, known) -> tuple[list[Record], np.ndarray]:
+    records, adversarial = list(known), images.copy()
+    rows = np.asarray([row for row, record in enumerate(known) if record.correct], np.int64)
+    if not len(rows):
+        return records, adversarial
+    result = subject.attack(configuration, images[rows], labels[rows])
+    adversarial[rows] = result.x_adv
+    predicted, margins, nfe = _predict(subject, configuration, adversarial[rows], labels[rows])
+    for place, row in enumerate(rows):
+        records[row] = dataclasses.replace(
+            known[row],
+            adversarial=predicted[place],
+            success=predicted[place] != known[row].label,
+            distance=float(result.distance[place]),
+            queries=int(result.queries[place]),
+            gradients=int(result.gradients[place]),
+            nfe_adversarial=nfe[place],
+            margin_adversarial=margins[place],
+        )
+    return records, adversarial
+
+
+def _predict(subject, configuration, images, labels) -> tuple[list[int], list[float], list[int]]:
+    """Predicted classes; margins, positive where the prediction is right; evaluations of the dynamics."""
+    logits, nfe = subject.predict(configuration, images)
+    if not np.isfinite(logits).all():
+        failed = int((~np.isfinite(logits)).any(-1).sum())
+        raise RunError(f"the model's logits are not finite for {failed} of {len(images)} images")
+    rows = np.arange(len(labels))
+    others = np.array(logits, np.float64)
+    own = others[rows, labels]
+    others[rows, labels] = -np.inf
+    return logits.argmax(-1).tolist(), (own - others.max(-1)).tolist(), np.asarray(nfe).tolist()
+
+
+def _batches(indices: Sequence[int], size: int) -> Iterable[Sequence[int]]:
+    return (indices[start : start + size] for start in range(0, len(indices), size))

@@ -1,0 +1,273 @@
+"""Evaluation records: one JSON line an image and configuration, in files that survive a kill.
+
+A run folder holds one cell a configuration:
+
+    RUN/evaluations/<digest>/cell.json               the configuration, in full
+    RUN/evaluations/<digest>/records-<tag>-<k>.jsonl one `Record` a line, appended batch by batch
+    RUN/evaluations/<digest>/image-<index>.npz       a handful of clean and adversarial images
+
+Every process appends to a file of its own, so shards share a folder, and the folders of several machines
+merge by copying. A reader drops a torn last line: a process was killed while it wrote it, and the same
+command computes that image again.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfode_adv import files
+from tfode_adv.errors import RunError
+
+FORMAT = 1
+FOLDER = "evaluations"
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """What was evaluated, and with which attack: everything that a record's values depend on.
+
+    Attributes:
+        model: SHA-256 of the model's file; records of a model that was since replaced never mix.
+        dataset, split: where the images come from, in the data set's own order.
+        tol: the solver's tolerance; None for a model without an adaptive solver.
+        solver, num_steps: what integrated the model's ODE blocks, None where it has none.
+        attack: its name, or `"none"` for the clean pass.
+        norm, eps: the attack's budget.
+        gradient: how ODE blocks were differentiated, None where no gradient was taken.
+        gradient_tol, gradient_solver, gradient_num_steps: the solver the gradient was taken through, where
+            it is not the model's own.
+        eot: draws each gradient is averaged over, None for one.
+        seed: of the attack's random draws.
+        hyperparameters: all others of the attack.
+    """
+
+    model: str
+    dataset: str
+    split: str = "test"
+    tol: float | None = None
+    solver: str | None = None
+    num_steps: int | None = None
+    attack: str = "none"
+    norm: str | None = None
+    eps: float | None = None
+    gradient: str | None = None
+    gradient_tol: float | None = None
+    gradient_solver: str | None = None
+    gradient_num_steps: int | None = None
+    eot: int | None = None
+    seed: int | None = None
+    hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("tol", "eps", "gradient_tol"):
+            value = getattr(self, name)
+            if value is not None:
+                # 1 and 1.0 are the same tolerance, and must have the same digest.
+                object.__setattr__(self, name, float(value))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The configuration as plain JSON values."""
+        return dataclasses.asdict(self) | {"hyperparameters": dict(self.hyperparameters)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Configuration":
+        """The inverse of `as_dict`. Raises TypeError for an unknown or a missing name."""
+        return cls(**values)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits, the same in every process, for every order of the hyperparameters."""
+        # Left out where None, so that a setting added later leaves the older digests as they are.
+        values = {name: value for name, value in self.as_dict().items() if value is not None}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+    @property
+    def clean(self) -> "Configuration":
+        """The clean pass under the same model, data and solver."""
+        return Configuration(
+            self.model, self.dataset, self.split, self.tol, solver=self.solver, num_steps=self.num_steps
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image under one configuration.
+
+    Attributes:
+        index: the image's place in its split.
+        label, clean, adversarial: the true class, and the classes predicted without and with the attack.
+        success: the clean prediction was right and the adversarial one is not.
+        distance: of the adversarial image from the clean one, in the attack's norm.
+        queries, gradients: forward passes and gradients that the attack took.
+        nfe_clean, nfe_adversarial: evaluations of the dynamics, 0 for a model without ODE blocks.
+        margin_clean, margin_adversarial: logit of the label less the largest other one.
+    """
+
+    index: int
+    label: int
+    clean: int
+    adversarial: int
+    success: bool
+    distance: float | None
+    queries: int
+    gradients: int
+    nfe_clean: int
+    nfe_adversarial: int
+    margin_clean: float | None
+    margin_adversarial: float | None
+
+    @property
+    def correct(self) -> bool:
+        """Whether the clean image is classified correctly."""
+        return self.clean == self.label
+
+    def to_line(self) -> str:
+        """One line of JSON, its newline included."""
+        values = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in vars(self).items()
+        }
+        return json.dumps(values, separators=(",", ":"), allow_nan=False) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> "Record":
+        """The inverse of `to_line`. Raises ValueError or TypeError when it is no record."""
+        return cls(**json.loads(line))
+
+
+class Cell:
+    """The records of one configuration in one run folder.
+
+    Args:
+        folder: the cell's own folder; nothing is written before the first record.
+        configuration: what the records are of.
+        tag: part of the names of the files this process writes; shards on several machines need one each.
+    """
+
+    def __init__(self, folder: files.PathLike, configuration: Configuration, tag: str = "1of1") -> None:
+        self.folder = pathlib.Path(folder)
+        self.configuration = configuration
+        self._tag = tag
+        self._file: pathlib.Path | None = None
+
+    @classmethod
+    def of(cls, run: files.PathLike, configuration: Configuration, tag: str = "1of1") -> "Cell":
+        """The cell of a configuration under a run folder, there already or not."""
+        return cls(pathlib.Path(run) / FOLDER / configuration.digest, configuration, tag)
+
+    @classmethod
+    def open(cls, folder: files.PathLike) -> "Cell":
+        """A cell that is there already.
+
+        Raises:
+            RunError: if its cell.json is missing or corrupt; the message names the file.
+        """
+        path = pathlib.Path(folder) / "cell.json"
+        values = files.read_json(path)
+        try:
+            if values["format"] != FORMAT:
+                raise RunError(
+                    f"{str(path)!r} has format {values['format']!r}, but this version reads {FORMAT}"
+                )
+            return cls(folder, Configuration.from_dict(values["configuration"]))
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{str(path)!r} is corrupt: not a cell ({error})") from error
+
+    def records(self) -> dict[int, Record]:
+        """Every record of the cell by its image's index, in the order of the images.
+
+        Raises:
+            RunError: if a line other than a file's torn last one is no record; the message names the file.
+        """
+        found: dict[int, Record] = {}
+        for path in sorted(self.folder.glob("records-*.jsonl")):
+            for record in _read(path):
+                found.setdefault(record.index, record)
+        return dict(sorted(found.items()))
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Adds records to this process's file, and returns when they are on the disk."""
+        data = "".join(record.to_line() for record in records).encode("utf-8")
+        if not data:
+            return
+        try:
+            if self._file is None:
+                self._file = self._begin()
+            with open(self._file, "ab", buffering=0) as file:
+                file.write(data)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"cannot write {str(self.folder)!r}: {error.strerror or error}") from error
+
+    def discard(self, indices: Iterable[int]) -> None:
+        """Removes the records of these images, so that they are computed anew."""
+        unwanted = set(indices)
+        for path in sorted(self.folder.glob("records-*.jsonl")):
+            found = list(_read(path))
+            kept = [record for record in found if record.index not in unwanted]
+            if not kept:
+                path.unlink()
+            elif len(kept) < len(found):
+                files.write_atomic(path, "".join(record.to_line() for record in kept))
+
+    def save_image(self, index: int, clean: np.ndarray, adversarial: np.ndarray) -> None:
+        """Keeps one image, [H, W, C] in [0, 1], before and after the attack."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, clean=clean, adversarial=adversarial)
+        files.write_atomic(self.folder / f"image-{index:06d}.npz", buffer.getvalue())
+
+    def images(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """The kept images by index: clean, adversarial.
+
+        Raises:
+            RunError: if a file is corrupt; the message names it.
+        """
+        found = {}
+        for path in sorted(self.folder.glob("image-*.npz")):
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    found[int(path.stem.removeprefix("image-"))] = arrays["clean"], arrays["adversarial"]
+            except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
+                raise RunError(f"{str(path)!r} is corrupt: {error}") from error
+        return found
+
+    def _begin(self) -> pathlib.Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        description = self.folder / "cell.json"
+        if not description.exists():
+            files.write_json(description, {"format": FORMAT, "configuration": self.configuration.as_dict()})
+        number = 1
+        while True:
+            path = self.folder / f"records-{self._tag}-{number:04d}.jsonl"
+            try:
+                path.open("xb").close()
+                return path
+            except FileExistsError:
+                number += 1
+
+
+def cells(run: files.PathLike) -> list[Cell]:
+    """The cells of a run folder, in the order of their digests; none where nothing was evaluated."""
+    return [Cell.open(path.parent) for path in sorted(pathlib.Path(run).glob(f"{FOLDER}/*/cell.json"))]
+
+
+def _read(path: pathlib.Path) -> Iterator[Record]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise RunError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    # What follows the last newline is empty, or was torn by a kill.
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            yield Record.from_line(line.decode("utf-8"))
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{str(path)!r} is corrupt at line {number}: {error}") from error
