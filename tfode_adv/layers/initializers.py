@@ -1,0 +1,42 @@
+"""How weights start: as PyTorch starts them, which the published training relied on, or as Keras does."""
+
+import math
+
+import keras
+
+from tfode_adv.errors import check_choice
+
+INITIALIZATIONS = ("torch", "keras")
+
+
+def kernel_initializer(initialization: str) -> keras.initializers.Initializer:
+    """The initializer of a convolution's or dense layer's kernel.
+
+    Args:
+        initialization: `"torch"`, uniform within +-1 / sqrt(fan_in), which is PyTorch's
+            `kaiming_uniform_(a=sqrt(5))`; or `"keras"`, Glorot's uniform.
+
+    Raises:
+        UsageError: `initialization` is neither.
+    """
+    check_choice("initialization", initialization, INITIALIZATIONS)
+    if initialization == "keras":
+        return keras.initializers.GlorotUniform()
+    return keras.initializers.VarianceScaling(scale=1 / 3, mode="fan_in", distribution="uniform")
+
+
+def bias_initializer(initialization: str, fan_in: int) -> keras.initializers.Initializer:
+    """The initializer of the bias beside a kernel of `fan_in` inputs a unit.
+
+    Args:
+        initialization: `"torch"`, uniform within +-1 / sqrt(fan_in); or `"keras"`, zeros.
+        fan_in: inputs that one output sums over, the kernel's area included.
+
+    Raises:
+        UsageError: `initialization` is neither.
+    """
+    check_choice("initialization", initialization, INITIALIZATIONS)
+    if initialization == "keras":
+        return keras.initializers.Zeros()
+    bound = 1 / math.sqrt(fan_in)
+    return keras.initializers.RandomUniform(-bound, bound)
