@@ -18,20 +18,22 @@ class Toy:
     """Two classes, told apart by an image's first pixel; the attack moves it by eps."""
 
     def __init__(self, die_at=None):
-        self.predicted, self.attacked, self.die_at = [], [], die_at
+        self.predicted, self.attacked, self.indices, self.die_at = [], [], [], die_at
 
     def predict(self, configuration, images):
         self.predicted.append((configuration, len(images)))
         first = images[:, 0, 0, 0]
         return np.stack([0.5 - first, first - 0.5], -1), np.full(len(images), 14)
 
-    def attack(self, configuration, images, labels):
+    def attack(self, configuration, images, labels, indices, progress):
         if self.die_at is not None and len(self.attacked) == self.die_at:
             raise KeyboardInterrupt
         self.attacked.append((configuration, len(images)))
         towards = np.where(labels == 1, -1.0, 1.0)[:, None, None, None].astype(np.float32)
         x_adv = np.clip(images + configuration.eps * towards, 0, 1).astype(np.float32)
         counts = np.full(len(images), 10)
+        self.indices += indices.tolist()
+        progress(2 * len(images))
         return types.SimpleNamespace(
             x_adv=x_adv, distance=np.full(len(images), configuration.eps), queries=counts, gradients=counts
         )
@@ -67,6 +69,7 @@ def test_misclassified_images_are_not_attacked_and_the_clean_pass_is_shared(tmp_
     subject = Toy()
     run(subject, data, [PGD, dataclasses.replace(PGD, eps=0.1)], tmp_path)
     assert sum(count for _, count in subject.attacked) == 2 * 19
+    assert subject.indices == 2 * [index for index in range(20) if index != 4]
     assert sum(count for cell, count in subject.predicted if cell == CLEAN) == 20
 
 
@@ -79,11 +82,11 @@ def test_a_finished_cell_is_never_computed_again(tmp_path, data):
 
 def test_the_same_command_continues_after_a_kill(tmp_path, data):
     with pytest.raises(KeyboardInterrupt):
-        run(Toy(die_at=2), data, [PGD], tmp_path / "killed")
+        run(Toy(die_at=1), data, [PGD], tmp_path / "killed")
     (path,) = Cell.of(tmp_path / "killed", PGD).folder.glob("records-*.jsonl")
     path.write_bytes(path.read_bytes()[:-3])
-    assert len(Cell.of(tmp_path / "killed", PGD).records()) == 11
-    assert run(Toy(), data, [PGD], tmp_path / "killed") == 9
+    assert len(Cell.of(tmp_path / "killed", PGD).records()) == 5
+    assert run(Toy(), data, [PGD], tmp_path / "killed") == 15
     run(Toy(), data, [PGD], tmp_path / "whole")
     assert Cell.of(tmp_path / "killed", PGD).records() == Cell.of(tmp_path / "whole", PGD).records()
 
@@ -149,3 +152,26 @@ def test_logits_that_are_not_finite_are_an_error(tmp_path, data):
     subject.predict = lambda configuration, images: (np.full((len(images), 2), np.nan), np.zeros(len(images)))
     with pytest.raises(RunError, match="not finite for 6 of 6"):
         run(subject, data, [PGD], tmp_path)
+
+
+def test_the_bar_ends_where_the_work_does(tmp_path, data):
+    class Bar:
+        moved = 0
+
+        def __init__(self, total, desc, unit):
+            Bar.total = total
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            pass
+
+        def set_postfix(self, **values):
+            pass
+
+        def update(self, count):
+            Bar.moved += count
+
+    run(Toy(), data, [PGD], tmp_path, bar=Bar)
+    assert Bar.moved == Bar.total == 40

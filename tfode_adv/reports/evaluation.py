@@ -1,7 +1,8 @@
 """A grid of configurations over one model's images, continued where it was stopped."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,8 +21,19 @@ class Subject(Protocol):
     def predict(self, configuration: Configuration, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits [N, classes] and evaluations of the dynamics [N] of images [N, H, W, C]."""
 
-    def attack(self, configuration: Configuration, images: np.ndarray, labels: np.ndarray) -> Any:
-        """The attack's result on correctly classified images: `x_adv`, `distance`, `queries`, `gradients`."""
+    def attack(
+        self,
+        configuration: Configuration,
+        images: np.ndarray,
+        labels: np.ndarray,
+        indices: np.ndarray,
+        progress: Callable[[int], None],
+    ) -> Any:
+        """The attack's result on correctly classified images: `x_adv`, `distance`, `queries`, `gradients`.
+
+        `indices` are the images' places in their split, which name their random numbers; `progress` is
+        called with how many images are done since.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +103,7 @@ def evaluate(
         configurations: what to evaluate; the clean passes they rest on are added.
         run: the run folder.
         shard: the part of the images to do; all of them by default.
-        batch_size: images a step, and between two writes to the disk.
+        batch_size: images before the first write to the disk; later ones are ten seconds to a minute apart.
         keep_images: how many of the first images each cell keeps for pictures.
         overwrite: compute everything anew.
         bar: makes the progress bar.
@@ -108,22 +120,19 @@ def evaluate(
         for job in jobs:
             configuration = job.cell.configuration
             moving.set_postfix(cell=describe(configuration))
-            for batch in _batches(job.indices, batch_size):
+            known = clean.get(configuration.clean.digest, {})
+            for batch in _paced(job.indices, batch_size):
+                step = _Step(moving.update, len(batch))
                 rows = np.asarray(batch)
-                if configuration.attack == "none":
-                    records = _clean(subject, configuration, images[rows], labels[rows], rows)
-                    adversarial = images[rows]
-                else:
-                    known = [clean[configuration.clean.digest][index] for index in batch]
-                    records, adversarial = _attacked(
-                        subject, configuration, images[rows], labels[rows], known
-                    )
+                records, adversarial = _compute(
+                    subject, configuration, images[rows], labels[rows], rows, known, step
+                )
                 # The pictures first: an image with a record is never looked at again.
                 for row, index in enumerate(batch):
                     if index < keep_images:
                         job.cell.save_image(index, images[index], adversarial[row])
                 job.cell.append(records)
-                moving.update(len(batch))
+                step.finish()
             if configuration.attack == "none":
                 clean[configuration.digest] = job.cell.records()
     return total
@@ -155,6 +164,16 @@ def _job(cell: Cell, wanted: Sequence[int], overwrite: bool) -> _Job:
     return _Job(cell, [index for index in wanted if index not in done])
 
 
+def _compute(
+    subject, configuration, images, labels, indices, known, progress
+) -> tuple[list[Record], np.ndarray]:
+    """The records of a batch, and its images under the attack."""
+    if configuration.attack == "none":
+        return _clean(subject, configuration, images, labels, indices), images
+    clean = [known[int(index)] for index in indices]
+    return _attacked(subject, configuration, images, clean, progress)
+
+
 def _clean(subject, configuration, images, labels, indices) -> list[Record]:
     predicted, margins, nfe = _predict(subject, configuration, images, labels)
     return [
@@ -176,19 +195,21 @@ def _clean(subject, configuration, images, labels, indices) -> list[Record]:
     ]
 
 
-def _attacked(subject, configuration, images, labels, known) -> tuple[list[Record], np.ndarray]:
-    records, adversarial = list(known), images.copy()
-    rows = np.asarray([row for row, record in enumerate(known) if record.correct], np.int64)
-    if not len(rows):
+def _attacked(subject, configuration, images, clean, progress) -> tuple[list[Record], np.ndarray]:
+    records, adversarial = list(clean), images.copy()
+    rows = [row for row, record in enumerate(clean) if record.correct]
+    if not rows:
         return records, adversarial
-    result = subject.attack(configuration, images[rows], labels[rows])
+    labels = np.asarray([clean[row].label for row in rows])
+    indices = np.asarray([clean[row].index for row in rows])
+    result = subject.attack(configuration, images[rows], labels, indices, progress)
     adversarial[rows] = result.x_adv
-    predicted, margins, nfe = _predict(subject, configuration, adversarial[rows], labels[rows])
+    predicted, margins, nfe = _predict(subject, configuration, adversarial[rows], labels)
     for place, row in enumerate(rows):
         records[row] = dataclasses.replace(
-            known[row],
+            clean[row],
             adversarial=predicted[place],
-            success=predicted[place] != known[row].label,
+            success=predicted[place] != clean[row].label,
             distance=float(result.distance[place]),
             queries=int(result.queries[place]),
             gradients=int(result.gradients[place]),
@@ -211,5 +232,27 @@ def _predict(subject, configuration, images, labels) -> tuple[list[int], list[fl
     return logits.argmax(-1).tolist(), (own - others.max(-1)).tolist(), np.asarray(nfe).tolist()
 
 
-def _batches(indices: Sequence[int], size: int) -> Iterable[Sequence[int]]:
-    return (indices[start : start + size] for start in range(0, len(indices), size))
+def _paced(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Batches that grow where they are done in under ten seconds, and shrink where they take a minute."""
+    start = 0
+    while start < len(indices):
+        began = time.monotonic()
+        yield indices[start : start + size]
+        start += size
+        seconds = time.monotonic() - began
+        size = size * 2 if seconds < 10 else max(1, size // 2) if seconds > 60 else size
+
+
+class _Step:
+    """Moves a bar by a batch: as the attack tells, but never beyond the batch (restarts tell twice)."""
+
+    def __init__(self, update: Callable[[int], Any], size: int) -> None:
+        self._update, self._left = update, size
+
+    def __call__(self, count: int) -> None:
+        count = min(count, self._left)
+        self._left -= count
+        self._update(count)
+
+    def finish(self) -> None:
+        self(self._left)

@@ -1,0 +1,143 @@
+"""The charts of a report, from results."""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+
+from tfode_adv.reports.plotting import Picture, Series, chart
+from tfode_adv.reports.results import Result
+from tfode_adv.reports.statistics import Rate
+from tfode_adv.reports.tables import number
+
+MOST_LINES = 7
+
+
+def charts(results: Sequence[Result]) -> list[Picture]:
+    """Every chart that the results have at least two points for."""
+    return [
+        *security_curves(results),
+        *success_against_tolerance(results),
+        *accuracy_against_cost(results),
+    ]
+
+
+def security_curves(results: Iterable[Result]) -> list[Picture]:
+    """Attack success against eps: one chart a model, attack, norm and gradient, one line a tolerance."""
+    pictures = []
+    for (model, attack, norm, gradient), group in _grouped(results, _model, _attack, _norm, _gradient):
+        series = [
+            _rates(f"τ = {number(tol)}" if tol is not None else model, lines, lambda r: r.configuration.eps)
+            for (tol,), lines in _grouped(group, _tol)
+        ]
+        title = _join(model, attack, norm, gradient)
+        pictures += _charts("security", title, series, x_label=f"ε ({norm})", y_label="attack success (%)")
+    return pictures
+
+
+def success_against_tolerance(results: Iterable[Result]) -> list[Picture]:
+    """Attack success against the solver's tolerance: one chart a model, attack, norm and eps, one line a
+    source of gradients."""
+    pictures = []
+    adaptive = [result for result in results if result.configuration.tol is not None]
+    for (model, attack, norm, eps), group in _grouped(adaptive, _model, _attack, _norm, _eps):
+        series = [
+            _rates(gradient or "no gradient", lines, lambda r: r.configuration.tol)
+            for (gradient,), lines in _grouped(group, _gradient)
+        ]
+        title = _join(model, attack, norm, f"ε = {number(eps)}")
+        labels = {"x_label": "τ, tolerance of the solver", "y_label": "attack success (%)"}
+        pictures += _charts("tolerance", title, series, log_x=True, **labels)
+    return pictures
+
+
+def accuracy_against_cost(results: Iterable[Result]) -> list[Picture]:
+    """Clean accuracy against NFE, one line a model, the tolerance beside each point."""
+    clean = [r for r in results if r.configuration.attack == "none" and r.configuration.tol is not None]
+    series = []
+    for (model,), group in _grouped(clean, _model):
+        series.append(
+            _line(
+                model,
+                group,
+                lambda result: result.summary.nfe_clean,
+                lambda result: result.summary.accuracy,
+                [f"τ = {number(result.configuration.tol)}" for result in group],
+            )
+        )
+    labels = {"x_label": "mean NFE an image", "y_label": "clean accuracy (%)"}
+    return _charts("cost", "Accuracy against cost, over τ", series, whole=False, **labels)
+
+
+def _charts(kind: str, title: str, series: Sequence[Series], **options) -> list[Picture]:
+    """The chart, in parts where it has more lines than the eye tells apart; none of single points."""
+    if not any(len(set(line.x)) > 1 for line in series):
+        return []
+    parts = [series[start : start + MOST_LINES] for start in range(0, len(series), MOST_LINES)]
+    pictures = []
+    for place, part in enumerate(parts, start=1):
+        heading = title if len(parts) == 1 else f"{title} ({place} of {len(parts)})"
+        pictures.append(chart(kind, heading, part, percent=True, **options))
+    return pictures
+
+
+def _rates(label: str, group: Sequence[Result], x: Callable[[Result], float]) -> Series:
+    return _line(label, group, x, lambda result: result.summary.success)
+
+
+def _line(
+    label: str,
+    group: Sequence[Result],
+    x: Callable[[Result], float],
+    rate: Callable[[Result], Rate],
+    notes: Sequence[str] | None = None,
+) -> Series:
+    rates = [rate(result) for result in group]
+    return Series(
+        label,
+        [x(result) for result in group],
+        [float("nan") if rate.value is None else rate.value for rate in rates],
+        [rate.interval[0] for rate in rates],
+        [rate.interval[1] for rate in rates],
+        notes,
+    )
+
+
+def _grouped(results: Iterable[Result], *keys: Callable[[Result], object]):
+    """Results by the values of `keys`, both in the order in which they come."""
+    groups: dict[tuple, list[Result]] = {}
+    for result in results:
+        groups.setdefault(tuple(key(result) for key in keys), []).append(result)
+    return groups.items()
+
+
+def _model(result: Result) -> str:
+    return result.model
+
+
+def _attack(result: Result) -> str:
+    return result.attack
+
+
+def _norm(result: Result) -> str | None:
+    return result.configuration.norm
+
+
+def _eps(result: Result) -> float | None:
+    return result.configuration.eps
+
+
+def _tol(result: Result) -> float | None:
+    return result.configuration.tol
+
+
+def _gradient(result: Result) -> str | None:
+    return result.gradient
+
+
+def _join(*parts: str | None) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def numbered(pictures: Iterable[Picture]) -> list[tuple[str, Picture]]:
+    """A file name for each picture."""
+    counter = itertools.count(1)
+    return [(f"{picture.name}-{next(counter)}.{picture.kind}", picture) for picture in pictures]
