@@ -1,0 +1,161 @@
+"""From a data set's name to a TFDS builder whose files are there, or to one line that says why not."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import pathlib
+import tempfile
+
+from tfode_adv.errors import RunError, UsageError
+from tfode_adv.files import PathLike
+
+NAMES = ("mnist_5k", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_cropped")
+FOLDER = "folder:"
+# The share of the training images that `split="validation"` holds out.
+VALIDATION = 0.1
+
+
+def available() -> tuple[str, ...]:
+    """The data sets known by name; any other TFDS image classification set and `folder:PATH` work too."""
+    return (*NAMES, f"{FOLDER}PATH")
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a data set holds.
+
+    Attributes:
+        name: as given to `load`.
+        image_shape: (height, width, channels).
+        class_names: one a class, in the order of the labels.
+        sizes: images in TFDS's own splits "train" and "test".
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    sizes: dict[str, int]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def num_examples(self, split: str, validation: float = VALIDATION) -> int:
+        """Images in "train", "validation" or "test", with a share `validation` held out of train."""
+        held_out = round(validation * self.sizes["train"])
+        return {"train": self.sizes["train"] - held_out, "validation": held_out, "test": self.sizes["test"]}[
+            split
+        ]
+
+
+def info(name: str, data_dir: PathLike | None = None, download: bool = False) -> Info:
+    """Describes a data set without reading its images.
+
+    Raises:
+        UsageError: if there is no such data set, or it is not one of labelled images.
+        RunError: if its files are not there.
+    """
+    return source(name, data_dir, download).info
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """A prepared data set: its TFDS builder, and TFDS's names of the splits we call train and test."""
+
+    builder: object
+    info: Info
+    splits: dict[str, str]
+
+
+def source(name: str, data_dir: PathLike | None = None, download: bool = False) -> Source:
+    """Finds a data set's files; see `info` for the errors."""
+    return _source(
+        name, None if data_dir is None else os.path.abspath(os.path.expanduser(data_dir)), download
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _source(name: str, data_dir: str | None, download: bool) -> Source:
+    if name.startswith(FOLDER):
+        from tfode_adv.data.folder import folder_builder
+
+        return _describe(name, folder_builder(pathlib.Path(name.removeprefix(FOLDER)).expanduser()))
+    if name == "mnist_5k":
+        return _describe(name, _mnist_5k(data_dir))
+    return _describe(name, _prepared(name, data_dir, download))
+
+
+def _prepared(name: str, data_dir: str | None, download: bool):
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.read_only_builder import builder_from_files
+
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or str(tfds.core.constants.DATA_DIR)
+    with contextlib.suppress(tfds.core.DatasetNotFoundError, ValueError):
+        return builder_from_files(name, data_dir=data_dir)
+    if name.partition("/")[0].partition(":")[0] not in tfds.list_builders(with_community_datasets=False):
+        raise UsageError(
+            f"dataset is {name!r}, but must be one of: {', '.join(available())}, "
+            "or another image classification set of TFDS"
+        )
+    if not download:
+        raise RunError(
+            f"dataset {name!r} is not prepared: no {name} under {data_dir!r}. "
+            "Either let --download fetch it, or name with --data_dir a folder where TFDS has prepared it"
+        )
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+        builder.download_and_prepare()
+    except Exception as error:
+        # Whatever a download may run into is, to the user, one thing: the data set is not there.
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        raise RunError(f"dataset {name!r} could not be downloaded to {data_dir!r}: {reason}") from error
+    return builder
+
+
+def _mnist_5k(data_dir: str | None):
+    from tensorflow_datasets.core.read_only_builder import builder_from_files
+
+    from tfode_adv.data import mnist_5k
+
+    failures = []
+    for folder in _writable_candidates(data_dir):
+        try:
+            mnist_5k.prepare(folder)
+        except OSError as error:
+            failures.append(f"{str(folder)!r} ({error.strerror or error})")
+            continue
+        return builder_from_files(mnist_5k.NAME, data_dir=str(folder))
+    raise RunError(f"dataset 'mnist_5k' needs a folder to write its files to, tried {', '.join(failures)}")
+
+
+def _writable_candidates(data_dir: str | None) -> list[pathlib.Path]:
+    """Where the sample may be written: the folder asked for, which may be read-only, then caches."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    asked = [pathlib.Path(data_dir)] if data_dir else []
+    temporary = pathlib.Path(tempfile.gettempdir(), f"tfode_adv-{os.getuid()}")
+    return [*asked, pathlib.Path(cache).expanduser() / "tfode_adv", temporary]
+
+
+def _describe(name: str, builder) -> Source:
+    import tensorflow_datasets as tfds
+
+    sizes = {split: found.num_examples for split, found in builder.info.splits.items()}
+    features = builder.info.features
+    features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    keys = builder.info.supervised_keys or ("image", "label")
+    image, label = (features.get(key) for key in keys[:2])
+    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+        raise UsageError(f"dataset {name!r} is not one of labelled images (its features: {list(features)})")
+    splits = {"train": "train", "test": "test" if "test" in sizes else "validation"}
+    if not set(splits.values()) <= set(sizes):
+        raise UsageError(f"dataset {name!r} must have the splits train and test, it has: {', '.join(sizes)}")
+    if None in image.shape:
+        raise UsageError(f"dataset {name!r} has images of several sizes; classifiers need one")
+    described = Info(
+        name=name,
+        image_shape=tuple(image.shape),
+        class_names=tuple(label.names),
+        sizes={ours: sizes[theirs] for ours, theirs in splits.items()},
+    )
+    return Source(builder, described, splits)
