@@ -217,8 +217,8 @@ def test_a_validation_split_of_tfds_stands_in_for_a_missing_test_split(tmp_path)
         "photo": tfds.features.Image(shape=(8, 8, 3)),
         "kind": tfds.features.ClassLabel(num_classes=3),
     }
-    _prepare_small(tmp_path, "imagenette", features, ("photo", "kind"), {"train": 20, "validation": 10})
-    assert len(data.arrays("imagenette", "test", data_dir=tmp_path)[1]) == 10
+    _prepare_small(tmp_path, "food101", features, ("photo", "kind"), {"train": 20, "validation": 10})
+    assert len(data.arrays("food101", "test", data_dir=tmp_path)[1]) == 10
 
 
 @pytest.mark.parametrize(
