@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from tfode_adv.analysis import indicators
+
+
+def mask(text):
+    return np.array([letter == "x" for letter in text])
+
+
+def test_unavailable_gradients_counts_zero_and_not_finite_ones():
+    gradients = np.ones((4, 2, 2))
+    gradients[0] = 0
+    gradients[1, 0, 0] = np.nan
+    gradients[2, 0, 0] = 0
+    indicator = indicators.unavailable_gradients(gradients)
+    assert indicator.value == 0.5 and not indicator.passed
+
+
+def test_gradients_along_the_loss_pass_and_others_fail():
+    assert indicators.misleading_gradients(np.array([0.9, 0.99, 0.2])).passed
+    assert not indicators.misleading_gradients(np.array([0.1, 0.0, 0.9])).passed
+    assert indicators.irreproducible_gradients(np.ones(3)).passed
+    assert not indicators.irreproducible_gradients(np.array([1.0, 0.9])).passed
+
+
+def test_unstable_loss_is_capped():
+    assert indicators.unstable_loss(np.array([1e9, 0.0])).value == 1
+    assert indicators.unstable_loss(np.array([0.01, 0.02])).passed
+
+
+def test_only_images_that_no_gradient_turned_count_for_gradient_free_attacks():
+    free, based = mask("xxx......."), mask("xx........")
+    assert indicators.gradient_free_wins(free, based).value == pytest.approx(0.1)
+    assert indicators.gradient_free_wins(based, free).passed
+    assert not indicators.black_box_wins(free, based).passed
+
+
+def test_more_steps_keep_helping():
+    assert not indicators.more_steps_keep_helping(mask("x..."), mask("xx..")).passed
+    assert indicators.more_steps_keep_helping(mask("xx.."), mask("xx..")).passed
+
+
+def test_a_loss_still_rising_at_the_end_is_incomplete():
+    steps = np.arange(21.0)[:, None]
+    rising = indicators.incomplete_optimisation(steps, mask("."))
+    assert rising.value == pytest.approx(0.5) and not rising.passed
+    assert indicators.incomplete_optimisation(np.minimum(steps, 5), mask(".")).passed
+    assert indicators.incomplete_optimisation(steps, mask("x")).passed
+
+
+def test_a_short_run_does_not_count_its_beginning_as_its_end():
+    losses = np.array([0.0, 1, 1, 1, 1])[:, None]
+    assert indicators.incomplete_optimisation(losses, mask(".")).passed
+
+
+def test_loss_not_raised():
+    losses = np.array([[1.0, 1.0], [0.5, 2.0]])
+    assert indicators.loss_not_raised(losses).value == 0.5
+
+
+def test_loss_falls_with_eps():
+    rising = np.array([[0.0, 0], [1, 1], [2, 2]])
+    assert indicators.loss_falls_with_eps(rising).value == 0
+    assert indicators.loss_falls_with_eps(rising[::-1]).value == 1
+
+
+def test_unbounded_attack_must_turn_every_image():
+    assert indicators.unbounded_attack_fails(mask("xxxx")).passed
+    assert not indicators.unbounded_attack_fails(mask("xxx.")).passed
+
+
+def test_silent_success_is_found_and_lost():
+    by_step = np.array([[0, 0, 0], [1, 1, 0], [0, 1, 0]], bool)
+    indicator = indicators.silent_success(by_step)
+    assert indicator.value == pytest.approx(1 / 3) and not indicator.passed
+
+
+def test_planted_missed():
+    assert indicators.planted_missed(mask("x...")).value == 0.75
+
+
+def test_a_value_that_is_no_number_fails():
+    assert not indicators.irreproducible_gradients(np.array([np.nan])).passed
+
+
+@pytest.mark.parametrize(
+    "indicator, measurement",
+    [
+        (indicators.unavailable_gradients, np.zeros((0, 2))),
+        (indicators.irreproducible_gradients, np.zeros(0)),
+        (indicators.misleading_gradients, np.zeros(0)),
+        (indicators.unbounded_attack_fails, np.zeros(0, bool)),
+        (indicators.planted_missed, np.zeros(0, bool)),
+        (indicators.silent_success, np.zeros((3, 0), bool)),
+        (indicators.loss_falls_with_eps, np.zeros((3, 0))),
+        (indicators.loss_not_raised, np.zeros((3, 0))),
+    ],
+)
+def test_no_images_are_no_sign(indicator, measurement):
+    assert indicator(measurement).passed

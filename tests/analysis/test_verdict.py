@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfode_adv.analysis import verdict
+from tfode_adv.analysis.indicators import Indicator
+from tfode_adv.analysis.verdict import Outcome
+
+CHANGES = st.sets(st.sampled_from(sorted(verdict.CHANGES)), min_size=1).map(frozenset)
+
+
+def outcome(text, *changes, name="attack"):
+    turned = np.array([letter == "x" for letter in text])
+    return Outcome(name, frozenset(changes), np.ones(len(text), bool), turned)
+
+
+def failing(group):
+    return Indicator("sign", 1.0, 0.1, False, "because", group)
+
+
+def test_the_smallest_change_takes_the_image():
+    outcomes = [outcome("x..."), outcome("xx..", "gradient"), outcome("xxx.", "gradient", "steps")]
+    assert verdict.attribute(outcomes) == {"gradient": 1, "gradient + steps": 1}
+
+
+def test_changes_of_a_size_share():
+    outcomes = [outcome(".."), outcome("x.", "gradient"), outcome("xx", "gradient-free")]
+    assert verdict.attribute(outcomes) == {"gradient-free": 1.5, "gradient": 0.5}
+
+
+@given(st.lists(st.tuples(st.lists(st.booleans(), min_size=6, max_size=6), CHANGES), max_size=6))
+def test_credit_adds_up_to_the_images_lost(others):
+    outcomes = [outcome("x.....")]
+    outcomes += [Outcome("", changes, np.ones(6, bool), np.array(turned)) for turned, changes in others]
+    lost = (verdict.worst_case(outcomes) & ~outcomes[0].turned).sum()
+    assert sum(verdict.attribute(outcomes).values()) == pytest.approx(lost)
+
+
+def test_a_worst_case_far_below_the_published_attack_is_masking():
+    correct = np.ones(20, bool)
+    outcomes = [outcome("." * 20), outcome("x" * 15 + "." * 5, "gradient")]
+    found = verdict.judge(correct, outcomes, [], "at tau = 1")
+    assert found.label == "masked"
+    assert found.left == pytest.approx(0.25)
+    assert found.attribution == {"gradient": 0.75}
+    assert "100.0 % of the images withstand the published attack and 25.0 % the worst case" in found.sentence
+    assert "25 % of the apparent robustness is left" in found.sentence
+    assert "75.0 % to another source of the gradient" in found.sentence
+
+
+def test_a_difference_of_chance_is_not_masking():
+    outcomes = [outcome("xxxxxx...."), outcome("xxxxxxx...", "steps")]
+    assert verdict.judge(np.ones(10, bool), outcomes, []).label == "credible"
+
+
+def test_failed_indicators_decide_where_the_attacks_agree():
+    correct, outcomes = np.ones(4, bool), [outcome("x...")]
+    assert verdict.judge(correct, outcomes, []).label == "credible"
+    assert verdict.judge(correct, outcomes, [failing("published")]).label == "credible"
+    assert verdict.judge(correct, outcomes, [failing("evaluation")]).label == "inconclusive"
+    assert verdict.judge(correct, outcomes, [failing("evaluation"), failing("masking")]).label == "masked"
+
+
+def test_a_broken_model_has_nothing_to_mask():
+    assert verdict.judge(np.ones(20, bool), [outcome("x" * 20)], [failing("masking")]).label == "not robust"
+
+
+def test_robust_shares_are_of_all_images():
+    correct = np.array([True, True, False, False])
+    found = verdict.judge(correct, [outcome("x...")], [])
+    assert (found.clean, found.published, found.worst_case) == (0.5, 0.25, 0.25)
+    low, high = found.intervals["worst_case"]
+    assert low < 0.25 < high
+
+
+def test_no_images_give_a_verdict_all_the_same():
+    assert verdict.judge(np.zeros(0, bool), [outcome("")], []).clean == 0

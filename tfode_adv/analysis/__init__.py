@@ -1,0 +1,1 @@
+"""Trajectories, gradient audits, indicators of attack failure, detection: is this robustness real?"""

@@ -1,0 +1,261 @@
+"""Many attacks at equal eps, and the worst case per image over all of them.
+
+Carlini et al. (2019, section 4.3): the robust accuracy to quote is the share of images that no attack
+turned, each image judged on its own. The rows differ from the published attack in one thing at a time
+wherever possible, so that `verdict.attribute` can say which difference took an image.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfode_adv import attacks
+from tfode_adv.analysis.probe import Probe
+from tfode_adv.analysis.verdict import Outcome
+from tfode_adv.errors import check_choice
+
+OWN, BACKPROP, ADJOINT, FIXED, FINE = "own", "backprop", "adjoint", "fixed step", "fine tolerance"
+FIXED_SOLVER = {"solver": "rk4", "num_steps": 8}
+
+# Sizes of the rows: "quick" for a look at a few hundred images on a laptop, "full" for a paper.
+BUDGETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "long": 100,
+        "restarts": 3,
+        "apgd": {"steps": 50},
+        "cw": {"steps": 50},
+        "spsa": {"steps": 20, "samples": 64},
+        "square": {"steps": 300},
+        "gradient_free_images": 48,
+        "both_long": False,
+    },
+    "full": {
+        "long": 100,
+        "restarts": 10,
+        "apgd": {"steps": 100},
+        "cw": {"steps": 100},
+        "spsa": {"steps": 100, "samples": 128},
+        "square": {"steps": 5000},
+        "gradient_free_images": None,
+        "both_long": True,
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """The published attack, against which all others are held.
+
+    Attributes:
+        norm, eps, step_size, steps: PGD's, without a random start, each image stopped at its first success.
+        gradient: through which it was published: "adjoint" (WIFS 2019) or "backprop" (MSML 2022); means
+            nothing for a model without ODE blocks.
+        fine_tol: the tolerance of the rows that differentiate through an accurate solve.
+        seed: of every attack.
+    """
+
+    norm: str
+    eps: float
+    step_size: float
+    steps: int = 10
+    gradient: str = ADJOINT
+    fine_tol: float = 1e-4
+    seed: int = 0
+
+    def __post_init__(self):
+        check_choice("published gradient", self.gradient, (BACKPROP, ADJOINT))
+
+    def step_for(self, steps: int) -> float:
+        """A step that suits more steps: 2.5 eps / steps (Madry et al. 2018), never above the published one."""
+        return min(self.step_size, 2.5 * self.eps / steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One attack of the table.
+
+    Attributes:
+        name: shown; kind: its name in `tfode_adv.attacks`; options: its hyperparameters beyond norm and eps.
+        source: whence its gradient: a key of `settings_of`, or "none".
+        changes: in what it differs from the published attack: keys of `verdict.CHANGES`.
+        costly: run on the images that the published attack left, and on no more than the budget says.
+    """
+
+    name: str
+    kind: str
+    options: dict[str, Any]
+    source: str
+    changes: frozenset[str]
+    costly: bool = False
+
+
+def settings_of(source: str, tol: float | None, fine_tol: float) -> dict[str, Any]:
+    """The solver settings through which a source's gradient is taken."""
+    return {
+        OWN: {},
+        BACKPROP: {"gradient": BACKPROP, "tol": tol},
+        ADJOINT: {"gradient": ADJOINT, "tol": tol},
+        FIXED: {"gradient": BACKPROP, **FIXED_SOLVER},
+        FINE: {"gradient": BACKPROP, "tol": min(fine_tol, tol) if tol else fine_tol},
+    }[source]
+
+
+def sources_of(probe: Probe, protocol: Protocol, tol: float | None = None) -> list[str]:
+    """The gradient sources of a model, the published one first; a tolerance that is fine already has no FINE."""
+    if not probe.blocks:
+        return [OWN]
+    others = [source for source in (BACKPROP, ADJOINT, FIXED, FINE) if source != protocol.gradient]
+    if tol is not None and tol <= protocol.fine_tol:
+        others.remove(FINE)
+    return [protocol.gradient, *others]
+
+
+def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = None) -> list[Row]:
+    """The rows of the table for a model, the published attack first.
+
+    Raises:
+        UsageError: if the budget is not a key of `BUDGETS`.
+    """
+    sizes = BUDGETS[check_choice("budget", budget, BUDGETS)]
+    sources = sources_of(probe, protocol, tol)
+    published, own = sources[0], OWN if not probe.blocks else BACKPROP
+    steps = protocol.steps
+
+    def row(name, kind, options, source, *changes, costly=False):
+        changes = {*changes, *({"gradient"} if source not in (published, "none") else ())}
+        label = name if source in (OWN, "none") else f"{name}, {source}"
+        return Row(label, kind, options, source, frozenset(changes), costly)
+
+    def pgd(count, source, **options):
+        size = protocol.step_size if count == steps else protocol.step_for(count)
+        changes = () if count == steps and not options else ("steps",)
+        name = f"PGD-{count}" + (f" x {options['restarts']}" if "restarts" in options else "")
+        return row(name, "pgd", {"steps": count, "step_size": size, **options}, source, *changes)
+
+    rows = [pgd(steps, source) for source in sources]
+    rows += [pgd(2 * steps, source) for source in sources]
+    long_sources = [own] if own == published or not sizes["both_long"] else [own, published]
+    rows += [pgd(sizes["long"], source) for source in long_sources]
+    rows.append(pgd(2 * steps, own, restarts=sizes["restarts"], random_start=True))
+    cw = "cwlinf" if protocol.norm == "linf" else "cw"
+    rows += [
+        row("MIM", "mim", {"steps": 2 * steps, "step_size": protocol.step_for(2 * steps)}, own, "steps"),
+        row("APGD", "apgd", sizes["apgd"], own, "steps"),
+        row("APGD-DLR", "apgd_dlr", sizes["apgd"], own, "steps", "loss"),
+        row("CW", cw, sizes["cw"], own, "loss"),
+        row("SPSA", "spsa", sizes["spsa"], "none", "gradient-free", costly=True),
+        row("Square", "square", sizes["square"], "none", "gradient-free", costly=True),
+    ]
+    return rows
+
+
+@contextlib.contextmanager
+def solved_with(probe: Probe, **settings: Any) -> Iterator[None]:
+    """Sets `tol` and `gradient` of every ODE block while it is open, then puts back what was there."""
+    settings = {name: value for name, value in settings.items() if value is not None}
+    before = [{name: getattr(block, name) for name in settings} for block in probe.blocks]
+    try:
+        for block in probe.blocks:
+            for name, value in settings.items():
+                setattr(block, name, value)
+        yield
+    finally:
+        for block, values in zip(probe.blocks, before, strict=True):
+            for name, value in values.items():
+                setattr(block, name, value)
+
+
+def run_row(
+    row: Row,
+    probe: Probe,
+    protocol: Protocol,
+    x: np.ndarray,
+    y: np.ndarray,
+    tried: np.ndarray,
+    tol: float | None,
+) -> tuple[Outcome, np.ndarray, float]:
+    """Runs one attack at one tolerance on the images `tried` [N] bool.
+
+    Returns:
+        The outcome; the images [N, ...], untouched where not tried; the mean number of queries.
+    """
+    options = dict(row.options)
+    if row.source in (FIXED, FINE):
+        through = settings_of(row.source, tol, protocol.fine_tol)
+        options["source"] = attacks.Through(**through)
+    attack = attacks.get(
+        row.kind,
+        norm=protocol.norm,
+        eps=protocol.eps,
+        seed=protocol.seed,
+        batch_size=probe.batch_size,
+        **options,
+    )
+    gradient = ADJOINT if row.source == ADJOINT else BACKPROP
+    turned, images, queries = np.zeros(len(x), bool), x.copy(), 0.0
+    chosen = np.flatnonzero(tried)
+    if len(chosen):
+        with solved_with(probe, tol=tol, gradient=gradient):
+            result = attack(probe.original, x[chosen], y[chosen], indices=chosen)
+        # An attack that minimises the distance may succeed outside the ball; that is no success here.
+        within = result.distance <= protocol.eps * (1 + 1e-5) + 1e-6
+        turned[chosen], images[chosen] = result.success & within, result.x_adv
+        queries = float(result.queries.mean())
+    return Outcome(row.name, row.changes, tried, turned), images, queries
+
+
+def transferred(
+    probe: Probe, y: np.ndarray, correct: np.ndarray, tol: float, images: dict[float, np.ndarray]
+) -> list[Outcome]:
+    """What examples made at other tolerances do at `tol`.
+
+    Args:
+        images: adversarial images [N, ...] by the tolerance they were made at.
+    """
+    return [
+        Outcome(
+            f"transfer from tau = {other:g}",
+            frozenset({"transfer"}),
+            correct,
+            correct & (probe.predict(adversarial, tol=tol) != y),
+        )
+        for other, adversarial in images.items()
+        if other != tol
+    ]
+
+
+def costly_images(correct: np.ndarray, published: Outcome, budget: str) -> np.ndarray:
+    """[N] bool: the images that gradient-free attacks are run on.
+
+    "full": all that are classified correctly; "quick": those among them that the published attack left,
+    which are the ones in question, up to the budget's number.
+    """
+    limit = BUDGETS[budget]["gradient_free_images"]
+    if limit is None:
+        return correct
+    chosen = np.flatnonzero(correct & ~published.turned)[:limit]
+    return np.isin(np.arange(len(correct)), chosen)
+
+
+def table(outcomes: Sequence[Outcome], correct: np.ndarray) -> list[list]:
+    """Rows: name, images tried, success in percent of those, images no other attack turned."""
+    rows = []
+    for outcome in outcomes:
+        others = np.any([other.turned for other in outcomes if other is not outcome], axis=0)
+        tried, turned = int(outcome.tried.sum()), int(outcome.turned.sum())
+        rows.append(
+            [
+                outcome.name,
+                tried,
+                100 * turned / tried if tried else None,
+                int((outcome.turned & ~others).sum()),
+            ]
+        )
+    worst = np.any([outcome.turned for outcome in outcomes], axis=0)
+    rows.append(
+        ["worst case per image", int(correct.sum()), 100 * float(worst.sum()) / max(1, correct.sum()), None]
+    )
+    return rows

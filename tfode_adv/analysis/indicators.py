@@ -1,0 +1,190 @@
+"""Indicators of a failing attack: small functions from measurements to a pass or a fail.
+
+Sources: Athalye, Carlini, Wagner, "Obfuscated Gradients Give a False Sense of Security", ICML 2018,
+section 3.1 (called *Athalye* below); Carlini et al., "On Evaluating Adversarial Robustness", 2019,
+sections 4 and 5 (*Carlini*); Pintor et al., "Indicators of Attack Failure", NeurIPS 2022, section 3
+(*Pintor*); Zimmermann et al., "Increasing Confidence in Adversarial Robustness Evaluations",
+NeurIPS 2022 (*Zimmermann*).
+
+Every value is a share or a distance of which less is better: an indicator passes where
+`value <= threshold`. Arrays over images hold only images that were classified correctly.
+"""
+
+import dataclasses
+
+import numpy as np
+
+GROUPS = {
+    "masking": "the model hides its gradients from every attack tried",
+    "evaluation": "the attacks tried are too weak to quote",
+    "published": "the published attack does not do what it seems to do",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Indicator:
+    """One sign of a failing attack.
+
+    Attributes:
+        name: what is looked at, in a few words.
+        value: the measurement, less is better.
+        threshold: the largest value that passes.
+        passed: whether `value <= threshold`; a value that is not a number fails.
+        explanation: one sentence: what the number is, and the paper it follows.
+        group: a key of `GROUPS`: what a failure means.
+    """
+
+    name: str
+    value: float
+    threshold: float
+    passed: bool
+    explanation: str
+    group: str
+
+    def to_json(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+def _indicator(name: str, value: float, threshold: float, explanation: str, group: str) -> Indicator:
+    value = float(value)
+    return Indicator(name, value, threshold, bool(value <= threshold), explanation, group)
+
+
+def _share(mask: np.ndarray) -> float:
+    return float(np.mean(mask)) if np.size(mask) else 0.0
+
+
+def unavailable_gradients(
+    gradients: np.ndarray, group: str = "masking", threshold: float = 0.05
+) -> Indicator:
+    """Share of images whose gradient [N, ...] is zero everywhere or not finite (Pintor, I1)."""
+    flat = np.reshape(gradients, (len(gradients), int(np.prod(np.shape(gradients)[1:]))))
+    useless = ~np.isfinite(flat).all(axis=1) | (flat == 0).all(axis=1)
+    text = "share of images whose input gradient is zero or not finite (Pintor 2022, I1)"
+    return _indicator("unavailable gradients", _share(useless), threshold, text, group)
+
+
+def irreproducible_gradients(
+    cosines: np.ndarray, group: str = "masking", threshold: float = 1e-3
+) -> Indicator:
+    """1 - mean cosine [N] between the same gradient taken twice, the batch shuffled in between (Athalye)."""
+    text = "1 - mean cosine of the same gradient taken twice in different batches (Athalye 2018, 3.1)"
+    value = 1 - np.mean(cosines) if np.size(cosines) else 0.0
+    return _indicator("irreproducible gradients", value, threshold, text, group)
+
+
+def misleading_gradients(cosines: np.ndarray, group: str = "masking", threshold: float = 0.5) -> Indicator:
+    """1 - median cosine [N] of the gradient with finite differences, along the same directions (Carlini 4.11)."""
+    text = "1 - median cosine between gradient and central finite differences (Carlini 2019, 4.11)"
+    value = 1 - np.median(cosines) if np.size(cosines) else 0.0
+    return _indicator("misleading gradients", value, threshold, text, group)
+
+
+def unstable_loss(relative_changes: np.ndarray, group: str = "masking", threshold: float = 0.1) -> Indicator:
+    """Mean relative change [N] of the loss under random noise of 1e-3 (Pintor, I2)."""
+    text = "mean relative change of the loss under random noise of 1e-3, at most 1 (Pintor 2022, I2)"
+    value = min(1.0, np.mean(relative_changes)) if np.size(relative_changes) else 0.0
+    return _indicator("unstable loss", value, threshold, text, group)
+
+
+def gradient_free_wins(
+    gradient_free: np.ndarray, gradient_based: np.ndarray, group: str = "masking", threshold: float = 0.05
+) -> Indicator:
+    """Share of images that a gradient-free attack turned and no gradient attack did.
+
+    Args:
+        gradient_free: [N] bool, turned by any gradient-free attack; gradient_based: [N] bool.
+        group: "masking" when `gradient_based` joins every gradient attack tried, "published" when it
+            is the published attack alone.
+    """
+    text = "share of images turned by a gradient-free attack only (Athalye 2018, 3.1; Carlini 2019, 4.8)"
+    return _indicator(
+        "gradient-free beats gradient", _share(gradient_free & ~gradient_based), threshold, text, group
+    )
+
+
+def black_box_wins(
+    transferred: np.ndarray, white_box: np.ndarray, group: str = "masking", threshold: float = 0.05
+) -> Indicator:
+    """Share of images turned by transferred examples [N] and by no white-box attack [N] (Athalye)."""
+    text = "share of images turned by transferred examples only (Athalye 2018, 3.1; Carlini 2019, 4.7)"
+    return _indicator("black box beats white box", _share(transferred & ~white_box), threshold, text, group)
+
+
+def more_steps_keep_helping(
+    fewer: np.ndarray, more: np.ndarray, group: str = "evaluation", threshold: float = 0.05
+) -> Indicator:
+    """Share of images that only the longest run of the same attack turned: it has not converged (Carlini 5.2)."""
+    text = "share of images that only the longest PGD turned: not converged (Carlini 2019, 5.2)"
+    return _indicator("more steps keep helping", _share(more & ~fewer), threshold, text, group)
+
+
+def incomplete_optimisation(
+    losses: np.ndarray, turned: np.ndarray, group: str = "evaluation", threshold: float = 0.05, last: int = 10
+) -> Indicator:
+    """How much the loss still rises in the last steps, for images the attack did not turn (Pintor, I4).
+
+    Args:
+        losses: [S + 1, N], the loss at every iterate.
+        turned: [N] bool; images already turned say nothing about convergence and are left out.
+        last: the number of final steps looked at; capped to half of all, so that a short run does not
+            count its own beginning.
+    """
+    best = np.maximum.accumulate(np.asarray(losses, np.float64)[:, ~turned], axis=0)
+    text = "rise of the best loss in the last steps over its whole rise, mean of unturned images (Pintor 2022, I4)"
+    last = max(1, min(last, (len(losses) - 1) // 2))
+    rise = best[-1] - best[0]
+    late = best[-1] - best[-1 - last]
+    shares = np.divide(late, rise, out=np.zeros_like(rise), where=rise > 0)
+    value = shares.mean() if shares.size else 0.0
+    return _indicator("incomplete optimisation", value, threshold, text, group)
+
+
+def loss_not_raised(losses: np.ndarray, group: str = "evaluation", threshold: float = 0.05) -> Indicator:
+    """Share of images whose loss the attack did not raise at all: `losses` [S + 1, N] (Carlini 5.3)."""
+    losses = np.asarray(losses)
+    stuck = losses[1:].max(axis=0) <= losses[0]
+    text = "share of images whose loss the attack did not raise (Carlini 2019, 5.3)"
+    return _indicator("loss not raised", _share(stuck), threshold, text, group)
+
+
+def loss_falls_with_eps(losses: np.ndarray, group: str = "evaluation", threshold: float = 0.1) -> Indicator:
+    """Share of the growths of eps at which an image's loss fell; `losses` [E, N], eps ascending (Carlini 5.1).
+
+    A fall of under a hundredth of the image's range of losses is rounding, and does not count.
+    """
+    losses = np.asarray(losses, np.float64)
+    span = losses.max(axis=0) - losses.min(axis=0)
+    falls = np.diff(losses, axis=0) < -0.01 * span
+    text = "share of the growths of eps at which the loss fell (Carlini 2019, 5.1)"
+    return _indicator("loss falls as eps grows", _share(falls), threshold, text, group)
+
+
+def unbounded_attack_fails(
+    turned: np.ndarray, group: str = "evaluation", threshold: float = 0.02
+) -> Indicator:
+    """Share of images [N] not turned by an attack that may change everything (Athalye; Carlini 5.1; Pintor, I6)."""
+    text = (
+        "share of images not turned at eps = 1, where every image can be (Athalye 2018, 3.1; Pintor 2022, I6)"
+    )
+    return _indicator(
+        "unbounded attack fails", 1 - _share(turned) if len(turned) else 0.0, threshold, text, group
+    )
+
+
+def silent_success(
+    turned_by_step: np.ndarray, group: str = "evaluation", threshold: float = 0.05
+) -> Indicator:
+    """Share of images turned at some iterate but not at the last; `turned_by_step` [S + 1, N] (Pintor, I3)."""
+    turned_by_step = np.asarray(turned_by_step, bool)
+    lost = turned_by_step.any(axis=0) & ~turned_by_step[-1]
+    text = "share of images turned on the way and lost at the end (Pintor 2022, I3)"
+    return _indicator("silent success", _share(lost), threshold, text, group)
+
+
+def planted_missed(found: np.ndarray, group: str = "evaluation", threshold: float = 0.05) -> Indicator:
+    """Share of images whose planted adversarial example the attack missed; `found` [N] bool (Zimmermann)."""
+    text = "share of planted adversarial examples that the attack missed (Zimmermann 2022)"
+    return _indicator(
+        "planted example missed", 1 - _share(found) if len(found) else 0.0, threshold, text, group
+    )

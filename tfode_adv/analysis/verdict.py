@@ -1,0 +1,187 @@
+"""From attacks and indicators to one sentence: is this robustness real?
+
+An *outcome* says which images one attack turned, and in what the attack differs from the published
+one. An image that the published attack left and another turned is credited to the smallest change that
+turns it: the attacks with the fewest differences share it equally. So an image that falls to ten steps
+with the true gradient is never credited to "more steps", and one that falls to either of two single
+changes counts half for each.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from tfode_adv.analysis import intervals
+from tfode_adv.analysis.indicators import Indicator
+
+CHANGES = {
+    "gradient": "another source of the gradient",
+    "steps": "more steps, restarts or adaptive steps",
+    "loss": "another loss",
+    "transfer": "examples transferred from other tolerances",
+    "gradient-free": "no gradient at all",
+}
+
+LABELS = {
+    "masked": "the robustness is masked: do not quote the published attack",
+    "inconclusive": "the attacks tried are too weak to say",
+    "credible": "no sign of masking was found",
+    "not robust": "there is no robustness to explain",
+}
+
+# Less than this share of the apparent robustness left in the worst case is masking. Adversarially
+# trained networks keep more than 0.9 from PGD to the best attacks known.
+LEAST_LEFT = 0.8
+# Below this share of the correctly classified images, the published attack already breaks the model.
+LEAST_ROBUST = 0.1
+SIGNIFICANCE = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one attack did.
+
+    Attributes:
+        name: the row's name.
+        changes: keys of `CHANGES`: in what the attack differs from the published one; empty for itself.
+        tried: [N] bool, the images it was run on, correctly classified ones only.
+        turned: [N] bool, those it turned.
+    """
+
+    name: str
+    changes: frozenset[str]
+    tried: np.ndarray
+    turned: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What is left of the apparent robustness, and why; shares are of all images, in [0, 1]."""
+
+    label: str
+    sentence: str
+    clean: float
+    published: float
+    worst_case: float
+    left: float
+    attribution: dict[str, float]
+    failed: list[str]
+    intervals: dict[str, list[float]]
+
+    def to_json(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+def worst_case(outcomes: Iterable[Outcome]) -> np.ndarray:
+    """[N] bool: the images that at least one attack turned."""
+    return np.any([outcome.turned for outcome in outcomes], axis=0)
+
+
+def attribute(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Images lost beyond the published attack, credited to the smallest change that turns each.
+
+    Returns:
+        {"gradient": images, "gradient + steps": images, ...}, largest first; the sum is the number of
+        images that some attack turned and the published one did not.
+    """
+    published = worst_case(outcome for outcome in outcomes if not outcome.changes)
+    others = [outcome for outcome in outcomes if outcome.changes]
+    credit: dict[str, float] = collections.defaultdict(float)
+    for image in np.flatnonzero(worst_case(outcomes) & ~published):
+        turning = {outcome.changes for outcome in others if outcome.turned[image]}
+        fewest = min(map(len, turning))
+        smallest = [changes for changes in turning if len(changes) == fewest]
+        for changes in smallest:
+            credit[_join(changes)] += 1 / len(smallest)
+    return dict(sorted(credit.items(), key=lambda item: (-item[1], item[0])))
+
+
+def judge(
+    correct: np.ndarray, outcomes: Sequence[Outcome], indicators: Sequence[Indicator], setting: str = ""
+) -> Verdict:
+    """The verdict on one model at one tolerance.
+
+    Args:
+        correct: [N] bool, images classified correctly without an attack.
+        outcomes: every attack's, the published one's among them (its `changes` are empty).
+        indicators: all that were measured.
+        setting: words for the sentence's beginning, such as "At tau = 1".
+
+    Returns:
+        "not robust" where the published attack turns nine images in ten; "masked" where less than
+        `LEAST_LEFT` of the apparent robustness is left, beyond chance, or where an indicator of
+        masking fails; "inconclusive" where an indicator of a weak evaluation fails; else "credible".
+    """
+    total = len(correct)
+    published = correct & ~worst_case(outcome for outcome in outcomes if not outcome.changes)
+    remaining = correct & ~worst_case(outcomes)
+    lost = int(published.sum() - remaining.sum())
+    left = float(remaining.sum() / published.sum()) if published.any() else 1.0
+    failed = [indicator for indicator in indicators if not indicator.passed]
+    groups = {indicator.group for indicator in failed}
+
+    if published.sum() < LEAST_ROBUST * max(1, correct.sum()):
+        label = "not robust"
+    elif (left < LEAST_LEFT and intervals.sign_test(lost, 0) <= SIGNIFICANCE) or "masking" in groups:
+        label = "masked"
+    elif "evaluation" in groups:
+        label = "inconclusive"
+    else:
+        label = "credible"
+
+    attribution = attribute(outcomes)
+    counts = {"clean": correct.sum(), "published": published.sum(), "worst_case": remaining.sum()}
+    return Verdict(
+        label=label,
+        sentence=_sentence(setting, label, counts, total, attribution, failed),
+        clean=_divide(counts["clean"], total),
+        published=_divide(counts["published"], total),
+        worst_case=_divide(counts["worst_case"], total),
+        left=left,
+        attribution={name: _divide(images, total) for name, images in attribution.items()},
+        failed=[indicator.name for indicator in failed],
+        intervals={name: list(intervals.wilson(int(count), total)) for name, count in counts.items()},
+    )
+
+
+def _sentence(setting, label, counts, total, attribution, failed) -> str:
+    def percent(count: float) -> str:
+        return f"{100 * _divide(count, total):.1f} %"
+
+    start = f"{setting}, " if setting else ""
+    text = (
+        f"{start}{percent(counts['published'])} of the images withstand the published attack "
+        f"and {percent(counts['worst_case'])} the worst case"
+    )
+    text = text[0].upper() + text[1:]
+    lost = counts["published"] - counts["worst_case"]
+    if lost > 0:
+        kept = 100 * counts["worst_case"] / counts["published"]
+        causes = [f"{percent(images)} to {_describe(name)}" for name, images in list(attribution.items())[:3]]
+        rest = lost - sum(list(attribution.values())[:3])
+        if rest > 1e-9:
+            causes.append(f"{percent(rest)} to the rest")
+        text += f": {kept:.0f} % of the apparent robustness is left; of all images, {_enumerate(causes)}"
+    text += f". Verdict: {label} ({LABELS[label]})"
+    telling = [indicator.name for indicator in failed if indicator.group != "published"]
+    if telling:
+        text += f"; failed: {', '.join(telling)}"
+    return text + "."
+
+
+def _join(changes: frozenset[str]) -> str:
+    return " + ".join(name for name in CHANGES if name in changes)
+
+
+def _describe(joined: str) -> str:
+    return " with ".join(CHANGES[name] for name in joined.split(" + "))
+
+
+def _enumerate(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _divide(count: float, total: int) -> float:
+    return float(count) / total if total else 0.0
