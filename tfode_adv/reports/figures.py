@@ -1,6 +1,5 @@
 """The charts of a report, from results."""
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 from tfode_adv.reports.plotting import Picture, Series, chart
@@ -137,7 +136,6 @@ def _join(*parts: str | None) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def numbered(pictures: Iterable[Picture]) -> list[tuple[str, Picture]]:
-    """A file name for each picture."""
-    counter = itertools.count(1)
-    return [(f"{picture.name}-{next(counter)}.{picture.kind}", picture) for picture in pictures]
+def file_names(pictures: Iterable[Picture]) -> list[str]:
+    """A file name of its own for each picture."""
+    return [f"{picture.name}-{place}.{picture.kind}" for place, picture in enumerate(pictures, start=1)]

@@ -1,0 +1,211 @@
+"""Reports from made-up run folders: what they hold, no network needed, names that cannot break out."""
+
+import csv
+import dataclasses
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+from making import CONFIGURATION, make_record
+
+from tfode_adv import files
+from tfode_adv.errors import RunError
+from tfode_adv.reports import report, results
+from tfode_adv.reports.records import Cell
+from tfode_adv.runs import Run
+
+SCRIPT = "<script>alert(1)</script>"
+SOURCES = ("backprop", "adjoint")
+
+
+class Page(html.parser.HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def make_run(folder, *, eps=(0.1, 0.3), tols=(1e-3, 1.0), indices=range(20), model=b"weights", flags=()):
+    run = Run.create(
+        folder,
+        {
+            "model": {"name": "oon", "kwargs": {"filters": 8}},
+            "dataset": {"name": "mnist_5k"},
+            "flags": {"epochs": 2, **dict(flags)},
+            "seed": 0,
+        },
+    )
+    run.model_path.write_bytes(model)
+    base = dataclasses.replace(
+        CONFIGURATION, model=files.sha256(run.model_path), hyperparameters={"steps": 10}
+    )
+    picture = np.linspace(0, 1, 36, dtype=np.float32).reshape(6, 6, 1)
+    for tol in tols:
+        clean = dataclasses.replace(base, tol=tol).clean
+        Cell.of(folder, clean).append([make_record(i, nfe_clean=round(14 - np.log10(tol))) for i in indices])
+        for gradient in SOURCES:
+            for radius in eps:
+                cell = Cell.of(folder, dataclasses.replace(base, tol=tol, eps=radius, gradient=gradient))
+                turned = 40 * radius if gradient == "backprop" else 20 * radius
+                cell.append([make_record(i, success=i < turned) for i in indices])
+                cell.save_image(0, picture, np.clip(picture + radius, 0, 1))
+    return run
+
+
+@pytest.fixture
+def written(tmp_path):
+    make_run(tmp_path / "oon")
+    path = report.write(report.of_runs([tmp_path / "oon"]), tmp_path / "out")
+    return path.parent, Page(path.read_text())
+
+
+def test_all_files_are_written(written):
+    folder, _ = written
+    assert {"index.html", "report.md", "tables.tex", "results.json", "table-1.csv", "table-2.csv"} <= {
+        path.name for path in folder.iterdir()
+    }
+    linked = re.findall(r"\]\((figures/[^)]+)\)", (folder / "report.md").read_text())
+    assert linked and all((folder / name).is_file() for name in linked)
+
+
+def test_the_page_is_self_contained(written):
+    _, page = written
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object", "embed")
+        for name in ("src", "href", "srcset", "poster", "action"):
+            assert re.match(r"data:|#", attributes.get(name, "#")), (tag, attributes)
+    style = "".join(page.words)
+    assert "@import" not in style and "url(" not in style
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in [a for _, a in page.tags]
+
+
+def test_every_picture_has_words(written):
+    _, page = written
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) >= 5 and all(attributes["alt"] for attributes in pictures)
+
+
+def test_tables_hold_the_numbers(written):
+    folder, page = written
+    rows = list(csv.DictReader((folder / "table-2.csv").open()))
+    assert len(rows) == 8
+    (row,) = [r for r in rows if (r["τ"], r["gradient"], r["ε"]) == ("1", "adjoint", "0.3")]
+    assert float(row["attack success"]) == 0.3 and float(row["robust accuracy"]) == 0.7
+    assert "60.0 % " in page.words and "(38.7–78.1)" in page.words
+    data = json.loads((folder / "results.json").read_text())
+    assert len(data["results"]) == 10 and data["runs"]["oon"]["config"]["flags"] == {"epochs": 2}
+
+
+def test_charts_cover_eps_tolerance_and_cost(written):
+    _, page = written
+    captions = "".join(page.words)
+    for title in (
+        "oon, pgd-10, linf, adjoint",
+        "oon, pgd-10, linf, ε = 0.3",
+        "Accuracy against cost, over τ",
+    ):
+        assert title in captions
+
+
+@pytest.mark.parametrize("name", [SCRIPT, "<script>alert(1)<", "a&b|$x$_\\"])
+def test_names_from_users_are_escaped(tmp_path, name):
+    folder = tmp_path / name  # the slash makes two folders of the first name; the page shows the path as well
+    make_run(folder, flags={"<b>": '"><img src=x onerror=alert(1)>'}.items())
+    path = report.write(report.of_runs([folder]), tmp_path / "out")
+    page = Page(path.read_text())
+    assert not {"script", "b"} & {tag for tag, _ in page.tags}
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert name in "".join(page.words)
+    text = (path.parent / "report.md").read_text()
+    assert "<script" not in text and "<img" not in text
+
+
+def test_shards_in_separate_folders_merge(tmp_path):
+    make_run(tmp_path / "a", indices=range(0, 20, 2))
+    make_run(tmp_path / "b", indices=range(1, 20, 2))
+    make_run(tmp_path / "whole")
+    merged = results.collect([tmp_path / "a", tmp_path / "b"]).results
+    whole = results.collect([tmp_path / "whole"]).results
+    assert [dict(result.records) for result in merged] == [dict(result.records) for result in whole]
+    assert [result.summary for result in merged] == [result.summary for result in whole]
+
+
+def test_fewer_images_can_be_asked_for(tmp_path):
+    make_run(tmp_path / "oon")
+    assert all(len(result.records) == 5 for result in results.collect([tmp_path / "oon"], 5).results)
+
+
+def test_records_of_a_replaced_model_are_left_out(tmp_path):
+    run = make_run(tmp_path / "oon")
+    run.model_path.write_bytes(b"other weights")
+    found = results.collect([run.path])
+    assert not found.results and "10 configurations of a model since replaced" in found.notes[0]
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    make_run(tmp_path / "a" / "oon", model=b"1")
+    make_run(tmp_path / "b" / "oon", model=b"2")
+    found = results.collect([tmp_path / "a" / "oon", tmp_path / "b" / "oon"])
+    assert set(found.runs) == {str(tmp_path / "a" / "oon"), str(tmp_path / "b" / "oon")}
+    assert len(found.results) == 20
+
+
+def test_a_diagnosis_is_shown(tmp_path):
+    run = make_run(tmp_path / "oon")
+    (run.path / "diagnosis").mkdir()
+    (run.path / "diagnosis" / "surface.png").write_bytes(b"\x89PNG")
+    table = {"title": "Indicators", "headers": ["name", "result", "share"]}
+    table["rows"] = [["black box wins", "fail", {"count": 1, "total": 4}]]
+    part = {"title": "Is it real?", "verdicts": ["It is <masked>."], "tables": [table]}
+    part["figures"] = [{"file": "surface.png", "title": "Loss surface"}]
+    files.write_json(run.path / "diagnosis" / "diagnosis.json", {"report": [part]})
+    page = Page(report.write(report.of_runs([run.path]), tmp_path / "out").read_text())
+    assert (
+        "It is <masked>." in page.words and "Loss surface" in page.words and "Is it real?: oon" in page.words
+    )
+    assert any("fail" in attributes.get("class", "") for tag, attributes in page.tags if tag == "td")
+
+
+@pytest.mark.parametrize("values", [[], {}, {"report": [{}]}, {"report": [{"title": "t", "tables": [{}]}]}])
+def test_a_corrupt_diagnosis_is_named(tmp_path, values):
+    run = make_run(tmp_path / "oon", eps=())
+    files.write_json(run.path / "diagnosis" / "diagnosis.json", values)
+    with pytest.raises(RunError, match="diagnosis.json"):
+        report.of_runs([run.path])
+
+
+def test_a_missing_figure_is_named(tmp_path):
+    run = make_run(tmp_path / "oon", eps=())
+    part = {"title": "t", "figures": [{"file": "gone.png"}]}
+    files.write_json(run.path / "diagnosis" / "diagnosis.json", {"report": [part]})
+    with pytest.raises(RunError, match="gone.png"):
+        report.of_runs([run.path])
+
+
+def test_a_report_is_replaced_but_nothing_else_is(tmp_path):
+    make_run(tmp_path / "oon", eps=())
+    made = report.of_runs([tmp_path / "oon"])
+    report.write(made, tmp_path / "out")
+    report.write(made, tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="other"):
+        report.write(made, tmp_path / "other")
+    report.write(made, tmp_path / "other", overwrite=True)
+    assert (tmp_path / "other" / "thesis.tex").read_text() == "years of work"
+
+
+def test_nothing_evaluated_says_so(tmp_path):
+    make_run(tmp_path / "oon", tols=())
+    page = Page(report.write(report.of_runs([tmp_path / "oon"]), tmp_path / "out").read_text())
+    assert "Nothing was evaluated yet." in page.words

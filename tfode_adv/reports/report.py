@@ -1,0 +1,126 @@
+"""One report from several run folders, written as HTML, Markdown, LaTeX, CSV and JSON."""
+
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tfode_adv import files
+from tfode_adv.errors import RunError
+from tfode_adv.reports import diagnosis, figures, gallery, page, results
+from tfode_adv.reports.document import Report, Section, Settings
+from tfode_adv.reports.tables import markdown
+from tfode_adv.runs import Run, versions
+
+PAGE, MARKDOWN, LATEX, JSON = "index.html", "report.md", "tables.tex", "results.json"
+
+
+def of_runs(paths: Iterable[files.PathLike], num_examples: int | None = None) -> Report:
+    """The report on run folders; cells that several folders hold parts of are merged.
+
+    Args:
+        paths: run folders.
+        num_examples: only the first so many images; all by default.
+
+    Raises:
+        RunError: if a folder is no run, or a file in it is missing or corrupt; the message names it.
+    """
+    found = results.collect(paths, num_examples)
+    clean, attacks = results.clean_table(found.results), results.attack_table(found.results)
+    tables = [table for table in (clean, attacks) if table.rows]
+    sections = [
+        Section(
+            "Results", found.notes if tables else [*found.notes, "Nothing was evaluated yet."], tables=tables
+        )
+    ]
+    charts = figures.charts(found.results)
+    if charts:
+        sections.append(Section("Curves", pictures=charts))
+    galleries = gallery.galleries(found.results)
+    if galleries:
+        line = "Clean image, image under attack, and their difference, magnified around mid-grey."
+        sections.append(Section("Images", [line], galleries=galleries))
+    sections += [
+        section for name, run in found.runs.items() for section in diagnosis.sections(name, run.path)
+    ]
+    sections.append(
+        Section("Settings and versions", settings=[_settings(name, run) for name, run in found.runs.items()])
+    )
+    names = ", ".join(found.runs)
+    return Report(
+        title=f"Robustness of {names}",
+        lead=[_lead(found.results)] if found.results else [],
+        sections=sections,
+        data={
+            "runs": {name: {"path": str(run.path), "config": run.config} for name, run in found.runs.items()},
+            "results": [results.as_dict(result) for result in found.results],
+            "notes": list(found.notes),
+            "versions": versions(),
+        },
+    )
+
+
+def write(report: Report, folder: files.PathLike, overwrite: bool = False) -> pathlib.Path:
+    """Writes a report into a folder and returns the path of its page.
+
+    Files: index.html (everything), report.md with figures/, tables.tex, table-<k>.csv, results.json. An
+    earlier report in that folder is replaced.
+
+    Raises:
+        RunError: if the folder holds anything but a report and `overwrite` is False, or cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    foreign = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    if foreign and not overwrite and not (folder / JSON).is_file():
+        raise RunError(f"{str(folder)!r} exists and is no report; --overwrite writes into it all the same")
+    files.write_json(folder / JSON, report.data)
+    for number, table in enumerate(report.tables, start=1):
+        files.write_atomic(folder / f"table-{number}.csv", table.to_csv())
+    files.write_atomic(folder / LATEX, "\n".join(table.to_latex() for table in report.tables))
+    pictures = [picture for section in report.sections for picture in section.pictures]
+    names = dict(zip(map(id, pictures), figures.file_names(pictures), strict=True))
+    for picture in pictures:
+        files.write_atomic(folder / "figures" / names[id(picture)], picture.data)
+    files.write_atomic(folder / MARKDOWN, _markdown(report, names))
+    path = folder / PAGE
+    files.write_atomic(path, page.render(report))
+    return path
+
+
+def _lead(found: Sequence[results.Result]) -> str:
+    attacks = [result for result in found if result.configuration.attack != "none"]
+    datasets = sorted({f"{r.configuration.dataset} ({r.configuration.split})" for r in found})
+    most = max(len(result.records) for result in found)
+    return f"{most} images of {', '.join(datasets)}; {len(attacks)} attack configurations."
+
+
+def _settings(name: str, run: Run) -> Settings:
+    rows = [("folder", str(run.path)), ("git revision", run.config.get("git_revision"))]
+    for part in ("model", "dataset", "versions", "flags"):
+        values = run.config.get(part) or {}
+        if isinstance(values, dict):
+            rows += [(f"{part}: {key}", value) for key, value in values.items()]
+        else:
+            rows.append((part, values))
+    return Settings(name, [(key, _plain(value)) for key, value in rows if value not in (None, "", [], {})])
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _markdown(report: Report, names: dict[int, str]) -> str:
+    parts = [f"# {markdown(report.title)}", *map(markdown, report.lead)]
+    for section in report.sections:
+        parts += [f"## {markdown(section.title)}", *map(markdown, section.lines)]
+        parts += [f"> {markdown(verdict)}" for verdict in section.verdicts]
+        parts += [table.to_markdown().rstrip() for table in section.tables]
+        parts += [
+            f"![{markdown(picture.text)}](figures/{names[id(picture)]})\n\n{markdown(picture.title)}"
+            for picture in section.pictures
+        ]
+        parts += ["    " + command.replace("\n", "\n    ") for command in section.commands]
+        for group in section.settings:
+            rows = [f"- {markdown(name)}: {markdown(value)}" for name, value in group.rows]
+            parts.append("\n".join([f"**{markdown(group.title)}**", "", *rows]))
+    return "\n\n".join(parts) + "\n"
