@@ -1,0 +1,60 @@
+"""What a finished training leaves: a Keras model, its weights, and a SavedModel for other programs."""
+
+import pathlib
+import shutil
+import tempfile
+
+import keras
+import tensorflow as tf
+
+from tfode_adv.errors import RunError
+from tfode_adv.files import PathLike
+from tfode_adv.layers import solver_settings
+
+MODEL, WEIGHTS, SAVED_MODEL = "model.keras", "model.weights.h5", "saved_model"
+
+
+def export(model: keras.Model, folder: PathLike) -> None:
+    """Writes `model.weights.h5`, `saved_model/` and, last, `model.keras` into `folder`.
+
+    Each is written aside and renamed; `model.keras` marks the run as finished. What is written is a copy
+    of the model outside any `tf.distribute` scope and without the optimiser.
+
+    Raises:
+        RunError: if the folder cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    plain = keras.models.clone_model(model)
+    plain.set_weights(model.get_weights())
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export.") as aside:
+            aside = pathlib.Path(aside)
+            plain.save_weights(aside / WEIGHTS)
+            serving = Serving(plain)
+            tf.saved_model.save(serving, str(aside / SAVED_MODEL), signatures=serving.serve)
+            plain.save(aside / MODEL)
+            shutil.rmtree(folder / SAVED_MODEL, ignore_errors=True)
+            for name in (WEIGHTS, SAVED_MODEL, MODEL):
+                (aside / name).replace(folder / name)
+    except OSError as error:
+        raise RunError(f"cannot write the model to {str(folder)!r}: {error.strerror or error}") from error
+
+
+class Serving(tf.Module):
+    """A model as a SavedModel: signature `serving_default`, images and a tolerance to logits.
+
+    Inputs `images` float32 [B, H, W, C] in [0, 1] and `tol` float32 [], the solver's rtol = atol, which
+    models without ODE blocks ignore; output `logits` float32 [B, classes].
+    """
+
+    def __init__(self, model: keras.Model):
+        super().__init__()
+        self.model = model
+        images = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name="images")
+        self.serve = tf.function(
+            self._serve, input_signature=[images, tf.TensorSpec([], tf.float32, name="tol")]
+        )
+
+    def _serve(self, images: tf.Tensor, tol: tf.Tensor) -> dict[str, tf.Tensor]:
+        with solver_settings(tol=tol):
+            return {"logits": tf.cast(self.model(images, training=False), tf.float32)}

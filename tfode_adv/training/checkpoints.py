@@ -1,0 +1,118 @@
+"""Checkpoints: plain arrays in one file, whole or absent, and the lock on the folder that holds them.
+
+A file is an `.npz` without pickled objects: named arrays and a JSON note. It is written aside and renamed
+to `step-<updates>-<sha256, 16 digits>.npz`, so that name, content and checksum appear together.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pathlib
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tfode_adv.errors import RunError
+from tfode_adv.files import PathLike, sha256, write_atomic
+
+_NOTE = "note.json"
+_DIGITS = 16
+_NAME = re.compile(rf"(?P<stem>.+)-(?P<digest>[0-9a-f]{{{_DIGITS}}})\.npz")
+
+
+class Checkpoints:
+    """The checkpoints of a run: the last `keep` of the training's state, and the best weights.
+
+    Args:
+        folder: where the files are; made when first written to.
+        keep: how many of the training's states stay.
+        report: called with one line for each file that was passed over because it is damaged.
+    """
+
+    def __init__(self, folder: PathLike, keep: int = 3, report: Callable[[str], None] = lambda line: None):
+        self.folder, self.keep, self.report = pathlib.Path(folder), keep, report
+
+    def save(self, step: int, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> pathlib.Path:
+        """Writes the state after `step` updates and drops what is older than the last `keep`."""
+        path = self._write(f"step-{step:09d}", arrays, note)
+        for old in self._files("step-*")[self.keep :]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def save_best(self, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> pathlib.Path:
+        """Writes the best weights so far in place of the ones before."""
+        path = self._write("best", arrays, note)
+        for old in self._files("best"):
+            if old != path:
+                old.unlink(missing_ok=True)
+        return path
+
+    def newest(self) -> tuple[dict[str, np.ndarray], dict[str, Any], pathlib.Path] | None:
+        """Arrays, note and path of the newest whole state, or None; damaged ones are reported."""
+        return self._first_whole("step-*")
+
+    def best(self) -> tuple[dict[str, np.ndarray], dict[str, Any], pathlib.Path] | None:
+        """Arrays, note and path of the best weights, or None."""
+        return self._first_whole("best")
+
+    def _files(self, stem: str) -> list[pathlib.Path]:
+        """The files of that stem, newest first."""
+        paths = [path for path in self.folder.glob(f"{stem}-*.npz") if _NAME.fullmatch(path.name)]
+        return sorted(
+            paths, key=lambda path: (path.name[: -_DIGITS - 4], path.stat().st_mtime_ns), reverse=True
+        )
+
+    def _write(self, stem: str, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> pathlib.Path:
+        buffer = io.BytesIO()
+        text = np.frombuffer(json.dumps(note).encode("utf-8"), np.uint8)
+        np.savez(buffer, **{_NOTE: text}, **arrays)
+        data = buffer.getvalue()
+        path = self.folder / f"{stem}-{hashlib.sha256(data).hexdigest()[:_DIGITS]}.npz"
+        write_atomic(path, data)
+        return path
+
+    def _first_whole(self, stem: str):
+        for path in self._files(stem):
+            if not sha256(path).startswith(_NAME.fullmatch(path.name)["digest"]):
+                self.report(f"{str(path)!r} is damaged (its checksum differs); trying the one before it")
+                continue
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    arrays = dict(file)
+                note = json.loads(arrays.pop(_NOTE).tobytes())
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                self.report(f"{str(path)!r} cannot be read ({error}); trying the one before it")
+                continue
+            return arrays, note, path
+        return None
+
+
+@contextlib.contextmanager
+def locked(folder: PathLike) -> Iterator[None]:
+    """Holds the folder for this process; the lock goes with the process, however that ends.
+
+    Raises:
+        RunError: if another process holds it.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise RunError(f"cannot use {str(folder)!r}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"{str(folder)!r} is in use by another training; choose another --run_dir"
+            ) from None
+        yield
+    finally:
+        os.close(handle)

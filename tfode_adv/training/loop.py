@@ -1,0 +1,272 @@
+"""The training loop.
+
+Keras's own `fit` can go on only at the start of an epoch, and cannot drop a batch whose solve failed; this
+loop can, under any `tf.distribute` strategy, and calls the same callbacks with the same logs.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfode_adv.errors import RunError, check_choice, check_range
+from tfode_adv.files import PathLike
+from tfode_adv.training import distribution, state
+from tfode_adv.training.callbacks import Watcher
+from tfode_adv.training.checkpoints import Checkpoints, locked
+from tfode_adv.training.interrupt import Interrupt
+from tfode_adv.training.losses import Loss
+from tfode_adv.training.schedules import Constant
+from tfode_adv.training.updates import Outcome, Updates
+
+ON_NAN = ("stop", "skip")
+
+Batches = Iterable[tuple[Any, Any]]
+
+
+@dataclasses.dataclass
+class Survival:
+    """How a training is kept.
+
+    Attributes:
+        folder: of the run; its checkpoints go to `checkpoints/` there. None: nothing is written.
+        resume: go on from the newest whole checkpoint, if there is one.
+        checkpoint_minutes: time between checkpoints inside an epoch; each epoch ends with one anyway.
+        keep: how many checkpoints stay.
+        on_nan: "stop" the run at a batch whose loss is not finite or whose solve failed, or "skip" it.
+    """
+
+    folder: PathLike | None = None
+    resume: bool = False
+    checkpoint_minutes: float = 10.0
+    keep: int = 3
+    on_nan: str = "stop"
+
+    def __post_init__(self):
+        check_choice("on_nan", self.on_nan, ON_NAN)
+        check_range("checkpoint_minutes", self.checkpoint_minutes, low=0, low_open=True)
+        check_range("keep", self.keep, low=1)
+
+
+def fit(
+    model: keras.Model,
+    train: Callable[[int, int], Batches],
+    validation: Batches | None = None,
+    *,
+    epochs: int,
+    loss: Loss,
+    optimizer: keras.optimizers.Optimizer,
+    schedule: Constant,
+    survival: Survival | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    strategy: tf.distribute.Strategy | None = None,
+    seed: int = 0,
+    accumulate: int = 1,
+    jit_compile: bool = False,
+    max_updates: int | None = None,
+    report: Callable[[str], None] = print,
+) -> state.State:
+    """Trains a model.
+
+    Args:
+        model: images [B, H, W, C] in [0, 1] to logits [B, classes], built in the strategy's scope.
+        train: (epoch, step), from 0, to the batches (images, labels [B]) of that epoch from that step on.
+            They must depend on nothing else: this is what makes a resumed training the same as one left
+            alone. `lambda epoch, step: ta.data.load(name, epoch=epoch, step=step)` is such a function.
+        validation: batches (images, labels) for the validation error after each epoch.
+        epochs: how many, counted from the start of the training, resumed or not.
+        loss: from `losses`.
+        optimizer: a Keras optimiser; its rate is set to the schedule's whenever that changes.
+        schedule: from `schedules`; it is told each epoch's validation error.
+        survival: checkpoints, resuming, and what to do about a batch that fails.
+        callbacks: Keras callbacks. Logs: loss, accuracy, images_per_second and, for models with ODE blocks,
+            nfe and nfe_backward (means over the samples); at an epoch's end also learning_rate, skipped,
+            seconds and, as val_*, loss, accuracy, error and nfe.
+        strategy: from `distribution.strategy`. A batch is always the global one.
+        seed: of what is random in the loss.
+        accumulate: parts that a batch is cut into, one in memory at a time.
+        jit_compile: whether XLA compiles the passes.
+        max_updates: stop after so many batches, in the middle of an epoch if need be.
+        report: called with each line worth telling.
+
+    Returns:
+        Where the training stands. `finished` is False if it was asked to leave before the end (Ctrl-C).
+
+    Raises:
+        RunError: if a batch fails and is not to be skipped, or the folder is in use.
+    """
+    return _Loop(**locals()).run()
+
+
+class _Loop:
+    def __init__(self, *, model, loss, optimizer, strategy, survival, seed, accumulate, jit_compile, **rest):
+        vars(self).update(rest, model=model, optimizer=optimizer)
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.survival = survival or Survival()
+        with self.strategy.scope():
+            # So that callbacks find model.optimizer, and model.evaluate works afterwards.
+            model.compile(
+                optimizer=optimizer,
+                loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+                metrics=["accuracy"],
+                auto_scale_loss=False,
+            )
+            optimizer.build(model.trainable_variables)
+        self.updates = Updates(
+            model,
+            optimizer,
+            loss,
+            strategy=self.strategy,
+            seed=seed,
+            accumulate=accumulate,
+            jit_compile=jit_compile,
+        )
+        self.state = state.State()
+        self.checkpoints = None
+        if self.survival.folder is not None:
+            folder = pathlib.Path(self.survival.folder) / "checkpoints"
+            self.checkpoints = Checkpoints(folder, self.survival.keep, self.report)
+
+    def run(self) -> state.State:
+        chief = distribution.is_chief(self.strategy)
+        writes = self.checkpoints is not None and chief
+        with locked(self.survival.folder) if writes else contextlib.nullcontext(), Interrupt() as interrupt:
+            self.interrupt, self.writes = interrupt, writes
+            if self.survival.resume:
+                self._restore()
+            self.callbacks = keras.callbacks.CallbackList(
+                list(self.callbacks) if chief else None, model=self.model, epochs=self.epochs, verbose=0
+            )
+            for callback in self.callbacks.callbacks:
+                if isinstance(callback, Watcher):
+                    callback.state = self.state
+            self.model.stop_training = False
+            self.callbacks.on_train_begin()
+            while self.state.epoch < self.epochs and not self._stopping:
+                self._epoch()
+            self.callbacks.on_train_end(self.state.history[-1] if self.state.history else {})
+        self.state.finished = not interrupt.requested
+        return self.state
+
+    @property
+    def _stopping(self) -> bool:
+        spent = self.max_updates is not None and self.state.updates >= self.max_updates
+        return self.model.stop_training or self.interrupt.requested or spent
+
+    def _epoch(self) -> None:
+        """Runs the rest of the epoch under way; returns early, saved, if it is to stop in the middle."""
+        self._set_rate()
+        self.callbacks.on_epoch_begin(self.state.epoch)
+        if not self._batches():
+            return
+        now, logs = self.state, _logs(self.state.sums, self.state.seconds)
+        if self.validation is not None:
+            seen = self._validate()
+            logs |= {f"val_{key}": value for key, value in _logs(seen).items()}
+            logs["val_error"] = 1.0 - logs["val_accuracy"]
+        logs |= {
+            "learning_rate": float(self.optimizer.learning_rate),
+            "skipped": now.skipped,
+            "seconds": now.seconds,
+        }
+        now.history.append({"epoch": now.epoch + 1, **logs})
+        self.callbacks.on_epoch_end(now.epoch, logs)
+        error = logs.get("val_error", 1.0 - logs["accuracy"])
+        self.schedule.observe(error)
+        if error < now.best_error:
+            now.best_error, now.best_epoch = error, now.epoch
+            if self.writes:
+                self.checkpoints.save_best(
+                    state.weights(self.model), {"epoch": now.epoch + 1, "error": error}
+                )
+        now.epoch, now.step, now.seconds, now.sums = now.epoch + 1, 0, 0.0, Outcome()
+        self._save()
+
+    def _batches(self) -> bool:
+        """Runs the epoch's batches from where it stands; False if it stopped before the last."""
+        now = self.state
+        saved = started = time.monotonic()
+        before = now.seconds
+        for x, y in self.train(now.epoch, now.step):
+            if self._stopping:
+                self._save()
+                return False
+            self.callbacks.on_train_batch_begin(now.step)
+            self._update(x, y)
+            now.step, now.updates = now.step + 1, now.updates + 1
+            now.seconds = before + time.monotonic() - started
+            self.callbacks.on_train_batch_end(now.step - 1, _logs(now.sums, now.seconds))
+            if time.monotonic() - saved >= 60 * self.survival.checkpoint_minutes:
+                self._save()
+                saved = time.monotonic()
+        if not now.sums.images:
+            raise RunError(f"epoch {now.epoch + 1} had no batch to learn from ({now.skipped} were skipped)")
+        return True
+
+    def _update(self, x, y) -> None:
+        """One batch: its gradient, and the step along it unless the batch failed."""
+        skips = self.survival.on_nan == "skip"
+        # A batch that is dropped must leave no trace in batch statistics or dropout's seeds.
+        kept = [tf.identity(one) for one in self.model.non_trainable_variables] if skips else []
+        outcome, gradients = self.updates.gradients(x, y, self.state.updates)
+        if outcome.good:
+            self.state.sums += outcome
+            self.updates.apply(gradients)
+            return
+        fault = f"epoch {self.state.epoch + 1}, batch {self.state.step + 1}: {outcome.fault}"
+        if not skips:
+            raise RunError(f"{fault}; {self._last_good()}; --on_nan=skip would drop such batches")
+        for variable, value in zip(self.model.non_trainable_variables, kept, strict=True):
+            variable.assign(value)
+        self.state.skipped += 1
+        self.report(f"{fault}; batch dropped")
+
+    def _validate(self) -> Outcome:
+        outcome = Outcome()
+        for x, y in self.validation:
+            outcome += self.updates.evaluate(x, y)
+        return outcome
+
+    def _set_rate(self) -> None:
+        # Only when the schedule moves, so that a user's callback may set the rate as well.
+        rate = self.schedule.rate(self.state.epoch)
+        if rate != self.state.rate:
+            self.optimizer.learning_rate = rate
+            self.state.rate = rate
+
+    def _last_good(self) -> str:
+        found = self.checkpoints.newest() if self.checkpoints else None
+        return f"the last good checkpoint is {str(found[2])!r}" if found else "there is no checkpoint yet"
+
+    def _save(self) -> None:
+        if self.writes:
+            arrays, note = state.capture(self.state, self.model, self.optimizer, self.schedule)
+            self.checkpoints.save(self.state.updates, arrays, note)
+
+    def _restore(self) -> None:
+        found = self.checkpoints.newest()
+        if found is None:
+            self.report("no checkpoint to resume from; starting anew")
+            return
+        arrays, note, path = found
+        self.state = state.restore(arrays, note, self.model, self.optimizer, self.schedule)
+        self.report(f"resumed from {str(path)!r}: epoch {self.state.epoch + 1}, batch {self.state.step + 1}")
+
+
+def _logs(outcome: Outcome, seconds: float = 0.0) -> dict[str, float]:
+    """What callbacks are told: means over the images."""
+    if not outcome.images:
+        return {}
+    logs = {"loss": outcome.loss / outcome.images, "accuracy": outcome.correct / outcome.images}
+    if outcome.nfe is not None:
+        logs["nfe"] = float(outcome.nfe.mean())
+    if outcome.nfe_backward is not None:
+        logs["nfe_backward"] = outcome.nfe_backward / outcome.images
+    if seconds:
+        logs["images_per_second"] = outcome.images / seconds
+    return logs

@@ -1,0 +1,161 @@
+"""What a training step minimises: cross-entropy, Madry's and TRADES' adversarial losses.
+
+A loss is an object of hyperparameters with two steps, both of TensorFlow operations only, so that they
+run inside a compiled training step:
+
+* `loss.attack(infer, x, y, key)` -> images [B, H, W, C] to train on beside or instead of `x`. `infer` maps
+  images to logits in inference mode, x [B, H, W, C] in [0, 1], y [B], `key` [B] the samples' random keys.
+* `loss(train, x, x_adv, y)` -> losses [B], logits [B, classes]. `train` maps images to logits in training
+  mode; this is the step that is differentiated by the weights.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfode_adv.attacks import randomness
+from tfode_adv.attacks.ascent import projected_ascent, random_start
+from tfode_adv.errors import UsageError, check_choice, check_range
+
+Tensor = Any
+Classifier = Callable[[Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy [B] of logits [B, classes] with labels [B].
+
+    `smoothing` mixes the true label with the uniform distribution: (1 - smoothing) one-hot +
+    smoothing / classes.
+    """
+    logits = tf.cast(logits, tf.float32)
+    if not smoothing:
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    classes = logits.shape[-1]
+    targets = tf.one_hot(labels, classes) * (1.0 - smoothing) + smoothing / classes
+    return tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits)
+
+
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Kullback-Leibler divergence [B] of p from q in nats, from log-probabilities [B, classes]."""
+    return tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return tf.nn.log_softmax(tf.cast(logits, tf.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy:
+    """Plain cross-entropy, with label smoothing in [0, 1)."""
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        check_range("label_smoothing", self.label_smoothing, low=0, high=1, high_open=True)
+
+    def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
+        return x
+
+    def __call__(self, train: Classifier, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits = train(x)
+        return cross_entropy(logits, y, self.label_smoothing), logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversarial:
+    """What Madry's and TRADES' losses share: the ball and the ascent inside it.
+
+    Attributes:
+        norm: "linf" or "l2" (Euclidean).
+        eps: radius of the ball, positive, in units of the images' [0, 1].
+        step_size: of the ascent; None: eps / 4 in L-infinity and 2 eps / steps in L2, as TRADES has it.
+        steps: of the ascent, at least 1.
+    """
+
+    norm: str = "linf"
+    eps: float = 0.031
+    step_size: float | None = None
+    steps: int = 10
+
+    def __post_init__(self):
+        check_choice("norm", self.norm, ("linf", "l2"))
+        check_range("eps", self.eps, low=0, low_open=True, high=1e3)
+        check_range("steps", self.steps, low=1)
+        if self.step_size is not None:
+            check_range("step_size", self.step_size, low=0, low_open=True, high=1e3)
+
+    def ascend(self, objective: Callable[[Tensor], Tensor], x: Tensor, start: Tensor) -> Tensor:
+        """Images [B, H, W, C] of the ball about `x` that make `objective` (images -> [B]) large."""
+        default = self.eps / 4 if self.norm == "linf" else 2 * self.eps / self.steps
+        size = self.step_size or default
+        return projected_ascent(
+            objective, x, norm=self.norm, eps=self.eps, step_size=size, steps=self.steps, x_start=start
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Madry(Adversarial):
+    """Cross-entropy on images attacked by PGD from a random start (Madry et al. 2018, section 2.1)."""
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("label_smoothing", self.label_smoothing, low=0, high=1, high_open=True)
+
+    def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
+        start = random_start(x, key, norm=self.norm, eps=self.eps)
+        return self.ascend(lambda images: cross_entropy(infer(images), y), x, start)
+
+    def __call__(self, train: Classifier, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits = train(x_adv)
+        return cross_entropy(logits, y, self.label_smoothing), logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Trades(Adversarial):
+    """TRADES (Zhang et al. 2019, eq. 5 and algorithm 1): CE(f(x), y) + (1/lambda) KL(f(x) || f(x')).
+
+    x' maximises the divergence from the natural images' distribution, held fixed, from a start at
+    x + 0.001 N(0, 1). The loss itself is differentiated through both distributions, as in the authors'
+    program.
+
+    Attributes:
+        inverse_lambda: the weight 1/lambda, positive; MSML 2022 used 1 and 6.
+    """
+
+    inverse_lambda: float = 6.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("inverse_lambda", self.inverse_lambda, low=0, low_open=True, high=1e6)
+
+    def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
+        natural = tf.stop_gradient(_log_softmax(infer(x)))
+        start = x + 0.001 * randomness.normal(key, x.shape[1:])
+        return self.ascend(lambda images: divergence(natural, _log_softmax(infer(images))), x, start)
+
+    def __call__(self, train: Classifier, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits = train(x)
+        gap = divergence(_log_softmax(logits), _log_softmax(train(x_adv)))
+        return cross_entropy(logits, y) + self.inverse_lambda * gap, logits
+
+
+Loss = CrossEntropy | Madry | Trades
+LOSSES = {"cross_entropy": CrossEntropy, "madry": Madry, "trades": Trades}
+
+
+def get(name: str, **hyperparameters: Any) -> Loss:
+    """The loss called `name`: "cross_entropy", "madry" or "trades"; those given as None keep their default.
+
+    Raises:
+        UsageError: for an unknown name, a value out of range, or a hyperparameter the loss does not have.
+    """
+    kind = LOSSES[check_choice("loss", name, LOSSES)]
+    given = {key: value for key, value in hyperparameters.items() if value is not None}
+    known = {field.name for field in dataclasses.fields(kind)}
+    for key in given.keys() - known:
+        raise UsageError(f"loss {name!r} takes no {key!r}, but: {', '.join(sorted(known))}")
+    return kind(**given)
