@@ -6,13 +6,12 @@ ta.attacks.PGD(norm="linf", eps=0.1, step_size=0.05, steps=10)(model, x, y)
 """
 
 import importlib
-import os
 
-# TensorFlow's notes on start-up would bury the one line that a program has to say.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from tfode_adv.startup import quiet
 
 # Keras reads a saved model only if the classes in it are registered, that is, imported.
-from tfode_adv import layers, models, solvers  # noqa: E402
+with quiet():
+    from tfode_adv import layers, models, solvers
 
 __version__ = "0.1.0"
 

@@ -16,8 +16,10 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
+import tensorflow as tf
 from absl import flags
 
+from tfode_adv import startup
 from tfode_adv.errors import RunError, UsageError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -44,6 +46,9 @@ def call(main: Callable, flag_values: flags.FlagValues, argv: Sequence[str], pos
             return OK
         if len(rest) > 1 and not positional:
             raise UsageError(f"unexpected argument {rest[1]!r}; --help lists the flags")
+        with startup.quiet():
+            # Looks for GPUs; a build for them complains of their absence when it first does.
+            tf.config.list_physical_devices()
         main(rest)
         sys.stdout.flush()
     except (UsageError, flags.Error) as error:

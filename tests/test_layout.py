@@ -1,0 +1,64 @@
+"""Imports point one way: a package may import those below it, and nothing imports the programs."""
+
+import ast
+import pathlib
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "tfode_adv"
+# Lowest first; those of one row stand beside each other and do not import one another, except that
+# the row of leaves may.
+LAYERS = (
+    ("errors", "files", "startup", "progress", "runs"),
+    ("solvers", "data"),
+    ("layers",),
+    ("models",),
+    ("attacks", "interop"),
+    ("training", "analysis"),
+    ("reports",),
+    ("cli",),
+)
+RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
+MAX_LINES = 400
+
+
+def _imports(file):
+    """The parts of the package that a file imports, wherever in the file it does."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            yield "a relative import", node.lineno
+            continue
+        else:
+            continue
+        for module in modules:
+            head, _, rest = module.partition(".")
+            if head == "tfode_adv" and rest:
+                yield rest.partition(".")[0], node.lineno
+
+
+def _files():
+    return [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
+
+
+def _upward_imports(file):
+    part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for imported, line in _imports(file):
+        rank = RANK.get(imported, len(LAYERS))
+        if not (rank < RANK[part] or imported == part or rank == RANK[part] == 0):
+            yield f"{file.relative_to(PACKAGE)}:{line}: {part} must not import {imported}"
+
+
+def test_imports_point_down():
+    assert not [fault for file in _files() for fault in _upward_imports(file)]
+
+
+def test_files_are_short():
+    lengths = {str(file.relative_to(PACKAGE)): len(file.read_text().splitlines()) for file in _files()}
+    assert not {file: length for file, length in lengths.items() if length >= MAX_LINES}
+
+
+def test_every_part_has_its_place():
+    parts = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if not path.name.startswith("_")}
+    assert parts == set(RANK)
