@@ -1,0 +1,119 @@
+"""How programs end: the status, and one line on standard error."""
+
+import pytest
+from absl import flags as absl_flags
+
+from tfode_adv.cli import app, flags
+from tfode_adv.errors import RunError, UsageError
+
+
+@pytest.fixture
+def values():
+    values = flags.new("Does nothing.")
+    flags.define_data_flags(values)
+    flags.define_model_flags(values)
+    flags.define_solver_flags(values, several=True)
+    flags.define_attack_flags(values, several=True)
+    return values
+
+
+def _call(values, *arguments, main=lambda argv: None, **options):
+    return app.call(main, values, ["/somewhere/bin/program", *arguments], **options)
+
+
+def test_flags_reach_the_program(values):
+    seen = {}
+    status = _call(
+        values,
+        "--tol=1e-3,1",
+        "--eps=0.1",
+        "--attack=pgd,spsa",
+        main=lambda argv: seen.update(flags.as_dict(values)),
+    )
+    assert status == 0
+    assert seen["tol"] == [1e-3, 1.0] and seen["eps"] == [0.1] and seen["attack"] == ["pgd", "spsa"]
+    assert seen["batch_size"] == 128 and "help" not in seen
+
+
+def test_a_second_call_starts_from_the_defaults(values):
+    _call(values, "--tol=1")
+    _call(values)
+    assert values.tol == [1e-3]
+
+
+def test_a_flag_file_is_read(values, tmp_path):
+    (tmp_path / "preset.cfg").write_text("# a comment\n--model=sonet\n--tol=0.1\n")
+    assert _call(values, f"--flagfile={tmp_path / 'preset.cfg'}", "--tol=0.5") == 0
+    assert values.model == "sonet" and values.tol == [0.5]
+
+
+@pytest.mark.parametrize(
+    "argument, words",
+    [
+        ("--tol=0", ["tol", "greater than 0"]),
+        ("--tol=1e-3,nan", ["tol", "nan"]),
+        ("--tol=fine", ["tol", "fine"]),
+        ("--eps=-0.1", ["eps", "-0.1", "at least 0"]),
+        ("--step_size=0", ["step_size", "greater than 0"]),
+        ("--step_size=1,2", ["step_size", "one number"]),
+        ("--norm=l3", ["norm", "l3", "linf, l2, l2rms"]),
+        ("--gradient=exact", ["gradient", "backprop, adjoint"]),
+        ("--batch_size=0", ["batch_size", "positive"]),
+        ("--toll=1", ["toll"]),
+        ("--flagfile=/nowhere/preset.cfg", ["/nowhere/preset.cfg"]),
+        ("stray", ["stray"]),
+    ],
+)
+def test_a_bad_flag_is_one_line_and_status_2(values, argument, words, capsys):
+    assert _call(values, argument) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("program: ") and captured.err.count("\n") == 1
+    for word in words:
+        assert word in captured.err
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [
+        (UsageError("eps is -1"), 2),
+        (RunError("config.json is\ncorrupt"), 1),
+        (PermissionError(13, "Permission denied", "/runs/x"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_an_error_is_one_line_and_its_status(values, error, status, capsys):
+    def main(argv):
+        raise error
+
+    assert _call(values, main=main) == status
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    if isinstance(error, OSError):
+        assert "/runs/x" in line and "Permission denied" in line
+
+
+def test_a_fault_of_ours_is_not_dressed_up(values):
+    def main(argv):
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError):
+        _call(values, main=main)
+
+
+def test_help_goes_to_standard_output(values, capsys):
+    assert _call(values, "--help", main=lambda argv: pytest.fail("ran")) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Does nothing.") and "--tol" in out
+
+
+def test_a_program_may_take_arguments_that_are_no_flags(values):
+    seen = []
+    assert _call(values, "runs/a", "--tol=1", "runs/b", main=seen.extend, positional=True) == 0
+    assert seen[1:] == ["runs/a", "runs/b"]
+
+
+def test_programs_can_share_a_process():
+    for default in (1, 2):
+        values = flags.new("")
+        absl_flags.DEFINE_integer("epochs", default, "How many.", flag_values=values)
+        assert _call(values) == 0 and values.epochs == default
