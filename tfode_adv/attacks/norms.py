@@ -31,10 +31,6 @@ def unit(norm: str, image_shape) -> float:
     return math.sqrt(math.prod(image_shape)) if norm == "l2rms" else 1.0
 
 
-def _order(kind: str):
-    return np.inf if kind == "linf" else 2
-
-
 def column(values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Reshapes one value a sample, [B], to [B, 1, ..., 1] of the rank of `like`; scalars pass."""
     values = tf.convert_to_tensor(values)
@@ -49,9 +45,22 @@ def length(delta: tf.Tensor, kind: str) -> tf.Tensor:
     return tf.sqrt(tf.reduce_sum(tf.square(delta), axes))
 
 
+def _size(values: tf.Tensor) -> tf.Tensor:
+    """Returns CleverHans' Euclidean length [B, 1, ..., 1], at least 1e-6.
+
+    In a graph, TensorFlow turns a division by `sqrt` into a product with `rsqrt`, which differs in the
+    last bit from what CleverHans computes eagerly; the idle maximum keeps the two the same.
+    """
+    axes = list(range(1, values.shape.rank))
+    square = tf.maximum(TINY, tf.reduce_sum(tf.square(values), axes, keepdims=True))
+    return tf.maximum(tf.sqrt(square), 0.0)
+
+
 def project(delta: tf.Tensor, kind: str, eps) -> tf.Tensor:
     """Returns `delta` [B, ...] brought into the ball of radius `eps` (a scalar or [B, 1, ..., 1])."""
-    return cleverhans.clip_eta(delta, _order(kind), eps)
+    if kind == "linf":
+        return cleverhans.clip_eta(delta, np.inf, eps)
+    return delta * tf.minimum(1.0, eps / _size(delta))
 
 
 def steepest(gradient: tf.Tensor, kind: str, size) -> tf.Tensor:
@@ -60,12 +69,13 @@ def steepest(gradient: tf.Tensor, kind: str, size) -> tf.Tensor:
     CleverHans stops normalising Euclidean gradients shorter than 1e-6, so a confident classifier
     would pass for a robust one; here the short ones are scaled up first and the others untouched.
     """
-    if kind == "l2":
-        axes = list(range(1, gradient.shape.rank))
-        largest = tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
-        short = tf.reduce_sum(tf.square(gradient), axes, keepdims=True) < TINY
-        gradient = tf.where(short, tf.math.divide_no_nan(gradient, largest), gradient)
-    return cleverhans.optimize_linear(gradient, size, _order(kind))
+    if kind == "linf":
+        return cleverhans.optimize_linear(gradient, size, np.inf)
+    axes = list(range(1, gradient.shape.rank))
+    largest = tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
+    short = tf.reduce_sum(tf.square(gradient), axes, keepdims=True) < TINY
+    gradient = tf.where(short, tf.math.divide_no_nan(gradient, largest), gradient)
+    return size * (gradient / _size(gradient))
 
 
 def ascend(x: tf.Tensor, x_adv: tf.Tensor, gradient: tf.Tensor, kind: str, eps, step_size) -> tf.Tensor:

@@ -1,0 +1,231 @@
+"""What all attacks share: hyperparameters checked first, batches, restarts, and results checked last."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from tfode_adv.attacks import checks, engine, norms
+from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.sources import Source
+from tfode_adv.errors import UsageError, check_choice
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackResult:
+    """What an attack found, one entry a sample, in NumPy.
+
+    x_adv [N, ...] float32 in [0, 1], and in the ball if there is one; success [N] bool, of a forward
+    pass of its own on x_adv; distance [N] from the clean image in the attack's norm; queries and
+    gradients [N]: how many times the sample went through the model, and back.
+    """
+
+    x_adv: np.ndarray
+    success: np.ndarray
+    distance: np.ndarray
+    queries: np.ndarray
+    gradients: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attack:
+    """An attack is its hyperparameters; calling it attacks a model.
+
+    Subclasses write `start(batch) -> state` and `step(batch, state) -> state` in TensorFlow, for samples
+    that do not see each other; the state is a dict of tensors [B, ...] with the current answer in
+    "x_adv" and, optionally, "done" [B]. Inside them every numeric hyperparameter is a scalar tensor and
+    lengths are in the unit of the geometry (see `norms`).
+
+    Args:
+      norm: the norm that the attack is bounded by, or minimises.
+      eps: radius of the ball around the image, in `norm`. None, where allowed: as near as possible.
+      seed: of all random numbers; the same seed gives the same result at any batch size.
+      batch_size: images that go through the model at once; default: 128.
+    """
+
+    norm: str = "linf"
+    eps: float = number(low=0, length=True)
+    seed: int = number(0, integer=True, low=0, high=2**31 - 1)
+    batch_size: int | None = number(None, optional=True, integer=True, structural=True, low=1)
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    norms: ClassVar[tuple[str, ...]] = norms.NORMS
+    targeted: ClassVar[bool] = False
+    early_stop: ClassVar[bool] = True
+    restarts: ClassVar[int] = 1
+    source: ClassVar[Source] = Source()
+    default_batch_size: ClassVar[int] = 128
+
+    def __post_init__(self):
+        check_choice("norm", self.norm, self.norms)
+        checks.hyperparameters(self)
+        if self.source is None:
+            object.__setattr__(self, "source", Source())
+        if not isinstance(self.source, Source):
+            raise UsageError(f"source is {self.source!r}, but must be a Through, EOT, Transfer or None")
+
+    def start(self, batch: engine.Batch) -> dict[str, tf.Tensor]:
+        """Returns the state that the attack begins with: by default, at the clean image."""
+        return {"x_adv": batch.x}
+
+    def step(self, batch: engine.Batch, state: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the state after one more step."""
+        raise TypeError(f"{type(self).__name__} has no step")
+
+    @property
+    def limit(self) -> int:
+        """The most steps a sample takes in one restart."""
+        return self.steps
+
+    @property
+    def rows(self) -> int:
+        """Images that one step of one sample sends through the model at once."""
+        return self.source.draws
+
+    def costs(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the queries and the gradients of samples that took `steps` [N] steps."""
+        return steps * self.source.draws, steps * self.source.draws
+
+    def rounds(self, num_classes: int) -> int:
+        """How many times a sample that resists is attacked, each time with another `batch.restart`."""
+        return self.restarts
+
+    @property
+    def kind(self) -> str:
+        """The geometry of the norm: "linf" or "l2"."""
+        return norms.geometry(self.norm)
+
+    def fooled(self, logits, y):
+        """Returns [B]: does this output mean success? One that is not finite does not."""
+        hit = tf.argmax(logits, -1, output_type=y.dtype) == y
+        return tf.reduce_all(tf.math.is_finite(logits), -1) & (hit if self.targeted else ~hit)
+
+    def __call__(
+        self, model, x, y, *, indices=None, progress: Callable[[int], None] | None = None
+    ) -> AttackResult:
+        """Attacks `model` on the images `x`.
+
+        Args:
+          model: maps images to logits [N, K]; a Keras model is called in inference mode.
+          x: [N, ...] in [0, 1].
+          y: [N] integer labels; if `targeted`, the classes to reach.
+          indices: [N] the images' numbers in a larger set, which name their random numbers; default
+            0 .. N-1. Give them to get the same result for an image in whatever part it is attacked.
+          progress: called with the number of images that have just finished.
+
+        Raises:
+          UsageError: images outside [0, 1] or not finite, labels out of range, a model of probabilities.
+          RunError: the model's output for a clean image is not finite.
+        """
+        x = checks.images(x)
+        y = checks.labels(y, len(x))
+        index = np.arange(len(x)) if indices is None else np.asarray(indices, np.int64)
+        if index.shape != y.shape:
+            raise UsageError(f"indices have shape {index.shape}, but the images call for {y.shape}")
+        if not len(x):
+            none = np.zeros(0, np.int64)
+            return AttackResult(x, none.astype(bool), none.astype(np.float32), none, none)
+        return self._attack(model, x, y, index, progress or (lambda count: None))
+
+    def _attack(self, model, x, y, index, progress) -> AttackResult:
+        size = self.batch_size or self.default_batch_size
+        program = engine.program(model, self._structure(), x.shape[1:], trace_settings(model))
+        numbers = self._numbers(x.shape[1:])
+        clean = engine.predict(program, x, size)
+        checks.logits(clean, y)
+        tally = _Tally(self, x, self._judge(clean, y))
+        rounds = self.rounds(clean.shape[-1]) if self.limit else 0
+        for restart in range(rounds):
+            rows = tally.pending(restart)
+            x_new, steps = x[rows].copy(), np.zeros(len(rows), np.int64)
+            images_at_once = max(1, size // self.rows)
+            for done, images, taken in engine.run(
+                program, x[rows], y[rows], index[rows], restart, numbers, images_at_once
+            ):
+                x_new[done], steps[done] = images, taken
+                progress(len(done))
+            x_new = self._settle(x[rows], x_new)
+            if len(rows):
+                success = self._judge(engine.predict(program, x_new, size), y[rows])
+                tally.update(rows, x_new, success, steps)
+        return tally.result()
+
+    def _judge(self, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return self.fooled(tf.constant(logits), tf.constant(y)).numpy()
+
+    def _structure(self) -> "Attack":
+        """Returns the attack less what may change without a new trace."""
+        structure = copy.copy(self)
+        for field in checks.open_fields(self):
+            object.__setattr__(structure, field.name, 0)
+        object.__setattr__(structure, "norm", self.kind)
+        object.__setattr__(structure, "batch_size", None)
+        return structure
+
+    def _numbers(self, image_shape) -> dict[str, tf.Tensor]:
+        scale = norms.unit(self.norm, image_shape)
+        numbers = {"max_steps": tf.constant(self.limit, tf.int32)}
+        for field in checks.open_fields(self):
+            value = getattr(self, field.name) * (scale if field.metadata["length"] else 1)
+            dtype = tf.int32 if field.metadata["integer"] else tf.float32
+            numbers[field.name] = tf.constant(value, dtype)
+        return numbers
+
+    def _settle(self, x: np.ndarray, x_adv: np.ndarray) -> np.ndarray:
+        """Returns `x_adv` finite, inside [0, 1] and the ball; untouched where it is so already."""
+        broken = ~np.isfinite(x_adv.reshape(len(x), -1)).all(-1)
+        x_adv[broken] = x[broken]
+        x_adv = np.clip(x_adv, 0.0, 1.0)
+        if self.eps is not None:
+            outside = self.distance(x, x_adv) > self.eps * (1 + 1e-5) + 1e-6
+            eps = self.eps * norms.unit(self.norm, x.shape[1:])
+            delta = tf.constant(x_adv[outside] - x[outside])
+            x_adv[outside] = norms.inside(x[outside], delta, self.kind, eps).numpy()
+        return x_adv
+
+    def distance(self, x: np.ndarray, x_adv: np.ndarray) -> np.ndarray:
+        """Returns the lengths [N] of the perturbations, in the attack's norm."""
+        return norms.length(tf.constant(x_adv - x), self.kind).numpy() / norms.unit(self.norm, x.shape[1:])
+
+
+class _Tally:
+    """The best found so far for each sample, and who is still to be attacked."""
+
+    def __init__(self, attack: Attack, x: np.ndarray, fooled: np.ndarray):
+        self._attack, self._x = attack, x
+        self._x_adv, self._success = x.copy(), fooled
+        self._distance = np.zeros(len(x), np.float32)
+        self._queries, self._gradients = np.ones(len(x), np.int64), np.zeros(len(x), np.int64)
+        self._clean = fooled.copy()
+
+    def pending(self, restart: int) -> np.ndarray:
+        """Returns the positions of the samples to be attacked in this restart."""
+        if restart == 0 and not self._attack.early_stop:
+            return np.arange(len(self._x))
+        settled = self._clean if self._attack.eps is None else self._success
+        return np.flatnonzero(~settled)
+
+    def update(self, rows: np.ndarray, x_adv: np.ndarray, success: np.ndarray, steps: np.ndarray) -> None:
+        """Takes in one restart's results for the samples `rows`."""
+        distance = self._attack.distance(self._x[rows], x_adv)
+        better = np.ones(len(rows), bool)
+        if self._attack.eps is None:
+            better = success & (~self._success[rows] | (distance < self._distance[rows]))
+        kept = rows[better]
+        self._x_adv[kept], self._success[kept] = x_adv[better], success[better]
+        self._distance[kept] = distance[better]
+        queries, gradients = self._attack.costs(steps)
+        self._queries[rows] += queries + 1
+        self._gradients[rows] += gradients
+
+    def result(self) -> AttackResult:
+        return AttackResult(self._x_adv, self._success, self._distance, self._queries, self._gradients)
+
+
+def trace_settings(model) -> tuple:
+    """Returns what a trace of `model` depends on apart from its weights: its ODE blocks' settings."""
+    return ()

@@ -1,0 +1,98 @@
+"""Projected gradient descent and its short forms: one step, and no random start."""
+
+import dataclasses
+from typing import ClassVar
+
+import tensorflow as tf
+
+from tfode_adv.attacks import losses, norms, randomness
+from tfode_adv.attacks.base import Attack
+from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.sources import Source
+from tfode_adv.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    """Projected gradient descent (Madry et al. 2018), on CleverHans' operations.
+
+    With `early_stop` off and no restarts, the result equals CleverHans 4.0.0's
+    `projected_gradient_descent` bit for bit.
+
+    Args:
+      step_size: length of a step in `norm`; default: 2.5 eps / steps.
+      steps: gradient steps, at least 0.
+      random_start: begin at a random point of the ball, not at the image.
+      restarts: times a sample that resists is attacked anew; above 1 with `random_start` only.
+      early_stop: a sample ends at its first success; else after all steps, wherever it then is.
+      targeted: the labels are classes to reach, not to leave.
+      source: where gradients come from (see `sources`); default: the model's own.
+    """
+
+    step_size: float | None = number(None, optional=True, low=0, low_open=True, length=True)
+    steps: int = number(10, integer=True, low=0)
+    random_start: bool = False
+    restarts: int = number(1, integer=True, low=1)
+    early_stop: bool = True
+    targeted: bool = False
+    source: Source | None = None
+
+    name: ClassVar[str] = "pgd"
+    summary: ClassVar[str] = "projected gradient descent (Madry et al. 2018)"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.step_size is None:
+            object.__setattr__(self, "step_size", 2.5 * self.eps / max(1, self.steps))
+
+    def start(self, batch):
+        if not self.random_start:
+            return {"x_adv": batch.x}
+        delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, self.eps)
+        return {"x_adv": norms.inside(batch.x, delta, self.kind, self.eps)}
+
+    def step(self, batch, state):
+        def loss(logits):
+            return losses.cross_entropy(logits, batch.y, self.targeted)
+
+        x_adv = state["x_adv"]
+        _, logits, gradient = self.source.differentiate(batch.model, loss, x_adv)
+        x_next, state = self.move(batch, state, gradient)
+        if not self.early_stop:
+            return {**state, "x_adv": x_next}
+        done = self.fooled(logits, batch.y)
+        return {**state, "x_adv": tf.where(norms.column(done, x_adv), x_adv, x_next), "done": done}
+
+    def move(self, batch, state, gradient):
+        """Returns the next iterate for this gradient, and the state with what the step remembers."""
+        return norms.ascend(batch.x, state["x_adv"], gradient, self.kind, self.eps, self.step_size), state
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BIM(PGD):
+    """The basic iterative method (Kurakin et al. 2017): PGD from the image itself.
+
+    The published attack of WIFS 2019: 10 steps, each image stopped at its first success.
+    """
+
+    name: ClassVar[str] = "bim"
+    summary: ClassVar[str] = "basic iterative method (Kurakin et al. 2017), the PGD of WIFS 2019"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.random_start:
+            raise UsageError("bim starts at the image: random_start is for pgd")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FGSM(BIM):
+    """The fast gradient method (Goodfellow et al. 2015): one step of length eps."""
+
+    steps: int = number(1, integer=True, low=1, high=1)
+
+    name: ClassVar[str] = "fgsm"
+    summary: ClassVar[str] = "fast gradient method (Goodfellow et al. 2015)"
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "step_size", self.eps)

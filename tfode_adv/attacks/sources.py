@@ -1,0 +1,134 @@
+"""Where an attack's gradients come from, apart from what the attack does with them.
+
+An adaptive solver can mask gradients; these sources see round it. Every gradient attack takes one.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfode_adv import layers
+from tfode_adv.attacks.ascent import value_and_gradient
+from tfode_adv.errors import check_range
+
+Model = Callable[[tf.Tensor], tf.Tensor]
+Loss = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The model's own gradient."""
+
+    @property
+    def draws(self) -> int:
+        """How many times one gradient runs the model."""
+        return 1
+
+    def logits(self, model: Model, x: tf.Tensor) -> tf.Tensor:
+        """Returns logits with the value of `model(x)` and the derivative to be used for it."""
+        return model(x)
+
+    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor):
+        """Returns the loss [B], the model's own logits [B, K] and the gradient [B, ...] of the loss at `x`.
+
+        `loss` maps logits [B, K] to [B].
+        """
+
+        def value(x):
+            logits = self.logits(model, x)
+            return (loss(logits), logits)
+
+        (value, logits), gradient = value_and_gradient(value, x, aux=True)
+        return value, logits, gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Through(Source):
+    """The model's own forward pass, differentiated as if its ODE blocks were solved otherwise.
+
+    Backward-pass differentiable approximation (Athalye et al. 2018) for solvers: the same weights, with
+    another gradient method, a finer tolerance or a fixed-step solver. What is None stays the model's.
+
+    Raises:
+      UsageError: nothing given; tol not above 0; num_steps below 1.
+    """
+
+    gradient: str | None = None
+    tol: float | None = None
+    solver: str | None = None
+    num_steps: int | None = None
+
+    def __post_init__(self):
+        if self.tol is not None:
+            check_range("gradient_tol", self.tol, low=0, low_open=True)
+        if self.num_steps is not None:
+            check_range("gradient_num_steps", self.num_steps, low=1)
+
+    def logits(self, model: Model, x: tf.Tensor) -> tf.Tensor:
+        settings = {name: value for name, value in vars(self).items() if value is not None}
+        with layers.solver_settings(**settings):
+            surrogate = model(x)
+        # Adding an exact zero keeps the model's own value to the last bit.
+        zero = surrogate - tf.stop_gradient(surrogate)
+        zero = tf.where(tf.math.is_finite(zero), zero, tf.zeros_like(zero))
+        return model(tf.stop_gradient(x)) + zero
+
+
+@dataclasses.dataclass(frozen=True)
+class EOT(Source):
+    """The mean gradient of the loss over `n` runs of a randomised model (Athalye et al. 2018).
+
+    Success on the way is judged by the mean of the `n` runs' logits.
+
+    Args:
+      n: runs a gradient, at least 1.
+      source: how each run is differentiated; default: the model's own gradient.
+    """
+
+    n: int = 10
+    source: Source = Source()
+
+    def __post_init__(self):
+        check_range("eot", self.n, low=1)
+
+    @property
+    def draws(self) -> int:
+        return self.n * self.source.draws
+
+    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor):
+        def value(x):
+            runs = tf.split(self.source.logits(model, tf.concat([x] * self.n, 0)), self.n)
+            return (tf.add_n([loss(run) for run in runs]) / self.n, tf.add_n(runs) / self.n)
+
+        (value, logits), gradient = value_and_gradient(value, x, aux=True)
+        return value, logits, gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer(Source):
+    """The gradient and the loss of another model; the attacked one only judges.
+
+    Args:
+      source_model: any callable from the same images to as many logits.
+      source: how `source_model` is differentiated; default: its own gradient.
+    """
+
+    source_model: Any
+    source: Source = Source()
+
+    @property
+    def draws(self) -> int:
+        return self.source.draws
+
+    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor):
+        value, _, gradient = self.source.differentiate(as_function(self.source_model), loss, x)
+        return value, model(x), gradient
+
+
+def as_function(model: Any) -> Model:
+    """Returns `model` as a function from images to float32 logits, in inference mode if it is a layer."""
+    if hasattr(model, "stateless_call"):  # a Keras layer or model
+        return lambda x: tf.cast(model(x, training=False), tf.float32)
+    return lambda x: tf.cast(model(x), tf.float32)

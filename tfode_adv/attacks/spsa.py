@@ -1,0 +1,127 @@
+"""SPSA: Adam on gradients estimated from pairs of queries."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import tensorflow as tf
+from cleverhans.tf2.attacks import spsa as cleverhans
+
+from tfode_adv.attacks import norms, randomness
+from tfode_adv.attacks.base import Attack
+from tfode_adv.attacks.checks import number
+from tfode_adv.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class SPSAAdam:
+    """CleverHans' optimiser of that name, for batches and with the draws handed in.
+
+    Its update rule, state and `minimize` are CleverHans' own functions; its constructor (Keras 3 has
+    no `Adam(lr=...)`) and its estimate for a single image are replaced.
+
+    Args:
+      lr, beta_1, beta_2, epsilon: of Adam.
+      delta: size of the perturbations that the differences are taken over.
+      signs: maps the estimate's number to [B, S, ...] of -1 and 1.
+      estimates: how many estimates make one step's gradient.
+    """
+
+    lr: tf.Tensor
+    delta: tf.Tensor
+    signs: Callable[[int], tf.Tensor]
+    estimates: int = 1
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+
+    minimize = cleverhans.SPSAAdam.minimize
+    _apply_gradients = cleverhans.SPSAAdam._apply_gradients
+
+    def init_state(self, x):
+        """Returns the optimiser's state for the tensors `x`, its clock one a sample."""
+        state = cleverhans.SPSAAdam.init_state(self, x)
+        return {**state, "t": tf.zeros([tf.shape(x[0])[0]] + [1] * (x[0].shape.rank - 1))}
+
+    def _compute_gradients(self, loss_fn, x):
+        (x,) = x
+        return [tf.add_n([self._estimate(loss_fn, x, i) for i in range(self.estimates)])]
+
+    def _estimate(self, loss_fn, x, number):
+        half = self.delta * self.signs(number)
+        offsets = tf.concat([half, -half], axis=1)
+        points = tf.reshape(x[:, None] + offsets, [-1, *x.shape[1:]])
+        values = tf.reshape(loss_fn(points), [-1, offsets.shape[1]] + [1] * (x.shape.rank - 1))
+        return tf.reduce_mean(values * offsets, axis=1) / self.delta
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SPSA(Attack):
+    """The gradient-free attack of Uesato et al. (2018), on CleverHans' loop, for batches.
+
+    It minimises the margin of the logits with Adam, from a random point of the ball.
+
+    Args:
+      steps: Adam's steps.
+      samples: queries for one estimate, an even number: half of them mirror the other half.
+      estimates: estimates summed (as CleverHans does) for one step.
+      delta: size of the differences, in pixel values.
+      learning_rate: Adam's, in pixel values.
+      early_stop: a sample ends at its first success, asked with one more query a step.
+      targeted: the labels are classes to reach, not to leave.
+    """
+
+    steps: int = number(100, integer=True, low=0)
+    samples: int = number(128, integer=True, structural=True, low=2)
+    estimates: int = number(1, integer=True, structural=True, low=1)
+    delta: float = number(0.01, low=0, low_open=True)
+    learning_rate: float = number(0.01, low=0, low_open=True)
+    restarts: int = number(1, integer=True, low=1)
+    early_stop: bool = True
+    targeted: bool = False
+
+    name: ClassVar[str] = "spsa"
+    summary: ClassVar[str] = "gradient-free, estimates from random differences (Uesato et al. 2018)"
+    default_batch_size: ClassVar[int] = 1024
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.samples % 2:
+            raise UsageError(f"samples is {self.samples}, but must be even: each query has its mirror image")
+
+    @property
+    def rows(self):
+        return self.samples
+
+    def costs(self, steps):
+        each = self.samples * self.estimates + (1 if self.early_stop else 0)
+        return steps * each, steps * 0
+
+    def start(self, batch):
+        delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, self.eps)
+        x_adv = norms.inside(batch.x, delta, self.kind, self.eps)
+        return {"x_adv": x_adv, "adam": self._adam(batch).init_state([x_adv])}
+
+    def step(self, batch, state):
+        x, delta = batch.x, state["x_adv"] - batch.x
+
+        def loss(points):
+            """CleverHans' margin, positive where the label wins; the other way round if targeted."""
+            images = points + tf.repeat(x, self.samples, axis=0)
+            y = tf.repeat(batch.y, self.samples)
+            logits = batch.model(images)
+            margin = cleverhans.margin_logit_loss(logits, y, nb_classes=logits.shape[-1])
+            return margin if self.targeted else -margin
+
+        (delta,), adam = self._adam(batch).minimize(loss, [delta], state["adam"])
+        x_next = norms.inside(x, delta, self.kind, self.eps)
+        if not self.early_stop:
+            return {"x_adv": x_next, "adam": adam}
+        return {"x_adv": x_next, "adam": adam, "done": self.fooled(batch.model(x_next), batch.y)}
+
+    def _adam(self, batch):
+        def signs(number):
+            key = randomness.fold(batch.key, 1, batch.k, number)
+            return randomness.signs(key, [self.samples // 2, *batch.x.shape[1:]])
+
+        return SPSAAdam(self.learning_rate, self.delta, signs, self.estimates)
