@@ -1,14 +1,14 @@
 import dataclasses
 import json
-import subprocess
-import sys
+import os
+import signal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from making import CONFIGURATION, make_record
 
+from tests.reports.making import CONFIGURATION, make_record
 from tfode_adv.errors import RunError
 from tfode_adv.reports.records import Cell, Configuration, Record, cells
 
@@ -80,17 +80,13 @@ def test_appending_after_a_torn_line_loses_nothing(tmp_path):
 
 
 def test_a_killed_process_leaves_only_whole_records(tmp_path):
-    program = f"""
-import os, sys
-sys.path.insert(0, {str(__file__.rsplit("/", 1)[0])!r})
-from making import CONFIGURATION, make_record
-from tfode_adv.reports.records import Cell
-cell = Cell.of({str(tmp_path)!r}, CONFIGURATION)
-cell.append([make_record(0), make_record(1)])
-cell.append([make_record(2)])
-os.kill(os.getpid(), 9)
-"""
-    assert subprocess.run([sys.executable, "-c", program]).returncode == -9
+    child = os.fork()
+    if not child:
+        cell = Cell.of(tmp_path, CONFIGURATION)
+        cell.append([make_record(0), make_record(1)])
+        cell.append([make_record(2)])
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert list(Cell.of(tmp_path, CONFIGURATION).records()) == [0, 1, 2]
 
 

@@ -3,8 +3,8 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from making import make_record
 
+from tests.reports.making import make_record
 from tfode_adv.reports.statistics import Rate, summarize, wilson
 
 

@@ -3,29 +3,22 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from tfode_adv.reports.plotting import Picture, Series, chart
-from tfode_adv.reports.results import Result
+from tfode_adv.reports.results import Result, grouped
 from tfode_adv.reports.statistics import Rate
 from tfode_adv.reports.tables import number
 
 MOST_LINES = 7
 
 
-def charts(results: Sequence[Result]) -> list[Picture]:
-    """Every chart that the results have at least two points for."""
-    return [
-        *security_curves(results),
-        *success_against_tolerance(results),
-        *accuracy_against_cost(results),
-    ]
-
-
 def security_curves(results: Iterable[Result]) -> list[Picture]:
     """Attack success against eps: one chart a model, attack, norm and gradient, one line a tolerance."""
     pictures = []
-    for (model, attack, norm, gradient), group in _grouped(results, _model, _attack, _norm, _gradient):
+    for (model, attack, norm, gradient), group in grouped(
+        _attacked(results), _model, _attack, _norm, _gradient
+    ):
         series = [
             _rates(f"τ = {number(tol)}" if tol is not None else model, lines, lambda r: r.configuration.eps)
-            for (tol,), lines in _grouped(group, _tol)
+            for (tol,), lines in grouped(group, _tol)
         ]
         title = _join(model, attack, norm, gradient)
         pictures += _charts("security", title, series, x_label=f"ε ({norm})", y_label="attack success (%)")
@@ -36,11 +29,11 @@ def success_against_tolerance(results: Iterable[Result]) -> list[Picture]:
     """Attack success against the solver's tolerance: one chart a model, attack, norm and eps, one line a
     source of gradients."""
     pictures = []
-    adaptive = [result for result in results if result.configuration.tol is not None]
-    for (model, attack, norm, eps), group in _grouped(adaptive, _model, _attack, _norm, _eps):
+    adaptive = [result for result in _attacked(results) if result.configuration.tol is not None]
+    for (model, attack, norm, eps), group in grouped(adaptive, _model, _attack, _norm, _eps):
         series = [
             _rates(gradient or "no gradient", lines, lambda r: r.configuration.tol)
-            for (gradient,), lines in _grouped(group, _gradient)
+            for (gradient,), lines in grouped(group, _gradient)
         ]
         title = _join(model, attack, norm, f"ε = {number(eps)}")
         labels = {"x_label": "τ, tolerance of the solver", "y_label": "attack success (%)"}
@@ -52,7 +45,7 @@ def accuracy_against_cost(results: Iterable[Result]) -> list[Picture]:
     """Clean accuracy against NFE, one line a model, the tolerance beside each point."""
     clean = [r for r in results if r.configuration.attack == "none" and r.configuration.tol is not None]
     series = []
-    for (model,), group in _grouped(clean, _model):
+    for (model,), group in grouped(clean, _model):
         series.append(
             _line(
                 model,
@@ -63,7 +56,7 @@ def accuracy_against_cost(results: Iterable[Result]) -> list[Picture]:
             )
         )
     labels = {"x_label": "mean NFE an image", "y_label": "clean accuracy (%)"}
-    return _charts("cost", "Accuracy against cost, over τ", series, whole=False, **labels)
+    return _charts("cost", "Clean accuracy against NFE, over τ", series, whole=False, **labels)
 
 
 def _charts(kind: str, title: str, series: Sequence[Series], **options) -> list[Picture]:
@@ -100,12 +93,8 @@ def _line(
     )
 
 
-def _grouped(results: Iterable[Result], *keys: Callable[[Result], object]):
-    """Results by the values of `keys`, both in the order in which they come."""
-    groups: dict[tuple, list[Result]] = {}
-    for result in results:
-        groups.setdefault(tuple(key(result) for key in keys), []).append(result)
-    return groups.items()
+def _attacked(results: Iterable[Result]) -> list[Result]:
+    return [result for result in results if result.configuration.attack != "none"]
 
 
 def _model(result: Result) -> str:

@@ -15,6 +15,8 @@ from matplotlib import image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from tfode_adv.reports.tables import number
+
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 DASHES = ("-", "--", "-.", ":")
@@ -101,7 +103,7 @@ def chart(
         if log_x:
             axes.set_xscale("log")
             ticks = sorted({x for line in series for x in line.x})
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.set_xticks(ticks, [number(tick) for tick in ticks])
             axes.minorticks_off()
         if percent and whole:
             axes.set_ylim(-3, 103)

@@ -7,12 +7,17 @@ from typing import Any
 
 from tfode_adv import files
 from tfode_adv.errors import RunError
-from tfode_adv.reports import diagnosis, figures, gallery, page, results
+from tfode_adv.reports import diagnosis, figures, gallery, overview, page, results
 from tfode_adv.reports.document import Report, Section, Settings
 from tfode_adv.reports.tables import markdown
 from tfode_adv.runs import Run, versions
 
 PAGE, MARKDOWN, LATEX, JSON = "index.html", "report.md", "tables.tex", "results.json"
+CHARTS = {
+    "Success against ε": figures.security_curves,
+    "Success against the solver's tolerance": figures.success_against_tolerance,
+    "Accuracy against cost": figures.accuracy_against_cost,
+}
 
 
 def of_runs(paths: Iterable[files.PathLike], num_examples: int | None = None) -> Report:
@@ -26,16 +31,13 @@ def of_runs(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
         RunError: if a folder is no run, or a file in it is missing or corrupt; the message names it.
     """
     found = results.collect(paths, num_examples)
-    clean, attacks = results.clean_table(found.results), results.attack_table(found.results)
-    tables = [table for table in (clean, attacks) if table.rows]
-    sections = [
-        Section(
-            "Results", found.notes if tables else [*found.notes, "Nothing was evaluated yet."], tables=tables
-        )
-    ]
-    charts = figures.charts(found.results)
-    if charts:
-        sections.append(Section("Curves", pictures=charts))
+    tables = overview.tables(found.results)
+    notes = found.notes if tables else [*found.notes, "Nothing was evaluated yet."]
+    sections = [Section("Results", notes, tables=tables)]
+    for title, draw in CHARTS.items():
+        pictures = draw(found.results)
+        if pictures:
+            sections.append(Section(title, pictures=pictures))
     galleries = gallery.galleries(found.results)
     if galleries:
         line = "Clean image, image under attack, and their difference, magnified around mid-grey."

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from tfode_adv import files
 from tfode_adv.reports import records, statistics
 from tfode_adv.reports.records import Configuration, Record
-from tfode_adv.reports.tables import Table, number
+from tfode_adv.reports.tables import number
 from tfode_adv.runs import Run
 
 
@@ -109,54 +109,12 @@ def collect(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
     return Collection(runs, results, [*notes, *_uneven(results)])
 
 
-def clean_table(results: Iterable[Result]) -> Table:
-    """Error and cost without an attack."""
-    rows = [
-        [
-            result.model,
-            number(result.configuration.tol),
-            result.configuration.solver,
-            len(result.records),
-            result.summary.clean_error,
-            result.summary.nfe_clean,
-        ]
-        for result in results
-        if result.configuration.attack == "none"
-    ]
-    return Table(
-        "Clean images", ["model", "τ", "solver", "images", "error", "mean NFE"], rows, note=_INTERVALS
-    )
-
-
-def attack_table(results: Iterable[Result]) -> Table:
-    """Success, robust accuracy and cost under every attack."""
-    rows = []
+def grouped(results: Iterable[Result], *keys: Callable[[Result], Any]) -> list[tuple[tuple, list[Result]]]:
+    """Results by the values of `keys`; groups and members in the order in which they come."""
+    groups: dict[tuple, list[Result]] = {}
     for result in results:
-        cell, summary = result.configuration, result.summary
-        if cell.attack != "none":
-            rows.append(
-                [
-                    result.model,
-                    number(cell.tol),
-                    result.attack,
-                    cell.norm,
-                    number(cell.eps),
-                    result.gradient,
-                    len(result.records),
-                    summary.clean_error,
-                    summary.success,
-                    summary.robust,
-                    summary.nfe_adversarial,
-                    summary.distance,
-                ]
-            )
-    headers = ["model", "τ", "attack", "norm", "ε", "gradient", "images", "clean error"]
-    headers += ["attack success", "robust accuracy", "mean NFE", "median distance"]
-    note = f"Attack success: of the correctly classified images; robust accuracy: of all images. {_INTERVALS}"
-    return Table("Under attack", headers, rows, note=note)
-
-
-_INTERVALS = "Ranges are 95 % Wilson intervals."
+        groups.setdefault(tuple(key(result) for key in keys), []).append(result)
+    return list(groups.items())
 
 
 def as_dict(result: Result) -> dict[str, Any]:
@@ -184,10 +142,10 @@ def _order(names: Sequence[str]):
         return (
             names.index(result.model),
             cell.attack != "none",
-            result.attack,
             cell.norm or "",
-            result.gradient or "",
             cell.eps or 0.0,
+            result.attack,
+            result.gradient or "",
             cell.solver or "",
             cell.tol or 0.0,
             cell.digest,

@@ -83,12 +83,14 @@ class Table:
         headers: one a column.
         rows: a value a column: text, number, None, `Rate` or `Compared`.
         note: one line below it.
+        folded: shown on a page only when asked for.
     """
 
     title: str
     headers: Sequence[str]
     rows: Sequence[Sequence[Any]]
     note: str = ""
+    folded: bool = False
 
     def __post_init__(self) -> None:
         for row in self.rows:
