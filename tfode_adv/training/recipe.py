@@ -163,6 +163,7 @@ def train(
     survival: Survival | None = None,
     callbacks_: Sequence[keras.callbacks.Callback] = (),
     tensorboard: bool = True,
+    save_model: bool = True,
     report: Callable[[str], None] = print,
 ) -> tuple[keras.Model, state.State]:
     """Trains a recipe; with a run, its folder gets checkpoints, metrics, the model and its exports.
@@ -174,6 +175,7 @@ def train(
         survival: see there; its folder is the run's.
         callbacks_: the user's own Keras callbacks, called after ours.
         tensorboard: whether to write event files.
+        save_model: whether the finished model is exported to the folder.
         report: called with each line worth telling.
 
     Returns:
@@ -221,7 +223,8 @@ def train(
         best = checkpoints.Checkpoints(folder / "checkpoints", report=report).best()
         if recipe.export == "best" and best is not None:
             state.assign(best[0], model)
-        export(model, folder)
+        if save_model:
+            export(model, folder)
     return model, end
 
 

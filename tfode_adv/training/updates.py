@@ -103,10 +103,8 @@ class Updates:
         self._evaluate = self._compile(self._evaluate_replica, jit_compile)
         # Where the loss is scaled, the optimiser itself passes over gradients that overflow.
         self._scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        self._apply = tf.function(lambda grads: strategy.run(self._apply_replica, args=(grads,)))
-        self._sum = tf.function(
-            lambda a, b: strategy.run(lambda a, b: [g + h for g, h in zip(a, b, strict=True)], args=(a, b))
-        )
+        self._apply = self._everywhere(self._apply_replica)
+        self._sum = self._everywhere(_sum_replica)
 
     def gradients(self, x: Tensor, y: Tensor, step: int) -> tuple[Outcome, list[Tensor]]:
         """The outcome of update number `step` on the global batch (x, y), and each replica's gradients."""
@@ -175,6 +173,10 @@ class Updates:
         nfe = {"nfe": tf.add_n([one.nfe for one in calls[0]])} if calls[0] else {}
         return sums, nfe
 
+    def _everywhere(self, replica: Callable) -> Callable:
+        run = tf.autograph.experimental.do_not_convert(replica)
+        return tf.function(lambda *arguments: self.strategy.run(run, arguments), autograph=False)
+
     def _compile(self, replica: Callable, jit_compile: bool) -> Callable:
         """`replica` run on every replica; of its results the first is summed over them."""
         if jit_compile:
@@ -212,6 +214,10 @@ class Updates:
             finite=math.isfinite(float(sums["loss"]))
             and (self._scaled or not float(sums.get("not_finite", 0.0))),
         )
+
+
+def _sum_replica(ours: list[Tensor], theirs: list[Tensor]) -> list[Tensor]:
+    return [one + other for one, other in zip(ours, theirs, strict=True)]
 
 
 def _any_batch(tensor: Tensor) -> tf.TensorSpec:

@@ -1,0 +1,107 @@
+"""The flags that make up a training recipe, and the recipe they describe."""
+
+import dataclasses
+from functools import partial
+
+from absl import flags as absl_flags
+
+from tfode_adv import training
+from tfode_adv.cli import flags
+from tfode_adv.data import AUGMENTATIONS
+from tfode_adv.errors import UsageError
+from tfode_adv.training import distribution, losses, recipe, schedules
+
+_MODEL = ("filters", "blocks", "depth", "widen", "dropout", "solver", "tol", "gradient", "num_steps")
+# The loss's flags, and what the losses call them.
+_LOSS = {
+    "label_smoothing": "label_smoothing",
+    "loss_norm": "norm",
+    "loss_eps": "eps",
+    "loss_step_size": "step_size",
+    "loss_steps": "steps",
+    "inverse_lambda": "inverse_lambda",
+}
+
+
+def define(values: absl_flags.FlagValues) -> None:
+    """Defines every flag of a recipe in `values`."""
+    flags.define_model_flags(values)
+    flags.define_solver_flags(values)
+    flags.define_data_flags(values)
+    for group in (_define_data, _define_descent, _define_loss, _define_means):
+        group(
+            integer=partial(absl_flags.DEFINE_integer, lower_bound=1, flag_values=values),
+            number=partial(flags.define_number, low=0.0, flag_values=values),
+            choice=partial(absl_flags.DEFINE_enum, flag_values=values),
+            values=values,
+        )
+
+
+def _define_data(integer, number, choice, values):
+    choice("augment", "none", AUGMENTATIONS, "Augmentation of the training images.")
+    absl_flags.DEFINE_string(
+        "normalization",
+        "none",
+        "Applied inside the model: none, data (measured on the training images) or means/deviations.",
+        flag_values=values,
+    )
+    number("validation", 0.1, "Share of the training images held out for validation.")
+    integer("num_train_examples", None, "Train on only so many images.")
+
+
+def _define_descent(integer, number, choice, values):
+    integer("epochs", 25, "How many, from the start of the training.")
+    integer("max_updates", None, "Stop after so many batches.")
+    number("learning_rate", 0.1, "Learning rate of SGD.", low_open=True)
+    choice("schedule", "plateau", schedules.SCHEDULES, "How the learning rate falls.")
+    integer("patience", 5, "Epochs without a better validation error before --schedule=plateau cuts.")
+    absl_flags.DEFINE_list("milestones", [], "Epochs at which --schedule=steps cuts.", flag_values=values)
+    number("factor", 0.1, "What a cut multiplies the learning rate by.", low_open=True)
+    number("momentum", 0.9, "Momentum of SGD.")
+    number("weight_decay", 1e-4, "L2 weight decay, on all weights.")
+
+
+def _define_loss(integer, number, choice, values):
+    choice("loss", "cross_entropy", list(losses.LOSSES), "What is minimised.")
+    number("label_smoothing", None, "Of cross_entropy and madry.")
+    choice("loss_norm", None, ("linf", "l2"), "Norm of the attack in madry and trades (default: linf).")
+    number("loss_eps", None, "Radius of that attack (default: 0.031).", low_open=True)
+    number("loss_step_size", None, "Its step (default: eps / 4; l2: 2 eps / steps).", low_open=True)
+    integer("loss_steps", None, "Its steps (default: 10).")
+    number("inverse_lambda", None, "1/lambda of trades (default: 6).", low_open=True)
+
+
+def _define_means(integer, number, choice, values):
+    integer("accumulate", 1, "Parts a batch is computed in; its update is the same.")
+    choice("mixed_precision", "none", list(recipe.PRECISIONS), "Number type of the layers.")
+    absl_flags.DEFINE_boolean("jit_compile", False, "Compile the training step.", flag_values=values)
+    choice(
+        "distribute",
+        "auto",
+        distribution.STRATEGIES,
+        "auto: mirrored if there are several GPUs; multi_worker reads TF_CONFIG.",
+    )
+
+
+def make_recipe(values: absl_flags.FlagValues) -> training.Recipe:
+    """The recipe that the flags describe.
+
+    Raises:
+        UsageError: for a value that cannot be.
+    """
+    given = flags.as_dict(values)
+    fields = {field.name for field in dataclasses.fields(training.Recipe)}
+    chosen = {name: value for name, value in given.items() if name in fields}
+    chosen["milestones"] = _integers("milestones", given["milestones"])
+    options = {name: given[name] for name in _MODEL}
+    if options["blocks"] is not None:
+        options["blocks"] = _integers("blocks", options["blocks"])
+    loss_options = {known: given[name] for name, known in _LOSS.items()}
+    return training.Recipe(**chosen, model_options=options, loss_options=loss_options)
+
+
+def _integers(name: str, texts: list[str]) -> tuple[int, ...]:
+    try:
+        return tuple(int(text) for text in texts)
+    except ValueError:
+        raise UsageError(f"{name} is {','.join(texts)!r}, but must be whole numbers with commas") from None

@@ -1,0 +1,203 @@
+"""Searches for a recipe's best values with KerasTuner: at random, by Bayesian optimisation, by Hyperband."""
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+
+from tfode_adv import data
+from tfode_adv.attacks import PGD
+from tfode_adv.errors import RunError, UsageError, check_choice, check_range
+from tfode_adv.files import PathLike
+from tfode_adv.runs import Run
+from tfode_adv.training.loop import Survival
+from tfode_adv.training.recipe import Recipe, train
+
+METHODS = ("random", "bayesian", "hyperband")
+OBJECTIVES = ("accuracy", "robust", "weighted")
+# What the tuner's score is called in its files.
+_SCORE = "score"
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """What is searched; None leaves the recipe's own value.
+
+    Attributes:
+        learning_rate, tol: (low, high), searched on a logarithmic scale.
+        dropout: (low, high), in [0, 1).
+        filters, solver: the choices.
+    """
+
+    learning_rate: Sequence[float] | None = None
+    tol: Sequence[float] | None = None
+    dropout: Sequence[float] | None = None
+    filters: Sequence[int] | None = None
+    solver: Sequence[str] | None = None
+
+    def __post_init__(self):
+        for name in ("learning_rate", "tol", "dropout"):
+            pair = getattr(self, name)
+            if pair is not None and (len(pair) != 2 or not pair[0] < pair[1]):
+                raise UsageError(f"the range of {name} is {list(pair)}, but must be two numbers, low,high")
+        if not any(vars(self).values()):
+            raise UsageError(f"nothing to search: give a range or choices for {', '.join(vars(self))}")
+
+    def hyperparameters(self) -> keras_tuner.HyperParameters:
+        """The space in KerasTuner's terms."""
+        space = keras_tuner.HyperParameters()
+        for name, sampling in (("learning_rate", "log"), ("tol", "log"), ("dropout", "linear")):
+            if getattr(self, name) is not None:
+                space.Float(name, *map(float, getattr(self, name)), sampling=sampling)
+        for name in ("filters", "solver"):
+            if getattr(self, name) is not None:
+                space.Choice(name, list(getattr(self, name)), ordered=False if name == "solver" else None)
+        return space
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is maximised, measured on validation images.
+
+    Attributes:
+        name: "accuracy"; "robust": the accuracy under PGD; "weighted":
+            (1 - weight) accuracy + weight robust.
+        weight: in [0, 1].
+        eps, steps: of that PGD in L-infinity; its step is 2.5 eps / steps.
+        num_examples: images that it attacks, the first of the validation split.
+    """
+
+    name: str = "accuracy"
+    weight: float = 0.5
+    eps: float = 0.1
+    steps: int = 5
+    num_examples: int = 128
+
+    def __post_init__(self):
+        check_choice("objective", self.name, OBJECTIVES)
+        check_range("weight", self.weight, low=0, high=1)
+        check_range("eps", self.eps, low=0)
+        check_range("steps", self.steps, low=1)
+        check_range("num_examples", self.num_examples, low=1)
+
+    def score(self, model: keras.Model, accuracy: float, recipe: Recipe) -> dict[str, float]:
+        """The score of a trained model whose validation accuracy is known, and what it is made of."""
+        if self.name == "accuracy":
+            return {_SCORE: accuracy, "accuracy": accuracy}
+        robust = self._robust_accuracy(model, recipe)
+        weight = 1.0 if self.name == "robust" else self.weight
+        return {_SCORE: (1 - weight) * accuracy + weight * robust, "accuracy": accuracy, "robust": robust}
+
+    def _robust_accuracy(self, model: keras.Model, recipe: Recipe) -> float:
+        options = {"data_dir": recipe.data_dir, "validation": recipe.validation, "download": recipe.download}
+        held_out = data.info(recipe.dataset, recipe.data_dir).num_examples("validation", recipe.validation)
+        x, y = data.arrays(recipe.dataset, "validation", min(self.num_examples, held_out), **options)
+        size = 2.5 * self.eps / self.steps
+        attack = PGD(
+            norm="linf", eps=self.eps, step_size=size, steps=self.steps, batch_size=recipe.batch_size
+        )
+        logits = model.predict(attack(model, x, y).x_adv, batch_size=recipe.batch_size, verbose=0)
+        return float(np.mean(np.argmax(logits, axis=-1) == y))
+
+
+def apply(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    """The recipe with those of its values replaced; names that are not the recipe's are the model's."""
+    own = {name: value for name, value in values.items() if hasattr(recipe, name)}
+    options = {name: value for name, value in values.items() if name not in own and "/" not in name}
+    return dataclasses.replace(recipe, **own, model_options={**recipe.model_options, **options})
+
+
+class Search(keras_tuner.Tuner):
+    """A KerasTuner tuner whose trials are trainings of a recipe, each in its own resumable run folder.
+
+    Args:
+        recipe: what every trial starts from; its epochs are those of a trial, for Hyperband the most.
+        space: what is searched.
+        objective: what is maximised.
+        folder: of the search; one that holds an unfinished search goes on with it.
+        method: "random", "bayesian" or "hyperband".
+        trials: how many; Hyperband has its own count.
+        report: called with each line worth telling.
+
+    Raises:
+        UsageError: for an unknown method or a value out of range.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        space: Space,
+        objective: Objective,
+        folder: PathLike,
+        *,
+        method: str = "random",
+        trials: int = 10,
+        report: Callable[[str], None] = print,
+    ):
+        check_choice("method", method, METHODS)
+        check_range("trials", trials, low=1)
+        if not recipe.validation:
+            raise UsageError("validation is 0, but a search needs validation images")
+        self.recipe, self.goal, self.report = recipe, objective, report
+        self.folder = pathlib.Path(folder)
+        common = {
+            "objective": keras_tuner.Objective(_SCORE, "max"),
+            "seed": recipe.seed,
+            "hyperparameters": space.hyperparameters(),
+        }
+        if method == "hyperband":
+            oracle = keras_tuner.oracles.HyperbandOracle(max_epochs=recipe.epochs, **common)
+        elif method == "bayesian":
+            oracle = keras_tuner.oracles.BayesianOptimizationOracle(max_trials=trials, **common)
+        else:
+            oracle = keras_tuner.oracles.RandomSearchOracle(max_trials=trials, **common)
+        super().__init__(oracle, directory=str(self.folder), project_name="search")
+
+    def run_trial(self, trial, *args, **kwargs):
+        values = trial.hyperparameters.values
+        recipe = apply(self.recipe, values)
+        # Hyperband grants epochs, and lets the best go on from where an earlier trial left them.
+        recipe = dataclasses.replace(recipe, epochs=values.get("tuner/epochs") or recipe.epochs)
+        folder, before = self._run(trial.trial_id), values.get("tuner/trial_id")
+        if before and not folder.exists():
+            shutil.copytree(self._run(before), folder)
+        self.report(f"trial {trial.trial_id}: " + _line(values))
+        keras.utils.clear_session()
+        model, end = train(
+            recipe,
+            lambda writes: Run(folder, {}),
+            survival=Survival(resume=True),
+            tensorboard=False,
+            save_model=False,
+            report=self.report,
+        )
+        if not end.finished:
+            raise KeyboardInterrupt
+        result = self.goal.score(model, 1.0 - end.best_error, recipe)
+        self.report(f"trial {trial.trial_id}: " + _line(result))
+        return result
+
+    def winner(self) -> tuple[dict[str, Any], float]:
+        """The values of the best trial, by name, and its score.
+
+        Raises:
+            RunError: if no trial came to its end.
+        """
+        best = self.oracle.get_best_trials(1)
+        if not best or best[0].score is None:
+            raise RunError(f"no trial of the search in {str(self.folder)!r} came to its end")
+        values = {name: value for name, value in best[0].hyperparameters.values.items() if "/" not in name}
+        return values, best[0].score
+
+    def _run(self, trial_id: str) -> pathlib.Path:
+        return self.folder / "trials" / trial_id
+
+
+def _line(values: dict[str, Any]) -> str:
+    numbers = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in values.items()}
+    return ", ".join(f"{name} {value}" for name, value in numbers.items())
