@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfode_adv.errors import RunError, UsageError
-from tfode_adv.reports.evaluation import Shard, evaluate, in_order
+from tfode_adv.reports.evaluation import Shard, evaluate, forget, in_order
 from tfode_adv.reports.records import Cell, Configuration, cells
 
 CLEAN = Configuration("abc", "toy", tol=0.1, solver="dopri5")
@@ -97,18 +97,20 @@ def test_more_images_extend_a_cell(tmp_path, data):
     assert run(Toy(), data, [PGD], tmp_path) == 26
 
 
-def test_overwrite_computes_everything_anew(tmp_path, data):
+def test_what_is_forgotten_is_computed_anew(tmp_path, data):
     run(Toy(), data, [PGD], tmp_path)
     subject = Toy()
-    assert run(subject, data, [PGD], tmp_path, overwrite=True) == 40
+    forget([PGD], tmp_path, range(20))
+    assert run(subject, data, [PGD], tmp_path) == 40
     assert sum(count for _, count in subject.attacked) == 19
     assert len(Cell.of(tmp_path, PGD).records()) == 20
 
 
-def test_overwrite_of_a_shard_leaves_the_others(tmp_path, data):
+def test_forgetting_a_shard_leaves_the_others(tmp_path, data):
     for number in (1, 2):
         run(Toy(), data, [PGD], tmp_path, shard=Shard(number, 2))
-    assert run(Toy(), data, [PGD], tmp_path, shard=Shard(1, 2), overwrite=True) == 20
+    forget([PGD], tmp_path, Shard(1, 2).indices(20))
+    assert run(Toy(), data, [PGD], tmp_path) == 20
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])

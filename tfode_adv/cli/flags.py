@@ -195,7 +195,7 @@ def define_solver_flags(
 
 
 def define_attack_flags(values: flags.FlagValues, *, several: bool = False, attack: str = "pgd") -> None:
-    """`--attack --norm --eps --step_size --steps --restarts --random_start --targeted`.
+    """`--attack --norm --eps --step_size --steps --restarts --random_start`.
 
     With `several`, `--attack`, `--norm` and `--eps` are lists that span a grid. None leaves the
     published value of the data set, or the attack's own default.
@@ -216,4 +216,3 @@ def define_attack_flags(values: flags.FlagValues, *, several: bool = False, atta
     flags.DEFINE_integer("steps", None, "Steps of the attack.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("restarts", None, "Restarts of the attack.", lower_bound=1, flag_values=values)
     flags.DEFINE_boolean("random_start", None, "Start at a random point of the ball.", flag_values=values)
-    flags.DEFINE_boolean("targeted", False, "Aim at a class instead of away from one.", flag_values=values)

@@ -56,6 +56,9 @@ class Shard:
             raise UsageError(f"shard is {text!r}, but must be i/n with i from 1 to n, as in 2/4")
         return cls(int(number), int(count))
 
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
     @property
     def tag(self) -> str:
         """For file names."""
@@ -88,7 +91,6 @@ def evaluate(
     shard: Shard | None = None,
     batch_size: int = 128,
     keep_images: int = KEEP_IMAGES,
-    overwrite: bool = False,
     bar: Callable = progress.bar,
 ) -> int:
     """Computes the records that are missing and writes them to the run folder, batch by batch.
@@ -105,7 +107,6 @@ def evaluate(
         shard: the part of the images to do; all of them by default.
         batch_size: images before the first write to the disk; later ones are ten seconds to a minute apart.
         keep_images: how many of the first images each cell keeps for pictures.
-        overwrite: compute everything anew.
         bar: makes the progress bar.
 
     Returns:
@@ -113,7 +114,7 @@ def evaluate(
     """
     shard = shard or Shard()
     wanted = shard.indices(len(images))
-    jobs = [_job(Cell.of(run, cell, shard.tag), wanted, overwrite) for cell in in_order(configurations)]
+    jobs = [_job(Cell.of(run, cell, shard.tag), wanted) for cell in in_order(configurations)]
     total = sum(len(job.indices) for job in jobs)
     clean: dict[str, dict[int, Record]] = {}
     with bar(total=total, desc="evaluating", unit="image") as moving:
@@ -138,6 +139,13 @@ def evaluate(
     return total
 
 
+def forget(configurations: Iterable[Configuration], run: PathLike, indices: Iterable[int]) -> None:
+    """Removes the records of these images, so that `evaluate` computes them anew."""
+    indices = list(indices)
+    for configuration in in_order(configurations):
+        Cell.of(run, configuration).discard(indices)
+
+
 def in_order(configurations: Iterable[Configuration]) -> list[Configuration]:
     """Each configuration once, those of one solver setting together, its clean pass first."""
     groups: dict[str, dict[str, Configuration]] = {}
@@ -157,9 +165,7 @@ def describe(configuration: Configuration) -> str:
     return " ".join(parts)
 
 
-def _job(cell: Cell, wanted: Sequence[int], overwrite: bool) -> _Job:
-    if overwrite:
-        cell.discard(wanted)
+def _job(cell: Cell, wanted: Sequence[int]) -> _Job:
     done = cell.records()
     return _Job(cell, [index for index in wanted if index not in done])
 

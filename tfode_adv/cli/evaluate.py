@@ -1,0 +1,159 @@
+"""Attacks a trained model on a grid of settings and prints how much of it is left.
+
+bin/evaluate --tol=1.0 --attack=spsa
+bin/evaluate --run=runs/NAME --tol=1e-3,1e-1,1 --eps=0.05,0.1,0.3 --norm=linf,l2rms --gradient=backprop,adjoint
+bin/evaluate --attack=none --tol=1e-3,1        the clean pass alone
+bin/evaluate --attack=help                     every attack, its norms and defaults
+
+One record an image and configuration goes to RUN/evaluations/. The same command continues where it was
+stopped; what is finished is never computed again, unless --overwrite says so.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from absl import flags as absl_flags
+
+from tfode_adv import attacks, data, models
+from tfode_adv.cli import app, flags, workers
+from tfode_adv.errors import RunError, UsageError
+from tfode_adv.files import sha256, write_json
+from tfode_adv.reports import grid, overview, results
+from tfode_adv.reports.evaluation import KEEP_IMAGES, Shard, evaluate, forget, in_order
+from tfode_adv.reports.records import FOLDER
+from tfode_adv.reports.subject import KerasSubject
+from tfode_adv.runs import Run, versions
+
+FLAGS = flags.new(__doc__)
+flags.define_solver_flags(FLAGS, several=True, tol=None, solver=None, gradient=None)
+flags.define_attack_flags(FLAGS, several=True)
+flags.define_data_flags(FLAGS, dataset=None)
+
+_integer, _number, _text = absl_flags.DEFINE_integer, flags.define_number, absl_flags.DEFINE_string
+
+_text("run", None, "The run folder (default: the newest finished one under runs/).", flag_values=FLAGS)
+absl_flags.DEFINE_enum("split", "test", ("test", "validation", "train"), "Images of.", flag_values=FLAGS)
+_integer("num_examples", None, "Only the first so many images.", lower_bound=1, flag_values=FLAGS)
+_integer(
+    "num_images", KEEP_IMAGES, "Images kept for the report's pictures.", lower_bound=0, flag_values=FLAGS
+)
+_number("gradient_tol", None, "Tolerance the gradient is taken at.", FLAGS, low=0.0, low_open=True)
+_text("gradient_solver", None, "Solver the gradient is taken through.", flag_values=FLAGS)
+_integer("gradient_num_steps", None, "Its steps, if fixed.", lower_bound=1, flag_values=FLAGS)
+_integer("eot", None, "Draws a gradient is averaged over.", lower_bound=1, flag_values=FLAGS)
+absl_flags.DEFINE_list(
+    "options", [], "More of an attack's hyperparameters: NAME=VALUE,...", flag_values=FLAGS
+)
+_text("shard", "1/1", "i/n: every n-th image from the i-th on.", flag_values=FLAGS)
+_text("distribute", "none", "none, gpus (one process a GPU), or a number of processes.", flag_values=FLAGS)
+absl_flags.DEFINE_boolean("overwrite", False, "Compute everything anew.", flag_values=FLAGS)
+
+_HYPERPARAMETERS = ("step_size", "steps", "restarts", "random_start")
+
+
+def main(argv) -> None:
+    del argv
+    shard = Shard.parse(FLAGS.shard)
+    hyperparameters = _hyperparameters()
+    if FLAGS.attack == ["help"]:
+        print(f"none: no attack, the clean pass alone\n{attacks.describe()}")
+        return
+    run = Run.open(FLAGS.run) if FLAGS.run else Run.newest()
+    if not FLAGS.run:
+        print(f"evaluating the newest run, {run.path}")
+    axes = _axes(hyperparameters)
+    dataset = FLAGS.dataset or _recorded(run, "name")
+    attacked = grid.attack_grid(axes, dataset)
+    parts = shard.split(workers.count(FLAGS.distribute))
+    images, labels = _images(run, dataset)
+    model = run.load_model()
+    base = {"model": sha256(run.model_path), "split": FLAGS.split}
+    configurations = [
+        dataclasses.replace(configuration, **base)
+        for configuration in grid.model_grid(attacked, axes, models.ode_blocks(model))
+    ]
+    if FLAGS.overwrite:
+        forget(configurations, run.path, shard.indices(len(images)))
+    with workers.beside("evaluate", FLAGS, [{"run": str(run.path), "shard": str(p)} for p in parts[1:]]):
+        evaluate(
+            KerasSubject(model, FLAGS.batch_size),
+            images,
+            labels,
+            configurations,
+            run.path,
+            shard=parts[0],
+            batch_size=FLAGS.batch_size,
+            keep_images=FLAGS.num_images,
+        )
+    _report(run, configurations, len(images))
+
+
+def _hyperparameters() -> dict[str, Any]:
+    """Those given by flags of their own, and those of --options."""
+    given = {name: getattr(FLAGS, name) for name in _HYPERPARAMETERS}
+    found = {name: value for name, value in given.items() if value is not None}
+    for option in FLAGS.options:
+        name, equals, text = option.partition("=")
+        if not equals:
+            raise UsageError(f"options holds {option!r}, but must be NAME=VALUE,...")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
+
+
+def _axes(hyperparameters: dict[str, Any]) -> grid.Axes:
+    return grid.Axes(
+        attacks=FLAGS.attack,
+        norms=FLAGS.norm if FLAGS["norm"].present else None,
+        eps=FLAGS.eps,
+        gradients=FLAGS.gradient,
+        solvers=FLAGS.solver,
+        tols=FLAGS.tol,
+        num_steps=FLAGS.num_steps,
+        gradient_tol=FLAGS.gradient_tol,
+        gradient_solver=FLAGS.gradient_solver,
+        gradient_num_steps=FLAGS.gradient_num_steps,
+        eot=FLAGS.eot,
+        seed=FLAGS.seed,
+        hyperparameters=hyperparameters,
+    )
+
+
+def _recorded(run: Run, name: str) -> Any:
+    """What the run says of its data set."""
+    dataset = run.config.get("dataset")
+    if not isinstance(dataset, dict) or (name == "name" and not dataset.get(name)):
+        raise RunError(f"{str(run.path / 'config.json')!r} names no data set: give one with --dataset")
+    return dataset.get(name)
+
+
+def _images(run: Run, dataset: str):
+    """The images, prepared as they were for the training."""
+    same = dataset == (run.config.get("dataset") or {}).get("name")
+    recorded = {name: _recorded(run, name) for name in ("data_dir", "validation")} if same else {}
+    options = {name: value for name, value in recorded.items() if value is not None}
+    if FLAGS.data_dir:
+        options["data_dir"] = FLAGS.data_dir
+    return data.arrays(dataset, FLAGS.split, FLAGS.num_examples, download=FLAGS.download, **options)
+
+
+def _report(run: Run, configurations, num_examples: int) -> None:
+    """Prints what was asked for, and writes all of the run's results to summary.json."""
+    everything = results.collect([run.path])
+    values = [results.as_dict(result) for result in everything.results]
+    write_json(run.path / FOLDER / "summary.json", {"results": values, "versions": versions()})
+    asked = {configuration.digest for configuration in in_order(configurations)}
+    shown = [
+        result
+        for result in results.collect([run.path], num_examples).results
+        if result.configuration.digest in asked
+    ]
+    tables = [overview.clean_table(shown), overview.attack_table(shown)]
+    print("\n".join(table.to_text() for table in tables if table.rows), end="")
+
+
+def run():
+    app.run(main, FLAGS)

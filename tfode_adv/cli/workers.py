@@ -1,0 +1,101 @@
+"""Copies of a program that do other parts of its work beside it."""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+
+from absl import flags
+
+from tfode_adv.errors import RunError, UsageError
+
+_DEVICES = "CUDA_VISIBLE_DEVICES"
+
+
+def count(distribute: str) -> int:
+    """How many processes `--distribute` asks for: `none`, `gpus` or a number.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if distribute == "none":
+        return 1
+    if distribute == "gpus":
+        return max(1, len(_gpus()))
+    if distribute.isdecimal() and int(distribute):
+        return int(distribute)
+    raise UsageError(f"distribute is {distribute!r}, but must be none, gpus or a number of processes")
+
+
+@contextlib.contextmanager
+def beside(program: str, values: flags.FlagValues, parts: Sequence[Mapping[str, str]]) -> Iterator[None]:
+    """Runs copies of a program while the body does its own part, and waits for them.
+
+    With several GPUs each process has one of its own, this one the first.
+
+    Args:
+        program: the module's name under `tfode_adv.cli`.
+        values: the program's flags, which the copies get too, except
+        parts: for each copy the flags that differ.
+
+    Raises:
+        RunError: if a copy failed; the message is its last line.
+    """
+    gpus = _gpus() if parts else []
+    if len(gpus) > 1:
+        _keep_first_gpu()
+    with contextlib.ExitStack() as stack:
+        copies = []
+        for place, part in enumerate(parts, start=1):
+            said = stack.enter_context(tempfile.TemporaryFile("w+"))
+            devices = {_DEVICES: gpus[place % len(gpus)]} if len(gpus) > 1 else {}
+            copy = subprocess.Popen(
+                _command(program, values, part),
+                env={**_environment(), **devices},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+            )
+            stack.callback(_end, copy)
+            copies.append((copy, said))
+        yield
+        for copy, said in copies:
+            if copy.wait():
+                said.seek(0)
+                lines = said.read().strip().splitlines() or [f"status {copy.returncode}"]
+                raise RunError(f"a copy of this program failed: {lines[-1]}")
+
+
+def _command(program: str, values: flags.FlagValues, part: Mapping[str, str]) -> list[str]:
+    given = [line for line in values.flags_into_string().splitlines() if line.startswith("--")]
+    own = {"distribute": "none", "overwrite": "false", **part}
+    start = f"from tfode_adv.cli import {program}; {program}.run()"
+    return [sys.executable, "-c", start, *given, *(f"--{name}={value}" for name, value in own.items())]
+
+
+def _environment() -> dict[str, str]:
+    root = str(pathlib.Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+
+
+def _gpus() -> list[str]:
+    import tensorflow as tf
+
+    found = len(tf.config.list_physical_devices("GPU"))
+    named = [name for name in os.environ.get(_DEVICES, "").split(",") if name]
+    return named[:found] or [str(place) for place in range(found)]
+
+
+def _keep_first_gpu() -> None:
+    import tensorflow as tf
+
+    tf.config.set_visible_devices(tf.config.list_physical_devices("GPU")[:1], "GPU")
+
+
+def _end(copy: subprocess.Popen) -> None:
+    if copy.poll() is None:
+        copy.terminate()
+    copy.wait()

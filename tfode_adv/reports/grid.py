@@ -1,0 +1,141 @@
+"""From lists of settings to the configurations that they span, each checked and none twice."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tfode_adv import attacks, solvers
+from tfode_adv.errors import UsageError, check_choice
+from tfode_adv.reports.records import Configuration
+from tfode_adv.reports.subject import make_attack
+
+# Hyperparameters with a place of their own in a configuration, or no influence on a result.
+_APART = ("norm", "eps", "seed", "source", "batch_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """What a grid spans. None takes what is published for the data set, or the model's or attack's own.
+
+    Attributes:
+        attacks: names; `"none"` is the clean pass.
+        norms, eps: each attack is run at all of them; a norm that an attack lacks is left out.
+        gradients: how ODE blocks are differentiated; no matter for attacks without gradients.
+        solvers, tols: of the model; no matter for a model without ODE blocks.
+        num_steps: of fixed-step solvers.
+        gradient_tol, gradient_solver, gradient_num_steps: what gradients are taken through.
+        eot: draws a gradient is averaged over.
+        seed: of the attacks' draws.
+        hyperparameters: given to every attack that has them.
+    """
+
+    attacks: Sequence[str] = ("pgd",)
+    norms: Sequence[str] | None = None
+    eps: Sequence[float] | None = None
+    gradients: Sequence[str] | None = None
+    solvers: Sequence[str] | None = None
+    tols: Sequence[float] | None = None
+    num_steps: int | None = None
+    gradient_tol: float | None = None
+    gradient_solver: str | None = None
+    gradient_num_steps: int | None = None
+    eot: int | None = None
+    seed: int = 0
+    hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def attack_grid(axes: Axes, dataset: str) -> list[Configuration]:
+    """Every attack at every norm, eps and gradient, its settings checked; the model is still open.
+
+    Raises:
+        UsageError: for an unknown name, a norm or hyperparameter that no attack of the grid has, or a
+            value out of range.
+    """
+    known = attacks.available()
+    for solver in (*(axes.solvers or ()), *([axes.gradient_solver] if axes.gradient_solver else ())):
+        check_choice("solver", solver, solvers.available())
+    grid = []
+    for name in axes.attacks:
+        check_choice("attack", name, ["none", *known])
+        if name == "none":
+            grid.append(Configuration("", dataset))
+        else:
+            grid += _one_attack(axes, dataset, name, known[name])
+    names = [name for name in axes.attacks if name != "none"]
+    for given in axes.hyperparameters if names else ():
+        if not any(given in known[name].defaults for name in names):
+            raise UsageError(f"{', '.join(names)} takes no {given}; --attack=help lists what each takes")
+    return grid
+
+
+def model_grid(grid: Iterable[Configuration], axes: Axes, blocks: Sequence[Any]) -> list[Configuration]:
+    """The attacks' grid at every solver and tolerance that the model has a use for.
+
+    What there is no use for is None: every solver setting without ODE blocks, the tolerance with a
+    fixed-step solver. So one result is never computed under two names.
+
+    Args:
+        grid: from `attack_grid`.
+        axes: the same.
+        blocks: the model's ODE blocks; the first one's settings are the defaults.
+    """
+    if not blocks:
+        found = (dataclasses.replace(configuration, gradient=None) for configuration in grid)
+        return list({configuration.digest: configuration for configuration in found}.values())
+    own, found = blocks[0], []
+    for configuration, solver in itertools.product(grid, axes.solvers or [own.solver]):
+        settings: dict[str, Any] = {"solver": solver}
+        if _differentiates(configuration.attack):
+            settings["gradient"] = configuration.gradient or own.gradient
+        if solvers.is_adaptive(solver):
+            tols = axes.tols or [float(own.tol)]
+            found += [dataclasses.replace(configuration, **settings, tol=tol) for tol in tols]
+        else:
+            steps = axes.num_steps or own.num_steps or 1
+            found.append(dataclasses.replace(configuration, **settings, num_steps=steps))
+    return found
+
+
+def _one_attack(axes: Axes, dataset: str, name: str, known: attacks.registry.Description):
+    given = {key: value for key, value in axes.hyperparameters.items() if key in known.defaults}
+    found = []
+    for norm in _norms(name, known.norms, axes.norms):
+        published = attacks.defaults.hyperparameters(name, dataset, norm)
+        values = {**published, **given}
+        del values["norm"]
+        default = values.pop("eps")
+        base = Configuration("", dataset, attack=name, norm=norm, seed=axes.seed, hyperparameters=values)
+        gradients: Sequence[str | None] = [None]
+        if _differentiates(name):
+            gradients = axes.gradients or [None]
+            through = ("gradient_tol", "gradient_solver", "gradient_num_steps", "eot")
+            base = dataclasses.replace(base, **{key: getattr(axes, key) for key in through})
+        for eps, gradient in itertools.product(axes.eps or [default], gradients):
+            found.append(_resolved(dataclasses.replace(base, eps=eps, gradient=gradient)))
+    return found
+
+
+def _resolved(configuration: Configuration) -> Configuration:
+    """The configuration with every hyperparameter of its attack, defaults included."""
+    attack = make_attack(configuration)
+    values = {
+        field.name: getattr(attack, field.name)
+        for field in dataclasses.fields(attack)
+        if field.init and field.name not in _APART
+    }
+    return dataclasses.replace(configuration, hyperparameters=json.loads(json.dumps(values)))
+
+
+def _differentiates(attack: str) -> bool:
+    return attack != "none" and "source" in attacks.available()[attack].defaults
+
+
+def _norms(name: str, has: Sequence[str], asked: Sequence[str] | None) -> Sequence[str]:
+    if asked is None:
+        return ["linf"] if "linf" in has else [has[0]]
+    found = [norm for norm in asked if norm in has]
+    if not found:
+        raise UsageError(f"norm is {', '.join(asked)}, but must be one of: {', '.join(has)} for {name}")
+    return found

@@ -1,0 +1,104 @@
+"""A Keras model under evaluation: its solver set as a configuration says, its attacks built from it."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfode_adv import attacks, layers, models
+from tfode_adv.reports.records import Configuration
+
+
+class KerasSubject:
+    """A `reports.evaluation.Subject` on a Keras model.
+
+    Args:
+        model: NHWC images in [0, 1] to logits.
+        batch_size: images that go through it at once.
+    """
+
+    def __init__(self, model: keras.Model, batch_size: int = 128) -> None:
+        self.model, self.batch_size = model, batch_size
+        self._predictors: dict[tuple, Callable] = {}
+
+    def predict(self, configuration: Configuration, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits [N, classes] and evaluations of the dynamics [N] of images [N, H, W, C]."""
+        predictor = self._predictor(configuration)
+        starts = range(0, len(images), self.batch_size)
+        parts = [predictor(tf.constant(images[start : start + self.batch_size])) for start in starts]
+        logits, nfe = zip(*parts, strict=True)
+        return np.concatenate([part.numpy() for part in logits]), np.concatenate(
+            [part.numpy() for part in nfe]
+        )
+
+    def attack(
+        self,
+        configuration: Configuration,
+        images: np.ndarray,
+        labels: np.ndarray,
+        indices: np.ndarray,
+        progress: Callable[[int], None],
+    ) -> attacks.AttackResult:
+        """The configuration's attack on these images; `indices` name their random numbers."""
+        self._configure(configuration)
+        attack = make_attack(configuration, self.batch_size)
+        return attack(self.model, images, labels, indices=indices, progress=progress)
+
+    def _configure(self, configuration: Configuration) -> None:
+        names = ("tol", "solver", "num_steps", "gradient")
+        models.set_solver(self.model, **{name: getattr(configuration, name) for name in names})
+
+    def _predictor(self, configuration: Configuration) -> Callable:
+        """A compiled forward pass: one for each solver, whatever the tolerance."""
+        self._configure(configuration)
+        key = configuration.solver, configuration.num_steps
+        if key not in self._predictors:
+            self._predictors[key] = _compiled(self.model)
+        return self._predictors[key]
+
+
+def _compiled(model: keras.Model) -> Callable:
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)],
+        autograph=False,
+        reduce_retracing=True,
+    )
+    def predict(images):
+        with layers.record_statistics() as records:
+            logits = model(images, training=False)
+        nfe = tf.zeros([tf.shape(images)[0]], tf.int32)
+        for _, statistics in records:
+            nfe += statistics.nfe
+        return tf.cast(logits, tf.float32), nfe
+
+    return predict
+
+
+def make_attack(configuration: Configuration, batch_size: int | None = None) -> attacks.Attack:
+    """The attack that a configuration describes.
+
+    Raises:
+        UsageError: an unknown attack or hyperparameter, or a value out of range.
+    """
+    given = dict(configuration.hyperparameters)
+    through = {
+        "tol": configuration.gradient_tol,
+        "solver": configuration.gradient_solver,
+        "num_steps": configuration.gradient_num_steps,
+    }
+    source = None
+    if any(value is not None for value in through.values()):
+        source = attacks.Through(gradient=configuration.gradient, **through)
+    if configuration.eot is not None:
+        source = attacks.EOT(configuration.eot, **({} if source is None else {"source": source}))
+    if source is not None:
+        given["source"] = source
+    return attacks.get(
+        configuration.attack,
+        norm=configuration.norm,
+        eps=configuration.eps,
+        seed=configuration.seed,
+        batch_size=batch_size,
+        **given,
+    )
