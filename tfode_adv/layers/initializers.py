@@ -6,7 +6,7 @@ import keras
 
 from tfode_adv.errors import check_choice
 
-INITIALIZATIONS = ("torch", "keras")
+INITIALIZATIONS = ("torch", "keras", "he_fan_out")
 
 
 def kernel_initializer(initialization: str) -> keras.initializers.Initializer:
@@ -14,14 +14,19 @@ def kernel_initializer(initialization: str) -> keras.initializers.Initializer:
 
     Args:
         initialization: `"torch"`, uniform within +-1 / sqrt(fan_in), which is PyTorch's
-            `kaiming_uniform_(a=sqrt(5))`; or `"keras"`, Glorot's uniform.
+            `kaiming_uniform_(a=sqrt(5))`; `"keras"`, Glorot's uniform; or `"he_fan_out"`, normal of
+            standard deviation sqrt(2 / fan_out), as the wide ResNets start theirs.
 
     Raises:
-        UsageError: `initialization` is neither.
+        UsageError: `initialization` is none of these.
     """
     check_choice("initialization", initialization, INITIALIZATIONS)
     if initialization == "keras":
         return keras.initializers.GlorotUniform()
+    if initialization == "he_fan_out":
+        return keras.initializers.VarianceScaling(
+            scale=2.0, mode="fan_out", distribution="untruncated_normal"
+        )
     return keras.initializers.VarianceScaling(scale=1 / 3, mode="fan_in", distribution="uniform")
 
 
@@ -29,11 +34,11 @@ def bias_initializer(initialization: str, fan_in: int) -> keras.initializers.Ini
     """The initializer of the bias beside a kernel of `fan_in` inputs a unit.
 
     Args:
-        initialization: `"torch"`, uniform within +-1 / sqrt(fan_in); or `"keras"`, zeros.
+        initialization: `"keras"`, zeros; otherwise uniform within +-1 / sqrt(fan_in), PyTorch's.
         fan_in: inputs that one output sums over, the kernel's area included.
 
     Raises:
-        UsageError: `initialization` is neither.
+        UsageError: `initialization` is none of `INITIALIZATIONS`.
     """
     check_choice("initialization", initialization, INITIALIZATIONS)
     if initialization == "keras":

@@ -1,0 +1,92 @@
+"""A model's size, read off the arrays of its checkpoint."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfode_adv.errors import UsageError
+
+IMAGE_SIZES = {1: (28, 28, 1), 3: (32, 32, 3)}
+
+
+def architecture(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The arguments of `tfode_adv.models.build` that a state dict's shapes tell.
+
+    Args:
+        name: one of `tfode_adv.models.available()`.
+        state: arrays under PyTorch's names and in its layouts.
+
+    Returns:
+        `num_classes`, `filters`, and what else sizes the family: `blocks`, or `depth` and `widen`. Also
+        `input_shape`, for images of 1 channel (28 x 28) or 3 (32 x 32); PyTorch's weights do not tell the
+        size of an image.
+
+    Raises:
+        UsageError: the arrays that tell are not there.
+    """
+    try:
+        return _READERS[name](state)
+    except (KeyError, IndexError, ValueError) as error:
+        raise UsageError(f"the checkpoint is not of {name}: it lacks {error}") from error
+
+
+def _wifs(state):
+    stem = "downsample.module.weight" if "downsample.module.weight" in state else "downsample.module.0.weight"
+    classes, filters = state["classifier.module.5.weight"].shape
+    return _image(state[stem].shape[1]) | {"num_classes": classes, "filters": filters}
+
+
+def _sonet(state):
+    features = state["linear.odefunc.weight"].shape[0]
+    classes = state["linear.odefunc.bias"].shape[0] - features
+    return _first(state) | {"num_classes": classes, "blocks": _stages(state)}
+
+
+def _resnet(state):
+    return _first(state) | {"num_classes": state["linear.bias"].shape[0], "blocks": _stages(state)}
+
+
+def _wide_resnet(state):
+    first = _first(state)
+    width = state["layer1.0.conv1.weight"].shape[0]
+    sizes = {"depth": 6 * _stages(state)[0] + 4, "widen": width // first["filters"]}
+    return first | {"num_classes": state["linear.bias"].shape[0]} | sizes
+
+
+def _odenet_tq(state):
+    blocks = _count(state, r"conv\.(\d+)\.")
+    filters = state["norm.weight"].shape[0]
+    return {"num_classes": state["linear.bias"].shape[0], "filters": filters, "blocks": (blocks,)} | _image(3)
+
+
+def _first(state):
+    kernel = state["conv1.odefunc.kernel" if "conv1.odefunc.kernel" in state else "conv1.weight"]
+    return {"filters": kernel.shape[0]} | _image(kernel.shape[1])
+
+
+def _stages(state):
+    stages = _count(state, r"layer(\d+)\.")
+    return tuple(_count(state, rf"layer{stage}\.(\d+)\.") for stage in range(1, stages + 1))
+
+
+def _count(state, pattern):
+    return len({match[1] for match in map(re.compile(pattern).match, state) if match})
+
+
+def _image(channels):
+    return {"input_shape": IMAGE_SIZES[channels]} if channels in IMAGE_SIZES else {}
+
+
+_READERS = {
+    "res": _wifs,
+    "mix": _wifs,
+    "oon": _wifs,
+    "sonet": _sonet,
+    "resnet10": _resnet,
+    "soblock_resnet10": _resnet,
+    "wide_resnet": _wide_resnet,
+    "soblock_wide_resnet": _wide_resnet,
+    "odenet_tq": _odenet_tq,
+}

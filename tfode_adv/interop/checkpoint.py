@@ -1,0 +1,77 @@
+"""Reading the arrays of a PyTorch checkpoint, without ever unpickling code."""
+
+import pathlib
+import zipfile
+
+import numpy as np
+
+from tfode_adv.errors import RunError, UsageError
+from tfode_adv.files import PathLike
+
+FORMATS = (".npz", ".pt", ".pth")
+WRAPPERS = ("model", "net", "state_dict")
+# Counters that PyTorch keeps beside batch normalisation's moments; nothing here has use for them.
+IGNORED = "num_batches_tracked"
+
+
+def read_state(path: PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint under PyTorch's own names and in its layouts.
+
+    A `.npz` holds them as `state/NAME` (other entries are left aside) or as bare `NAME`. A `.pt` or `.pth`
+    is a state dict, bare or inside `{"model": ...}`, `{"net": ...}` or `{"state_dict": ...}`; it is read with
+    `torch.load(weights_only=True)`, which needs the `torch` extra. A `module.` in front of every name
+    (`DataParallel`'s) is dropped, and `num_batches_tracked` is ignored.
+
+    Raises:
+        UsageError: another kind of file, or PyTorch is missing.
+        RunError: the file is missing, corrupt, or holds no arrays.
+    """
+    path = pathlib.Path(path)
+    if path.suffix not in FORMATS:
+        raise UsageError(f"checkpoint is {str(path)!r}, but must end in one of: {', '.join(FORMATS)}")
+    if not path.is_file():
+        raise RunError(f"{str(path)!r} is missing: no checkpoint to read")
+    state = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
+    state = {name: value for name, value in state.items() if not name.endswith(IGNORED)}
+    if state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    if not state:
+        raise RunError(f"{str(path)!r} holds no arrays")
+    return state
+
+
+def _read_npz(path):
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            marked = {name.removeprefix("state/") for name in archive.files if name.startswith("state/")}
+            if marked:
+                return {name: archive[f"state/{name}"] for name in sorted(marked)}
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"{str(path)!r} is corrupt: {_first_line(error)}") from error
+
+
+def _read_torch(path):
+    try:
+        import torch
+    except ImportError:
+        raise UsageError(
+            f"reading {str(path)!r} needs PyTorch: pip install 'tfode_adv[torch]', or give an .npz"
+        ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its readers raise: pickle's, zip's, its own
+        raise RunError(f"{str(path)!r} is no checkpoint of plain tensors: {_first_line(error)}") from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict):
+        raise RunError(f"{str(path)!r} holds a {type(content).__name__}, not a state dict")
+    strangers = sorted(str(name) for name, value in content.items() if not isinstance(value, torch.Tensor))
+    if strangers:
+        raise RunError(f"{str(path)!r} holds no tensor under: {', '.join(strangers)}")
+    return {str(name): value.detach().cpu().float().numpy() for name, value in content.items()}
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

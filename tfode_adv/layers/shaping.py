@@ -1,0 +1,120 @@
+"""Layers without weights that bring maps into the shape the next layer wants."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfode_adv.errors import check_choice, check_range
+from tfode_adv.layers.skew import STRIDE_KERNELS, start_size
+
+
+@keras.saving.register_keras_serializable(package="tfode_adv")
+class TileChannels(keras.layers.Layer):
+    """Repeats the channels until there are `filters`, and keeps every `strides`-th pixel.
+
+    Maps `[B, H, W, C]` become `[B, H', W', filters]`; when `filters` is no multiple of C, the remainder takes
+    the first channels, and when it is smaller than C, only those. H' is H for strides 1 and (H - 2) // 2 + 1
+    for strides 2. It is how SONet starts y and how ODENet widens its image (MSML 2021).
+
+    Args:
+        filters: channels of the output, positive.
+        strides: 1 or 2.
+
+    Raises:
+        UsageError: an argument out of range; at build, an image too small to stride over.
+    """
+
+    def __init__(self, filters: int, strides: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = int(check_range("filters", filters, low=1))
+        self.strides = check_choice("strides", strides, STRIDE_KERNELS)
+
+    def build(self, input_shape):
+        for name, size in zip(("image height", "image width"), input_shape[1:3], strict=True):
+            if size is not None:
+                check_range(name, size, low=self.strides)
+        super().build(input_shape)
+
+    def call(self, x):
+        if self.strides > 1:
+            height, width = (start_size(tf.shape(x)[axis], self.strides) for axis in (1, 2))
+            x = x[:, :: self.strides, :: self.strides][:, :height, :width]
+        repeats = -(-self.filters // x.shape[3])
+        return tf.tile(x, [1, 1, 1, repeats])[..., : self.filters]
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+        return (batch, start_size(height, self.strides), start_size(width, self.strides), self.filters)
+
+    def get_config(self):
+        return super().get_config() | {"filters": self.filters, "strides": self.strides}
+
+
+@keras.saving.register_keras_serializable(package="tfode_adv")
+class ConstantState(keras.layers.Layer):
+    """A vector `[B, units]` of one value for every sample of its input, whatever the input holds.
+
+    SONet's classifier starts its ten outputs at 0.1 (MSML 2021's program).
+
+    Args:
+        units: length of the vector, positive.
+        value: what fills it.
+
+    Raises:
+        UsageError: units out of range.
+    """
+
+    def __init__(self, units: int, value: float = 0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.units = int(check_range("units", units, low=1))
+        self.value = value
+
+    def call(self, x):
+        return tf.fill([tf.shape(x)[0], self.units], tf.cast(self.value, x.dtype))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.units)
+
+    def get_config(self):
+        return super().get_config() | {"units": self.units, "value": self.value}
+
+
+@keras.saving.register_keras_serializable(package="tfode_adv")
+class AveragePoolTo(keras.layers.Layer):
+    """Averages maps `[B, H, W, C]` down to `[B, size, size, C]`.
+
+    Window i reaches from floor(i n / size) to ceil((i + 1) n / size), so windows may overlap: PyTorch's
+    adaptive average pooling.
+
+    Args:
+        size: height and width of the output, positive.
+
+    Raises:
+        UsageError: size out of range; at build, an image smaller than that.
+    """
+
+    def __init__(self, size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.size = int(check_range("size", size, low=1))
+
+    def build(self, input_shape):
+        check_range("image height", input_shape[1], low=self.size)
+        check_range("image width", input_shape[2], low=self.size)
+        super().build(input_shape)
+
+    def call(self, x):
+        rows, columns = (tf.constant(self._windows(n), x.dtype) for n in x.shape[1:3])
+        return tf.einsum("ih,bhwc,jw->bijc", rows, x, columns)
+
+    def _windows(self, length: int) -> np.ndarray:
+        starts = np.arange(self.size) * length // self.size
+        ends = -(-np.arange(1, self.size + 1) * length // self.size)
+        pixels = np.arange(length)
+        inside = (pixels >= starts[:, None]) & (pixels < ends[:, None])
+        return inside / (ends - starts)[:, None]
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.size, self.size, input_shape[3])
+
+    def get_config(self):
+        return super().get_config() | {"size": self.size}

@@ -1,0 +1,157 @@
+"""Models by name: `build`, and `available`, which lists them."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfode_adv.errors import UsageError, check_choice, check_range
+from tfode_adv.layers import ODEBlock
+from tfode_adv.layers.initializers import INITIALIZATIONS
+from tfode_adv.models import odenet, resnet, sonet, wifs
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A model's builder, its options with their defaults, and the ODE settings it was published with."""
+
+    builder: Callable
+    summary: str
+    options: dict[str, Any]
+    ode: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_WIFS = {"filters": 64, "dropout": 0.5}
+_STAGES = {"filters": 64, "blocks": (2, 2, 2, 2)}
+_RESNET10 = {"filters": 64, "blocks": (1, 1, 1, 1)}
+_WIDE = {"filters": 16, "depth": 34, "widen": 10}
+_MSML_ODE = {"tol": 0.1}
+
+FAMILIES = {
+    "res": Family(wifs.res, "WIFS 2019: eight residual blocks, no ODE", _WIFS),
+    "mix": Family(wifs.mix, "WIFS 2019: two residual blocks, then one ODE block", _WIFS),
+    "oon": Family(wifs.oon, "WIFS 2019: one convolution, then one ODE block", _WIFS),
+    "sonet": Family(sonet.sonet, "MSML 2021: skew-symmetric ODE blocks only", _STAGES, _MSML_ODE),
+    "resnet10": Family(resnet.resnet10, "MSML 2021: four stages of basic blocks, no ODE", _RESNET10),
+    "soblock_resnet10": Family(
+        resnet.soblock_resnet10, "MSML 2021: resnet10 behind an SO block", _RESNET10, _MSML_ODE
+    ),
+    "wide_resnet": Family(resnet.wide_resnet, "MSML 2021: wide ResNet, no ODE", _WIDE),
+    "soblock_wide_resnet": Family(
+        resnet.soblock_wide_resnet, "MSML 2021: wide ResNet behind an SO block", _WIDE, _MSML_ODE
+    ),
+    "odenet_tq": Family(
+        odenet.odenet_tq,
+        "MSML 2021: ten ODE blocks at full resolution (TisODE's ODENet)",
+        {"filters": 54, "blocks": (10,)},
+        _MSML_ODE,
+    ),
+}
+
+
+def available() -> dict[str, str]:
+    """The models `build` knows: name to one line about it."""
+    return {name: family.summary for name, family in FAMILIES.items()}
+
+
+def build(
+    name: str,
+    input_shape: Sequence[int] = (28, 28, 1),
+    num_classes: int = 10,
+    *,
+    filters: int | None = None,
+    blocks: Sequence[int] | None = None,
+    depth: int | None = None,
+    widen: int | None = None,
+    dropout: float | None = None,
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+    initialization: str = "torch",
+    **ode: Any,
+) -> keras.Model:
+    """A classifier of the papers: images `[B, H, W, C]` in [0, 1] to logits `[B, num_classes]`.
+
+    None takes the family's default. An option that the family does not have must stay None.
+
+    Args:
+        name: one of `available()`.
+        input_shape: (H, W, C) of an image.
+        num_classes: at least 2.
+        filters: the width. WIFS 2019: the ODE block's channels, 64 for MNIST (the default) and 256 for
+            CIFAR-10. `sonet`, `resnet10`: the first stage's, 64. Wide ResNets: the first layer's, 16.
+            `odenet_tq`: 54.
+        blocks: blocks per stage; `sonet` (2, 2, 2, 2), `resnet10` (1, 1, 1, 1), `odenet_tq` (10,).
+        depth: of a wide ResNet, 6 n + 4; 34.
+        widen: a wide ResNet's factor on the stages' widths; 10.
+        dropout: of the WIFS 2019 head, in [0, 1); 0.5.
+        normalization: (mean, standard deviation), each of one number or one a channel, applied to the
+            image inside the model; None for none.
+        initialization: `"torch"` as the published programs initialise, `"keras"` for Keras's way, or
+            `"he_fan_out"`.
+        **ode: settings of every `ODEBlock`: `solver`, `tol`, `gradient`, `num_steps` and the others it
+            takes. Defaults are the block's own, but tol = 0.1 for the MSML models. A model without an
+            ODE block ignores them.
+
+    Returns:
+        A functional `keras.Model` named `name`. Its ODE blocks are `ODEBlock` layers.
+
+    Raises:
+        UsageError: an unknown name, an option the family lacks, or a value out of range.
+    """
+    family = FAMILIES[check_choice("model", name, FAMILIES)]
+    given = {"filters": filters, "blocks": blocks, "depth": depth, "widen": widen, "dropout": dropout}
+    options = _options(name, family, {key: value for key, value in given.items() if value is not None})
+    image_shape = _image_shape(input_shape)
+    check_range("num_classes", num_classes, low=2)
+    check_choice("initialization", initialization, INITIALIZATIONS)
+
+    def ode_block(dynamics, **kwargs):
+        return ODEBlock(dynamics, **(family.ode | ode), **kwargs)
+
+    inputs = keras.Input(image_shape, name="image")
+    x = inputs if normalization is None else _standardize(inputs, normalization)
+    logits = family.builder(x, num_classes, ode_block, initialization=initialization, **options)
+    return keras.Model(inputs, logits, name=name)
+
+
+def _options(name, family, given):
+    unknown = sorted(given.keys() - family.options.keys())
+    if unknown:
+        raise UsageError(
+            f"{name} has no option {', '.join(unknown)}; it has: {', '.join(sorted(family.options))}"
+        )
+    options = family.options | given
+    for key in options.keys() & {"filters", "depth", "widen"}:
+        if not isinstance(options[key], (int, np.integer)):
+            raise UsageError(f"{key} is {options[key]!r}, but must be an integer")
+        check_range(key, options[key], low=1)
+    if "dropout" in options:
+        check_range("dropout", options["dropout"], low=0, high=1, high_open=True)
+    return options
+
+
+def _image_shape(input_shape):
+    shape = tuple(input_shape)
+    if len(shape) != 3 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
+        raise UsageError(
+            f"input_shape is {input_shape!r}, but must be (height, width, channels), all positive"
+        )
+    return shape
+
+
+def _standardize(x, normalization):
+    """(x - mean) / standard deviation per channel, as a layer without weights."""
+    channels = x.shape[-1]
+    try:
+        mean, deviation = (np.broadcast_to(np.asarray(v, np.float64), channels) for v in normalization)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"normalization is {normalization!r}, but must be (mean, standard deviation), "
+            f"each one number or {channels}"
+        ) from None
+    for value in deviation:
+        check_range("the standard deviation of normalization", value, low=0, low_open=True)
+    return keras.layers.Normalization(
+        mean=mean.tolist(), variance=np.square(deviation).tolist(), name="normalization"
+    )(x)

@@ -1,0 +1,23 @@
+"""SONet: Huang et al., "Adversarial Robustness of Stabilized Neural ODEs Might Be from Obfuscated Gradients",
+MSML 2021 (PMLR 145), section 3.2 and appendix.
+
+Every block is an ODE with skew-symmetric dynamics, the classifier included. The four group normalisations of
+a block and the start of the classifier's outputs at 0.1 are the program's; the paper's equations show neither.
+"""
+
+import keras
+
+from tfode_adv.layers import ConstantState, SkewDenseDynamics
+from tfode_adv.models.parts import so_block, stage_plan
+
+
+def sonet(x, num_classes, ode, *, filters, blocks, initialization):
+    """An SO block to `filters` channels, stages of SO blocks, global average, an SO dense block."""
+    x = so_block(x, filters, 1, ode, initialization, "stem")
+    for name, width, strides in stage_plan(filters, blocks):
+        x = so_block(x, width, strides, ode, initialization, name)
+    features = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    dynamics = SkewDenseDynamics(num_classes, features.shape[-1], initialization=initialization)
+    start = ConstantState(num_classes, 0.1, name="logits_start")(features)
+    _, logits = ode(dynamics, name="logits")((features, start))
+    return logits
