@@ -81,9 +81,8 @@ class Attack:
         """The most steps a sample takes in one restart."""
         return self.steps
 
-    @property
-    def rows(self) -> int:
-        """Images that one step of one sample sends through the model at once."""
+    def rows(self, num_classes: int) -> int:
+        """Returns how many images one step of one sample sends through the model at once."""
         return self.source.draws
 
     def costs(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +141,7 @@ class Attack:
         for restart in range(rounds):
             rows = tally.pending(restart)
             x_new, steps = x[rows].copy(), np.zeros(len(rows), np.int64)
-            images_at_once = max(1, size // self.rows)
+            images_at_once = max(1, size // self.rows(clean.shape[-1]))
             for done, images, taken in engine.run(
                 program, x[rows], y[rows], index[rows], restart, numbers, images_at_once
             ):

@@ -5,7 +5,8 @@
 
 import tensorflow as tf
 
-_FAR = 1e9
+FAR = 1e9
+"""Taken from a logit that is not to be the largest."""
 
 
 def cross_entropy(logits: tf.Tensor, y: tf.Tensor, targeted: bool = False) -> tf.Tensor:
@@ -17,7 +18,7 @@ def cross_entropy(logits: tf.Tensor, y: tf.Tensor, targeted: bool = False) -> tf
 def label_and_rival(logits: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the label's logit and the largest of the others, [B] each."""
     hot = tf.one_hot(y, logits.shape[-1], dtype=logits.dtype)
-    return tf.reduce_sum(hot * logits, -1), tf.reduce_max(logits - _FAR * hot, -1)
+    return tf.reduce_sum(hot * logits, -1), tf.reduce_max(logits - FAR * hot, -1)
 
 
 def margin(logits: tf.Tensor, y: tf.Tensor, targeted: bool = False) -> tf.Tensor:
@@ -37,8 +38,12 @@ def dlr(logits: tf.Tensor, y: tf.Tensor, targeted: bool = False) -> tf.Tensor:
 
 
 def targeted_dlr(logits: tf.Tensor, y: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """Returns (z_target - z_y) / (z1 - (z3 + z4) / 2) (Croce and Hein 2020, eq. 7). Needs 4 classes."""
-    top = tf.sort(logits, direction="DESCENDING")
-    spread = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3])
+    """Returns (z_target - z_y) / (z1 - (z3 + z4) / 2) (Croce and Hein 2020, eq. 7).
+
+    With fewer than 4 classes there is no z4, and the difference is not scaled.
+    """
     z_y, z_t = (tf.gather(logits, label, batch_dims=1) for label in (y, target))
-    return (z_t - z_y) / (spread + 1e-12)
+    if logits.shape[-1] < 4:
+        return z_t - z_y
+    top = tf.sort(logits, direction="DESCENDING")
+    return (z_t - z_y) / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12)

@@ -2,11 +2,25 @@
 
 import dataclasses
 
-from tfode_adv.attacks import cw, mim, pgd, spsa
+from tfode_adv.attacks import apgd, autoattack, cw, fab, mim, pgd, spsa, square
 from tfode_adv.attacks.base import Attack
 from tfode_adv.errors import UsageError, check_choice
 
-_ATTACKS = (pgd.FGSM, pgd.BIM, pgd.PGD, mim.MIM, cw.CWL2, cw.CWLinf, spsa.SPSA)
+_ATTACKS = (
+    pgd.FGSM,
+    pgd.BIM,
+    pgd.PGD,
+    mim.MIM,
+    cw.CWL2,
+    cw.CWLinf,
+    spsa.SPSA,
+    apgd.APGD,
+    apgd.APGDDLR,
+    apgd.APGDT,
+    fab.FAB,
+    square.Square,
+    autoattack.AutoAttack,
+)
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in _ATTACKS}
 
 

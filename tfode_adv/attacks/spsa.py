@@ -89,8 +89,7 @@ class SPSA(Attack):
         if self.samples % 2:
             raise UsageError(f"samples is {self.samples}, but must be even: each query has its mirror image")
 
-    @property
-    def rows(self):
+    def rows(self, num_classes):
         return self.samples
 
     def costs(self, steps):

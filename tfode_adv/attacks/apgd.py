@@ -1,0 +1,146 @@
+"""Auto-PGD: projected gradient ascent that sets its own step size."""
+
+import dataclasses
+from typing import ClassVar
+
+import tensorflow as tf
+
+from tfode_adv.attacks import losses, norms, randomness, targets
+from tfode_adv.attacks.base import Attack
+from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.sources import Source
+from tfode_adv.errors import check_choice
+
+LOSSES = ("ce", "dlr", "dlr_targeted")
+MOMENTUM = 0.75
+PROGRESS = 0.75
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class APGD(Attack):
+    """Auto-PGD (Croce and Hein 2020, algorithm 1): steps halve at checkpoints without progress.
+
+    Args:
+      steps: gradient steps in one restart.
+      restarts: random starts; not for "dlr_targeted", whose restarts are its targets.
+      loss: "ce", "dlr" (difference of logits ratio) or "dlr_targeted".
+      targets: for "dlr_targeted": how many of the most likely wrong classes are gone for in turn.
+      source: where gradients come from (see `sources`); default: the model's own.
+    """
+
+    steps: int = number(100, integer=True, low=0)
+    restarts: int = number(1, integer=True, low=1)
+    loss: str = "ce"
+    targets: int = number(9, integer=True, structural=True, low=1)
+    source: Source | None = None
+
+    name: ClassVar[str] = "apgd"
+    summary: ClassVar[str] = "Auto-PGD, step size set by progress (Croce and Hein 2020)"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("loss", self.loss, LOSSES)
+
+    def rounds(self, num_classes):
+        return min(self.targets, num_classes - 1) if self.loss == "dlr_targeted" else self.restarts
+
+    def start(self, batch):
+        delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, self.eps)
+        x = norms.inside(batch.x, delta, self.kind, self.eps)
+        each = tf.zeros_like(batch.y, tf.float32)
+        target = targets.nearest(batch) if self.loss == "dlr_targeted" else batch.y
+        return {
+            "x_adv": x,
+            "previous": x,
+            "best": {"x": x, "loss": each - losses.FAR, "gradient": tf.zeros_like(x)},
+            "size": each + 2.0 * self.eps,
+            "watch": self._watch(batch, each - losses.FAR),
+            "loss": each - losses.FAR,
+            "target": target,
+        }
+
+    def _watch(self, batch, best):
+        """Returns what is counted between two checkpoints, the first being at 22 % of the steps."""
+        zero = tf.zeros_like(batch.y)
+        span = zero + self._share(0.22)
+        return {
+            "rises": zero,
+            "span": span,
+            "left": span,
+            "best": best,
+            "halved": tf.ones_like(zero, tf.bool),
+        }
+
+    def _share(self, share):
+        return tf.maximum(tf.cast(share * tf.cast(self.steps, tf.float32), tf.int32), 1)
+
+    def step(self, batch, state):
+        def loss(logits):
+            if self.loss == "dlr_targeted":
+                return losses.targeted_dlr(logits, batch.y, state["target"])
+            return {"ce": losses.cross_entropy, "dlr": losses.dlr}[self.loss](logits, batch.y)
+
+        x, best = state["x_adv"], state["best"]
+        value, logits, gradient = self.source.differentiate(batch.model, loss, x)
+        higher = value > best["loss"]
+        new = {"x": x, "loss": value, "gradient": gradient}
+        best = {name: tf.where(norms.column(higher, new[name]), new[name], best[name]) for name in new}
+
+        first = batch.k == 0
+        stuck, watch = self._check(state["watch"], value > state["loss"], best["loss"], first)
+        size = tf.where(stuck, 0.5 * state["size"], state["size"])
+        back = norms.column(stuck, x)
+        here, gradient = tf.where(back, best["x"], x), tf.where(back, best["gradient"], gradient)
+
+        target = norms.ascend(batch.x, here, gradient, self.kind, self.eps, norms.column(size, x))
+        momentum = norms.column(tf.where(first, 1.0, MOMENTUM), x)
+        move = momentum * (target - here) + (1.0 - momentum) * (here - state["previous"])
+        following = norms.inside(batch.x, here + move - batch.x, self.kind, self.eps)
+        done = self.fooled(logits, batch.y)
+        return {
+            **state,
+            "x_adv": tf.where(norms.column(done, x), x, following),
+            "previous": here,
+            "best": best,
+            "size": size,
+            "watch": watch,
+            "loss": value,
+            "done": done,
+        }
+
+    def _check(self, watch, rose, best, first):
+        """Returns who has made no progress since the last checkpoint, and what is counted from here on."""
+        rises = watch["rises"] + tf.cast(rose & ~first, tf.int32)
+        left = watch["left"] - tf.cast(~first, tf.int32)
+        due = left <= 0
+        few = tf.cast(rises, tf.float32) <= PROGRESS * tf.cast(watch["span"], tf.float32)
+        flat = ~watch["halved"] & (watch["best"] >= best)
+        stuck = due & (few | flat)
+        span = tf.where(due, tf.maximum(watch["span"] - self._share(0.03), self._share(0.06)), watch["span"])
+        return stuck, {
+            "rises": tf.where(due, 0, rises),
+            "span": span,
+            "left": tf.where(due, span, left),
+            "best": tf.where(due, best, watch["best"]),
+            "halved": tf.where(due, stuck, watch["halved"]),
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class APGDDLR(APGD):
+    """APGD on the difference of logits ratio."""
+
+    loss: str = "dlr"
+
+    name: ClassVar[str] = "apgd_dlr"
+    summary: ClassVar[str] = "Auto-PGD on the difference of logits ratio"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class APGDT(APGD):
+    """APGD on the targeted difference of logits ratio, one restart for each of the likeliest classes."""
+
+    loss: str = "dlr_targeted"
+
+    name: ClassVar[str] = "apgd_t"
+    summary: ClassVar[str] = "Auto-PGD on the targeted difference of logits ratio"

@@ -1,0 +1,103 @@
+"""AutoAttack: four complementary attacks, each on what the last left."""
+
+import dataclasses
+import warnings
+from typing import ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from tfode_adv.attacks import checks, engine, losses
+from tfode_adv.attacks.apgd import APGD
+from tfode_adv.attacks.base import Attack, AttackResult
+from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.fab import FAB
+from tfode_adv.attacks.sources import Source, as_function
+from tfode_adv.attacks.square import Square
+
+
+class AttackWarning(UserWarning):
+    """The result may not mean what it seems to: the model defeats an attack, but not by being robust."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StagedResult(AttackResult):
+    """An `AttackResult` that tells what each stage turned: stages[name] [N] bool."""
+
+    stages: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoAttack(Attack):
+    """The standard sequence (Croce and Hein 2020): APGD-CE, APGD-T, FAB-T, Square.
+
+    Warns (`AttackWarning`) as the authors' program does: of a model that answers the same images
+    differently, of gradients that vanish, and when Square turns what the gradient attacks left.
+
+    Args:
+      steps: of each gradient attack.
+      queries_square: of Square, its steps.
+      targets: of APGD-T and FAB-T.
+      source: where gradients come from (see `sources`); default: the model's own.
+    """
+
+    steps: int = number(100, integer=True, low=1)
+    queries_square: int = number(5000, integer=True, low=1)
+    targets: int = number(9, integer=True, structural=True, low=1)
+    source: Source | None = None
+
+    name: ClassVar[str] = "autoattack"
+    summary: ClassVar[str] = "APGD-CE, APGD-T, FAB-T and Square in turn (Croce and Hein 2020)"
+
+    def parts(self) -> dict[str, Attack]:
+        """Returns the stages, by name, in their order."""
+        common = {"norm": self.norm, "eps": self.eps, "seed": self.seed, "batch_size": self.batch_size}
+        gradient = {**common, "steps": self.steps, "source": self.source}
+        return {
+            "apgd": APGD(**gradient),
+            "apgd_t": APGD(**gradient, loss="dlr_targeted", targets=self.targets),
+            "fab": FAB(**gradient, targets=self.targets),
+            "square": Square(**common, steps=self.queries_square),
+        }
+
+    def _attack(self, model, x, y, index, progress):
+        self._warn_first(model, x, y)
+        x_adv, success, distance = x.copy(), np.zeros(len(x), bool), np.zeros(len(x), np.float32)
+        queries, gradients = np.zeros((2, len(x)), np.int64)
+        stages = {}
+        for name, attack in self.parts().items():
+            left = np.flatnonzero(~success)
+            stages[name] = np.zeros(len(x), bool)
+            if not len(left):
+                continue
+            part = attack(model, x[left], y[left], indices=index[left], progress=progress)
+            x_adv[left], success[left], distance[left] = part.x_adv, part.success, part.distance
+            queries[left] += part.queries
+            gradients[left] += part.gradients
+            stages[name][left] = part.success
+        if stages["square"].any():
+            count = int(stages["square"].sum())
+            _warn(f"Square turned {count} images that the gradient attacks left: gradients may be masked")
+        return StagedResult(x_adv, success, distance, queries, gradients, stages)
+
+    def _warn_first(self, model, x, y):
+        """Warns of a randomised model and of vanishing gradients, judged on the first images."""
+        first = slice(0, self.batch_size or self.default_batch_size)
+        program = engine.program(model, self._structure(), x.shape[1:], ())
+        x, y = x[first], y[first]
+        logits = engine.predict(program, x, len(x))
+        checks.logits(logits, y)
+        if not np.array_equal(logits, engine.predict(program, x, len(x))):
+            _warn("the model answers the same images differently: attack it with EOT")
+
+        def loss(logits):
+            return losses.margin(logits, tf.constant(y))
+
+        gradient = self.source.differentiate(as_function(model), loss, tf.constant(x))[2].numpy()
+        zero = int((np.abs(gradient).reshape(len(x), -1).max(-1) == 0).sum())
+        if zero:
+            _warn(f"{zero} of {len(x)} gradients of the margin are zero: gradient attacks are blind there")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, AttackWarning, stacklevel=5)

@@ -1,0 +1,136 @@
+"""FAB: the nearest point across a linearised decision boundary, biased towards the image."""
+
+import dataclasses
+from typing import ClassVar
+
+import tensorflow as tf
+
+from tfode_adv.attacks import losses, norms, targets
+from tfode_adv.attacks.base import Attack
+from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.sources import Source
+
+_HUGE = 1e10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FAB(Attack):
+    """The fast adaptive boundary attack (Croce and Hein 2020b): minimal perturbations in any norm.
+
+    Args:
+      eps: success counts within this radius only, and a sample ends there; None: as near as possible.
+      steps: iterations for one target.
+      targets: how many of the most likely wrong classes are gone for in turn; None: all at once, by the
+        untargeted form, which takes the gradients of every class at each step.
+      overshoot: factor on the step to the boundary.
+      backward: where the search goes on from after a success: that far from the image to the point found.
+      bias: the most that an iterate is drawn towards the image's own projection.
+      source: where gradients come from (see `sources`); default: the model's own.
+    """
+
+    eps: float | None = number(None, optional=True, low=0, length=True)
+    steps: int = number(100, integer=True, low=0)
+    targets: int | None = number(9, optional=True, integer=True, structural=True, low=1)
+    overshoot: float = number(1.05, low=1)
+    backward: float = number(0.9, low=0, high=1)
+    bias: float = number(0.1, low=0, high=1)
+    source: Source | None = None
+
+    name: ClassVar[str] = "fab"
+    summary: ClassVar[str] = "fast adaptive boundary, minimal perturbations (Croce and Hein 2020)"
+
+    def rounds(self, num_classes):
+        return min(self.targets, num_classes - 1) if self.targets else 1
+
+    def rows(self, num_classes):
+        return self.source.draws * (1 if self.targets else num_classes)
+
+    def costs(self, steps):
+        return steps * (self.source.draws + 1), steps * self.source.draws
+
+    def start(self, batch):
+        far = tf.zeros_like(batch.y, tf.float32) + _HUGE
+        target = targets.nearest(batch) if self.targets else batch.y
+        return {"x_adv": batch.x, "iterate": batch.x, "distance": far, "target": target}
+
+    def step(self, batch, state):
+        here = state["iterate"]
+        gap, normal = (self._targeted if self.targets else self._untargeted)(batch, state["target"], here)
+        dot = tf.reduce_sum(normal * (batch.x - here), axis=list(range(1, here.shape.rank)))
+        forth = to_hyperplane(here, normal, -gap, self.kind)
+        own = to_hyperplane(batch.x, normal, -gap - dot, self.kind)
+        lengths = [tf.maximum(norms.length(step, self.kind), 1e-8) for step in (forth, own)]
+        alpha = norms.column(tf.minimum(lengths[0] / (lengths[0] + lengths[1]), self.bias), here)
+        there = (here + self.overshoot * forth) * (1.0 - alpha) + (batch.x + self.overshoot * own) * alpha
+        there = tf.clip_by_value(there, 0.0, 1.0)
+
+        crossed = self.fooled(batch.model(there), batch.y)
+        distance = norms.length(there - batch.x, self.kind)
+        nearer = crossed & (distance < state["distance"])
+        distance = tf.where(nearer, distance, state["distance"])
+        retreat = batch.x + self.backward * (there - batch.x)
+        state = {
+            **state,
+            "x_adv": tf.where(norms.column(nearer, there), there, state["x_adv"]),
+            "iterate": tf.where(norms.column(crossed, there), retreat, there),
+            "distance": distance,
+        }
+        return state if self.eps is None else {**state, "done": distance <= self.eps}
+
+    def _targeted(self, batch, target, x):
+        """Returns z_target - z_y [B] at `x`, and its gradient."""
+
+        def difference(logits):
+            z_t, z_y = (tf.gather(logits, label, batch_dims=1) for label in (target, batch.y))
+            return z_t - z_y
+
+        value, _, gradient = self.source.differentiate(batch.model, difference, x)
+        return value, gradient
+
+    def _untargeted(self, batch, _, x):
+        """Returns the same for the class whose linearised boundary is nearest, each sample's own."""
+        classes = batch.model(x[:1]).shape[-1]
+        count = tf.shape(x)[0]
+        label = tf.repeat(batch.y, classes)
+        target = tf.tile(tf.range(classes, dtype=label.dtype), [count])
+
+        def difference(logits):
+            z_t, z_y = (tf.gather(logits, k, batch_dims=1) for k in (target, label))
+            return z_t - z_y
+
+        value, _, gradient = self.source.differentiate(batch.model, difference, tf.repeat(x, classes, axis=0))
+        axes = list(range(1, x.shape.rank))
+        dual = tf.reduce_sum(tf.abs(gradient), axes) if self.kind == "linf" else norms.length(gradient, "l2")
+        reach = tf.abs(value) / (dual + norms.TINY) + losses.FAR * tf.cast(target == label, tf.float32)
+        nearest = tf.argmin(tf.reshape(reach, [count, classes]), -1, output_type=tf.int32)
+        pick = tf.range(count) * classes + nearest
+        return tf.gather(value, pick), tf.gather(gradient, pick)
+
+
+def to_hyperplane(x: tf.Tensor, normal: tf.Tensor, offset: tf.Tensor, kind: str) -> tf.Tensor:
+    """Returns the shortest step d with <normal, d> = `offset` [B] that keeps `x + d` in [0, 1].
+
+    Each element goes the helpful way, by t in `linf` or t |normal| in `l2`, until it meets the box; t is
+    found on the sorted meeting points. If the box holds no such point: as far as it allows.
+    """
+    rank, shape = x.shape.rank, tf.shape(x)
+    count = shape[0]
+    x, normal = tf.reshape(x, [count, -1]), tf.reshape(normal, [count, -1])
+    way = tf.sign(normal) * tf.sign(offset)[:, None]
+    weight = tf.abs(normal)
+    room = tf.where(way > 0, 1.0 - x, x)
+    pace = tf.ones_like(weight) if kind == "linf" else weight
+    meets = tf.where(pace > 0, room / tf.where(pace > 0, pace, 1.0), _HUGE)
+
+    order = tf.argsort(meets)
+    meets_sorted = tf.gather(meets, order, batch_dims=1)
+    filled = tf.cumsum(tf.gather(weight * room, order, batch_dims=1), axis=1, exclusive=True)
+    rate = tf.cumsum(tf.gather(weight * pace, order, batch_dims=1), axis=1, reverse=True)
+    need = tf.abs(offset)[:, None]
+    # The first element that would meet the box only after the need is met; none: all go to the box.
+    enough = filled + rate * meets_sorted >= need
+    first = tf.argmax(enough, axis=1, output_type=tf.int32)
+    at = [tf.gather(values, first, batch_dims=1)[:, None] for values in (filled, rate)]
+    t = tf.where(tf.reduce_any(enough, 1, keepdims=True), (need - at[0]) / tf.maximum(at[1], 1e-30), _HUGE)
+    step = way * tf.minimum(t * pace, room)
+    return tf.ensure_shape(tf.reshape(step, shape), [None] * rank)
