@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tfode_adv import data
-from tfode_adv.data import mnist_5k, pipeline
+from tfode_adv.data import catalog, mnist_5k, pipeline
 from tfode_adv.errors import RunError, UsageError
 
 
@@ -152,6 +152,16 @@ def test_a_set_that_is_not_prepared_says_where_it_was_looked_for_and_the_two_way
     line = str(error.value)
     assert "\n" not in line and "cifar100" in line and str(tmp_path) in line
     assert "--download" in line and "--data_dir" in line
+
+
+def test_a_download_without_a_network_fails_at_once(tmp_path, monkeypatch):
+    def no_network(*args):
+        raise OSError("no network")
+
+    monkeypatch.setattr(catalog.socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(catalog.urllib.request, "getproxies", dict)
+    with pytest.raises(RunError, match="cifar100.*toronto.*out of reach.*--data_dir"):
+        data.info("cifar100", tmp_path, download=True)
 
 
 def test_a_read_only_folder_does_not_keep_the_sample_from_being_written(tmp_path, monkeypatch):

@@ -5,7 +5,11 @@ import dataclasses
 import functools
 import os
 import pathlib
+import socket
 import tempfile
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable
 
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.files import PathLike
@@ -98,19 +102,33 @@ def _prepared(name: str, data_dir: str | None, download: bool):
             f"dataset is {name!r}, but must be one of: {', '.join(available())}, "
             "or another image classification set of TFDS"
         )
+    missing = f"dataset {name!r} is not prepared: no {name} under {data_dir!r}"
+    elsewhere = "name with --data_dir a folder where TFDS has prepared it"
     if not download:
-        raise RunError(
-            f"dataset {name!r} is not prepared: no {name} under {data_dir!r}. "
-            "Either let --download fetch it, or name with --data_dir a folder where TFDS has prepared it"
-        )
+        raise RunError(f"{missing}. Either let --download fetch it, or {elsewhere}")
+    builder = tfds.builder(name, data_dir=data_dir)
+    unknown_host = _unknown_host(builder.url_infos)
+    if unknown_host:
+        raise RunError(f"{missing}, and {unknown_host} is out of reach. Either connect, or {elsewhere}")
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
         builder.download_and_prepare()
     except Exception as error:
         # Whatever a download may run into is, to the user, one thing: the data set is not there.
         reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-        raise RunError(f"dataset {name!r} could not be downloaded to {data_dir!r}: {reason}") from error
+        raise RunError(f"{missing}, and fetching it failed ({reason}). Try again, or {elsewhere}") from error
     return builder
+
+
+def _unknown_host(urls: Iterable[str]) -> str | None:
+    """A host whose name cannot be resolved: TFDS itself would try for minutes before it gave up."""
+    if urllib.request.getproxies():
+        return None
+    for host in {urllib.parse.urlsplit(url).hostname for url in urls} - {None}:
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError:
+            return host
+    return None
 
 
 def _mnist_5k(data_dir: str | None):
