@@ -1,0 +1,58 @@
+"""Trains a small OON on MNIST digits, attacks it at three tolerances, prints a table and writes a report.
+
+What bin/train, bin/evaluate and bin/report do, one after the other, in runs/demo.
+"""
+
+import contextlib
+import io
+import pathlib
+from types import ModuleType
+
+from absl import flags as absl_flags
+
+from tfode_adv.cli import app, evaluate, flags, report, train
+from tfode_adv.reports import overview, results
+
+FLAGS = flags.new(__doc__)
+absl_flags.DEFINE_string(
+    "run_dir", "runs/demo", "The run folder; an earlier demo in it goes.", flag_values=FLAGS
+)
+absl_flags.DEFINE_integer("epochs", 6, "Epochs of training.", lower_bound=1, flag_values=FLAGS)
+absl_flags.DEFINE_integer("num_examples", 100, "Images attacked.", lower_bound=1, flag_values=FLAGS)
+absl_flags.DEFINE_integer("filters", 32, "Width of the network.", lower_bound=1, flag_values=FLAGS)
+
+TOLERANCES = "1e-3,1e-1,1"
+ATTACKS = (
+    ["--attack=pgd", "--norm=linf", "--eps=0.1,0.3"],
+    ["--attack=pgd", "--norm=l2rms", "--eps=0.1"],
+    ["--attack=spsa", "--norm=linf", "--eps=0.3"],
+)
+
+
+def main(argv) -> None:
+    del argv
+    run = pathlib.Path(FLAGS.run_dir)
+    print("1/3 training a small OON on 3,600 images", flush=True)
+    recipe = ["--model=oon", "--dataset=mnist_5k", f"--filters={FLAGS.filters}", f"--epochs={FLAGS.epochs}"]
+    _call(train, *recipe, f"--run_dir={run}", "--overwrite")
+    print(f"2/3 attacking it on {FLAGS.num_examples} test images", flush=True)
+    for attack in ATTACKS:
+        _call(
+            evaluate, f"--run={run}", f"--tol={TOLERANCES}", f"--num_examples={FLAGS.num_examples}", *attack
+        )
+    print("3/3 writing the report\n", flush=True)
+    _call(report, str(run))
+    print(overview.attack_table(results.collect([run]).results).to_text())
+    print(f"The report, with figures and pictures: {run / 'report' / 'index.html'}")
+
+
+def _call(program: ModuleType, *arguments: str) -> None:
+    """Runs one of our programs here, so that TensorFlow starts once; its errors are the demo's."""
+    name = program.__name__.rpartition(".")[2]
+    program.FLAGS.unparse_flags()
+    with contextlib.redirect_stdout(io.StringIO()):
+        program.main(program.FLAGS([name, *arguments]))
+
+
+def run():
+    app.run(main, FLAGS)
