@@ -1,4 +1,4 @@
-"""Bad input to the programs: one line that names it, status 2 for usage and 1 for a failed run, no traceback."""
+"""Bad input: one line that names it, status 2 for usage and 1 for a failed run, no traceback."""
 
 import importlib
 
