@@ -10,6 +10,7 @@ from tfode_adv.attacks.autoattack import AttackWarning, AutoAttack, StagedResult
 from tfode_adv.attacks.base import Attack, AttackResult
 from tfode_adv.attacks.cw import CWL2, CWLinf
 from tfode_adv.attacks.fab import FAB
+from tfode_adv.attacks.foolbox import Boundary, DeepFool, HopSkipJump
 from tfode_adv.attacks.mim import MIM
 from tfode_adv.attacks.pgd import BIM, FGSM, PGD
 from tfode_adv.attacks.registry import available, describe, get
@@ -18,6 +19,9 @@ from tfode_adv.attacks.spsa import SPSA
 from tfode_adv.attacks.square import Square
 
 __all__ = [
+    "Boundary",
+    "DeepFool",
+    "HopSkipJump",
     "APGD",
     "AttackWarning",
     "AutoAttack",

@@ -137,21 +137,28 @@ class Attack:
         clean = engine.predict(program, x, size)
         checks.logits(clean, y)
         tally = _Tally(self, x, self._judge(clean, y))
-        rounds = self.rounds(clean.shape[-1]) if self.limit else 0
-        for restart in range(rounds):
+        classes = clean.shape[-1]
+        for restart in range(self.rounds(classes) if self.limit else 0):
             rows = tally.pending(restart)
-            x_new, steps = x[rows].copy(), np.zeros(len(rows), np.int64)
-            images_at_once = max(1, size // self.rows(clean.shape[-1]))
-            for done, images, taken in engine.run(
-                program, x[rows], y[rows], index[rows], restart, numbers, images_at_once
-            ):
-                x_new[done], steps[done] = images, taken
-                progress(len(done))
+            if not len(rows):
+                break
+            images_at_once = max(1, size // self.rows(classes))
+            work = engine.Work(
+                program, x[rows], y[rows], index[rows], restart, numbers, images_at_once, progress
+            )
+            x_new, queries, gradients = self.search(work)
             x_new = self._settle(x[rows], x_new)
-            if len(rows):
-                success = self._judge(engine.predict(program, x_new, size), y[rows])
-                tally.update(rows, x_new, success, steps)
+            success = self._judge(engine.predict(program, x_new, size), y[rows])
+            tally.update(rows, x_new, success, queries + 1, gradients)
         return tally.result()
+
+    def search(self, work: engine.Work) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns adversarial images [n, ...] for one restart, and the queries and gradients [n] spent."""
+        x_new, steps = work.x.copy(), np.zeros(len(work.x), np.int64)
+        for done, images, taken in engine.run(work):
+            x_new[done], steps[done] = images, taken
+            work.progress(len(done))
+        return x_new, *self.costs(steps)
 
     def _judge(self, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
         return self.fooled(tf.constant(logits), tf.constant(y)).numpy()
@@ -208,7 +215,7 @@ class _Tally:
         settled = self._clean if self._attack.eps is None else self._success
         return np.flatnonzero(~settled)
 
-    def update(self, rows: np.ndarray, x_adv: np.ndarray, success: np.ndarray, steps: np.ndarray) -> None:
+    def update(self, rows: np.ndarray, x_adv: np.ndarray, success: np.ndarray, queries, gradients) -> None:
         """Takes in one restart's results for the samples `rows`."""
         distance = self._attack.distance(self._x[rows], x_adv)
         better = np.ones(len(rows), bool)
@@ -217,8 +224,7 @@ class _Tally:
         kept = rows[better]
         self._x_adv[kept], self._success[kept] = x_adv[better], success[better]
         self._distance[kept] = distance[better]
-        queries, gradients = self._attack.costs(steps)
-        self._queries[rows] += queries + 1
+        self._queries[rows] += queries
         self._gradients[rows] += gradients
 
     def result(self) -> AttackResult:

@@ -37,9 +37,9 @@ class Program:
 
     def __init__(self, model, attack, image_shape: tuple[int, ...]):
         self._attack = attack
-        self._model = sources.as_function(model)
+        self.model = sources.as_function(model)
         self._images = tf.TensorSpec([None, *image_shape], tf.float32)
-        self.logits = tf.function(self._model, input_signature=[self._images], autograph=False)
+        self.logits = tf.function(self.model, input_signature=[self._images], autograph=False)
         self._start = self._step = None
 
     def start(self, x, y, index, restart: int, numbers: dict[str, tf.Tensor]) -> dict:
@@ -82,7 +82,7 @@ class Program:
         return {**data, "k": k, "state": {**state, "done": done}}
 
     def _batch(self, data) -> Batch:
-        return Batch(model=self._model, **{name: value for name, value in data.items() if name != "state"})
+        return Batch(model=self.model, **{name: value for name, value in data.items() if name != "state"})
 
 
 def _compile(function, *specification):
@@ -128,23 +128,39 @@ def _padded(values: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([values, np.repeat(values[:1], extra, 0)]) if extra else values
 
 
-def run(
-    program: Program, x, y, index, restart: int, numbers: dict[str, tf.Tensor], size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Attacks the images `x` [N, ...], at most `size` at once, until every sample is done.
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One restart of an attack: images, labels and numbers [n] of the samples, and how to run them.
+
+    `size` is how many run at once; `progress` is told how many have finished.
+    """
+
+    program: Program
+    x: np.ndarray
+    y: np.ndarray
+    index: np.ndarray
+    restart: int
+    numbers: dict[str, tf.Tensor]
+    size: int
+    progress: Callable[[int], None]
+
+
+def run(work: Work) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Attacks the samples of `work`, at most `work.size` at once, until every one is done.
 
     Yields, as samples finish: their positions [n], their adversarial images [n, ...] and how many
     steps they took [n].
     """
-    waiting, active, data = np.arange(len(x)), np.arange(0), None
+    size, program = work.size, work.program
+    waiting, active, data = np.arange(len(work.x)), np.arange(0), None
     while len(waiting) or len(active):
         if len(waiting) and len(active) <= size * 3 // 4:
             new, waiting = np.split(waiting, [size - len(active)])
             rows = _padded(new, size)
-            fresh = program.start(x[rows], y[rows], index[rows], restart, numbers)
+            fresh = program.start(work.x[rows], work.y[rows], work.index[rows], work.restart, work.numbers)
             data = _join(data, len(active), fresh, len(new), size)
             active = np.concatenate([active, new])
-        data = program.step(data, numbers)
+        data = program.step(data, work.numbers)
         done = data["state"]["done"].numpy()[: len(active)]
         if done.any():
             out = np.flatnonzero(done)

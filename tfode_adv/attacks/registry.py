@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tfode_adv.attacks import apgd, autoattack, cw, fab, mim, pgd, spsa, square
+from tfode_adv.attacks import apgd, autoattack, cw, fab, foolbox, mim, pgd, spsa, square
 from tfode_adv.attacks.base import Attack
 from tfode_adv.errors import UsageError, check_choice
 
@@ -14,6 +14,9 @@ _ATTACKS = (
     cw.CWL2,
     cw.CWLinf,
     spsa.SPSA,
+    foolbox.DeepFool,
+    foolbox.Boundary,
+    foolbox.HopSkipJump,
     apgd.APGD,
     apgd.APGDDLR,
     apgd.APGDT,

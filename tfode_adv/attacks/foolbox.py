@@ -1,0 +1,164 @@
+"""DeepFool, Boundary and HopSkipJump, as Foolbox 3 has them (extra `foolbox`).
+
+They look for the nearest adversarial image; with an eps given, what they find is clipped to the ball
+and judged again, as MSML 2021 did. Where Foolbox finds no starting point, or loses it because the model
+is randomised, the sample counts as not turned.
+"""
+
+import dataclasses
+import importlib
+from typing import ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from tfode_adv.attacks.base import Attack
+from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.sources import Source, Through
+from tfode_adv.errors import UsageError
+
+
+def _library(attack: str):
+    try:
+        return importlib.import_module("foolbox")
+    except ImportError:
+        raise UsageError(
+            f"{attack} needs Foolbox, which is not installed: pip install 'tfode_adv[foolbox]'"
+        ) from None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Foolbox(Attack):
+    norm: str = "l2"
+    eps: float | None = number(None, optional=True, low=0, length=True)
+
+    norms: ClassVar[tuple[str, ...]] = ("l2", "l2rms", "linf")
+
+    def __post_init__(self):
+        super().__post_init__()
+        _library(self.name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeepFool(_Foolbox):
+    """DeepFool (Moosavi-Dezfooli et al. 2016): step after step to the nearest linearised boundary.
+
+    Args:
+      steps: the most steps.
+      overshoot: how much further than the boundary each goes.
+      candidates: likeliest classes whose boundaries are looked at.
+      source: `Through`, or None for the model's own gradient.
+    """
+
+    steps: int = number(50, integer=True, low=0)
+    overshoot: float = number(0.02, low=0)
+    candidates: int = number(10, integer=True, structural=True, low=2)
+    source: Source | None = None
+
+    name: ClassVar[str] = "deepfool"
+    summary: ClassVar[str] = "nearest linearised boundary (Moosavi-Dezfooli et al. 2016), by Foolbox"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if type(self.source) not in (Source, Through):
+            raise UsageError(f"source is {self.source!r}, but deepfool takes Through or None")
+
+    def search(self, work):
+        library = _library(self.name)
+        kinds = {"linf": library.attacks.LinfDeepFoolAttack, "l2": library.attacks.L2DeepFoolAttack}
+        attack = kinds[self.kind](steps=self.steps, overshoot=self.overshoot, candidates=self.candidates)
+        spent = _Counter(tf.function(lambda x: self.source.logits(work.program.model, x), autograph=False))
+        model = library.TensorFlowModel(spent, bounds=(0, 1))
+        x_new, queries = work.x.copy(), np.zeros(len(work.x), np.int64)
+        for first in range(0, len(work.x), work.size):
+            part = slice(first, first + work.size)
+            images = tf.constant(work.x[part])
+            before = spent.rows
+            x_new[part] = attack.run(model, images, tf.constant(work.y[part], tf.int64)).numpy()
+            queries[part] = (spent.rows - before) // len(images)
+            work.progress(len(images))
+        return x_new, queries, queries
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _DecisionBased(_Foolbox):
+    """Attacks that see decisions only. Foolbox couples the samples of a batch, so each is attacked alone.
+
+    They run on Foolbox's NumPy backend around the compiled model, with NumPy's generator seeded for
+    each sample and put back afterwards.
+    """
+
+    def search(self, work):
+        library = _library(self.name)
+        attack = self.build(library.attacks)
+        spent = _Counter(lambda x: work.program.logits(tf.constant(x, tf.float32)).numpy())
+        model = library.NumPyModel(spent, bounds=(0, 1))
+        x_new, queries = work.x.copy(), np.zeros(len(work.x), np.int64)
+        kept = np.random.get_state()
+        try:
+            for i in range(len(x_new)):
+                before = spent.rows
+                np.random.seed(np.random.SeedSequence([self.seed, int(work.index[i])]).generate_state(4))
+                x_new[i] = self._one(attack, model, work.x[i : i + 1], work.y[i : i + 1])[0]
+                queries[i] = spent.rows - before
+                work.progress(1)
+        finally:
+            np.random.set_state(kept)
+        return x_new, queries, queries * 0
+
+    def _one(self, attack, model, x, y):
+        try:
+            return attack.run(model, x, y.astype(np.int64))
+        except (ValueError, AssertionError):
+            return x
+
+    def build(self, attacks):
+        """Returns Foolbox's attack."""
+        raise TypeError(f"{type(self).__name__} builds no attack")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Boundary(_DecisionBased):
+    """The boundary attack (Brendel et al. 2018): a walk along the boundary towards the image.
+
+    Args:
+      steps: the most steps of the walk; Foolbox's own default is 25,000.
+    """
+
+    steps: int = number(5000, integer=True, low=0)
+
+    name: ClassVar[str] = "boundary"
+    summary: ClassVar[str] = "decisions only: walk along the boundary (Brendel et al. 2018), by Foolbox"
+    norms: ClassVar[tuple[str, ...]] = ("l2", "l2rms")
+
+    def build(self, attacks):
+        return attacks.BoundaryAttack(steps=self.steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HopSkipJump(_DecisionBased):
+    """HopSkipJump (Chen et al. 2020): gradient estimates at the boundary, from decisions.
+
+    Args:
+      steps: iterations; the n-th estimates a gradient from 100 sqrt(n) queries.
+    """
+
+    steps: int = number(64, integer=True, low=0)
+
+    name: ClassVar[str] = "hopskipjump"
+    summary: ClassVar[str] = "decisions only: estimated gradients (Chen et al. 2020), by Foolbox"
+
+    def build(self, attacks):
+        return attacks.HopSkipJumpAttack(steps=self.steps, constraint=self.kind)
+
+
+class _Counter:
+    """A model that counts the images it is asked about."""
+
+    def __init__(self, function):
+        self._function = function
+        self.rows = 0
+
+    def __call__(self, x):
+        self.rows += len(x)
+        return self._function(x)
