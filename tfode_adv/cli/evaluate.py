@@ -1,7 +1,7 @@
 """Attacks a trained model on a grid of settings and prints how much of it is left.
 
 bin/evaluate --tol=1.0 --attack=spsa
-bin/evaluate --run=runs/NAME --tol=1e-3,1e-1,1 --eps=0.05,0.1,0.3 --norm=linf,l2rms --gradient=backprop,adjoint
+bin/evaluate --run=runs/NAME --tol=1e-3,1e-1,1 --eps=0.1,0.3 --norm=linf,l2rms --gradient=backprop,adjoint
 bin/evaluate --attack=none --tol=1e-3,1        the clean pass alone
 bin/evaluate --attack=help                     every attack, its norms and defaults
 

@@ -53,8 +53,8 @@ def beside(program: str, values: flags.FlagValues, parts: Sequence[Mapping[str, 
             said = stack.enter_context(tempfile.TemporaryFile("w+"))
             devices = {_DEVICES: gpus[place % len(gpus)]} if len(gpus) > 1 else {}
             copy = subprocess.Popen(
-                _command(program, values, part),
-                env={**_environment(), **devices},
+                command(program, _arguments(values, part)),
+                env={**environment(), **devices},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=said,
@@ -69,16 +69,22 @@ def beside(program: str, values: flags.FlagValues, parts: Sequence[Mapping[str, 
                 raise RunError(f"a copy of this program failed: {lines[-1]}")
 
 
-def _command(program: str, values: flags.FlagValues, part: Mapping[str, str]) -> list[str]:
-    given = [line for line in values.flags_into_string().splitlines() if line.startswith("--")]
-    own = {"distribute": "none", "overwrite": "false", **part}
-    start = f"from tfode_adv.cli import {program}; {program}.run()"
-    return [sys.executable, "-c", start, *given, *(f"--{name}={value}" for name, value in own.items())]
+def command(program: str, arguments: Sequence[str]) -> list[str]:
+    """What starts a program of this package in a process of its own, installed or not."""
+    start = f"import sys; from tfode_adv.cli import {program}; sys.argv[0] = {program!r}; {program}.run()"
+    return [sys.executable, "-c", start, *arguments]
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """What such a process needs to find this package."""
     root = str(pathlib.Path(__file__).resolve().parents[2])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+
+
+def _arguments(values: flags.FlagValues, part: Mapping[str, str]) -> list[str]:
+    given = [line for line in values.flags_into_string().splitlines() if line.startswith("--")]
+    own = {"distribute": "none", "overwrite": "false", **part}
+    return [*given, *(f"--{name}={value}" for name, value in own.items())]
 
 
 def _gpus() -> list[str]:

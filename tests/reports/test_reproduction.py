@@ -1,0 +1,226 @@
+"""The papers' tables from made-up run folders."""
+
+import json
+import shlex
+
+import pytest
+
+from tests.reports.making import make_record
+from tfode_adv import files
+from tfode_adv.errors import UsageError
+from tfode_adv.reports import papers
+from tfode_adv.reports.records import Cell, Configuration
+from tfode_adv.reports.reproduction import Shelf, all_commands, reproduce
+from tfode_adv.runs import Run
+
+IMAGES = 50
+
+
+def make_run(root, name, dataset="mnist", **flags):
+    flags = {"filters": 64, "loss": "cross_entropy", "epochs": 3, **flags}
+    folder = root / f"{name}-{len(list(root.glob('*')))}"
+    run = Run.create(
+        folder, {"model": {"name": name}, "dataset": {"name": dataset}, "flags": flags, "seed": 0}
+    )
+    run.model_path.write_bytes(folder.name.encode())
+    return run
+
+
+def add_cell(run, turned=0, wrong=0, count=IMAGES, steps=10, step_size=0.05, **settings):
+    settings = {"solver": "dopri5", "dataset": "mnist", **settings}
+    if "eps" in settings:
+        hyperparameters = {"steps": steps, "step_size": step_size, "random_start": False, "restarts": 1}
+        settings |= {"attack": "pgd", "hyperparameters": {**hyperparameters, "early_stop": True}}
+    cell = Cell.of(run.path, Configuration(files.sha256(run.model_path), **settings))
+    clean = [{"clean": 4, "adversarial": 4} if i >= count - wrong else {} for i in range(count)]
+    cell.append([make_record(i, success=i < turned, **clean[i]) for i in range(count)])
+
+
+def shelf(root, dataset="mnist", gradient="adjoint", count=IMAGES):
+    return Shelf(root, dataset, count, gradient)
+
+
+def entry(table, *labels, tol):
+    (row,) = [row for row in table.rows if tuple(row[: len(labels)]) == labels]
+    return row[list(table.headers).index(f"τ = {tol}")]
+
+
+def test_the_published_files_are_packaged_as_they_are(shared):
+    for paper in papers.PAPERS:
+        assert papers.published(paper) == json.loads((shared / "published" / f"{paper}.json").read_text())
+
+
+def test_table_2_has_the_papers_layout():
+    layout = papers.layout("wifs2019", 2, "mnist")
+    assert layout.headers == ["norm", "ε", "model", "τ = 1e-4", "τ = 1e-3", "τ = 1e-2", "τ = 1e-1", "τ = 1e0"]
+    assert [labels for labels, _ in layout.rows][:4] == [
+        ["l2", "0.05", "RES"],
+        ["l2", "0.05", "MIX"],
+        ["l2", "0.05", "OON"],
+        ["l2", "0.1", "RES"],
+    ]
+    assert len(layout.rows) == 18 and len(layout.measurements) == 2 * 3 * (1 + 5 + 5)
+    first = layout.measurements[0]
+    assert (first.norm, first.eps, first.steps, first.step_size, first.tol) == ("l2rms", 0.05, 10, 0.05, None)
+
+
+@pytest.mark.parametrize(
+    ("table", "dataset", "count"), [(1, "mnist", 13), (1, "cifar10", 13), (3, "cifar10", 66)]
+)
+def test_other_tables_have_all_their_entries(table, dataset, count):
+    assert len(papers.layout("wifs2019", table, dataset).measurements) == count
+
+
+def test_table_4_sets_error_beside_success():
+    layout = papers.layout("wifs2019", 4, "cifar10")
+    assert [labels for labels, _ in layout.rows] == [
+        [quantity, model] for quantity in ("error", "success") for model in ("RES", "MIX", "OON")
+    ]
+    assert layout.measurements[-1].published == 0.28 and layout.measurements[-1].norm == "linf"
+
+
+def test_msml_has_three_columns_a_row():
+    layout = papers.layout("msml2022", 1, "cifar10")
+    assert len(layout.rows) == 16 and len(layout.measurements) == 48
+    labels, (natural, linf, l2) = layout.rows[0]
+    assert labels == ["pgd20", "32", "SONet"] and natural.published == pytest.approx(0.8808)
+    assert (linf.norm, linf.eps, linf.step_size, linf.steps, linf.tol) == ("linf", 0.031, 0.003, 20, 0.1)
+    assert (l2.norm, l2.eps, l2.step_size) == ("l2", 0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [("wifs2019", 5, "mnist"), ("wifs2019", 2, "cifar10"), ("msml2022", 1, "mnist"), ("nips", 1, "mnist")],
+)
+def test_a_table_that_is_not_there_is_refused(asked):
+    with pytest.raises(UsageError):
+        papers.layout(*asked)
+
+
+def test_ours_stand_beside_the_published_and_deviations_are_marked(tmp_path):
+    run = make_run(tmp_path, "oon")
+    add_cell(run, turned=6, tol=0.1, norm="linf", eps=0.1, gradient="adjoint")
+    add_cell(run, turned=40, tol=1.0, norm="linf", eps=0.1, gradient="adjoint")
+    found = reproduce(papers.layout("wifs2019", 2, "mnist"), shelf(tmp_path))
+    agreeing, deviating = (entry(found.table, "linf", "0.1", "OON", tol=tol) for tol in ("1e-1", "1e0"))
+    assert str(agreeing) == "0.12 (0.06–0.24) [0.05]*" and agreeing.published == 0.05
+    assert str(deviating) == "0.80 (0.67–0.89) [0.04]*"
+    assert str(entry(found.table, "linf", "0.1", "OON", tol="1e-4")) == "– [0.12]"
+    assert (found.entries, found.deviations, len(found.missing)) == (2, 2, 64)
+    # Three of fifty, with 5 % in print, is no deviation.
+    add_cell(run, turned=3, tol=0.01, norm="linf", eps=0.1, gradient="adjoint")
+    again = reproduce(papers.layout("wifs2019", 2, "mnist"), shelf(tmp_path))
+    assert str(entry(again.table, "linf", "0.1", "OON", tol="1e-2")) == "0.06 (0.02–0.16) [0.04]"
+    assert again.deviations == 2
+
+
+def test_only_the_published_attack_counts(tmp_path):
+    run = make_run(tmp_path, "oon")
+    wanted = {"tol": 1.0, "norm": "linf", "eps": 0.1, "gradient": "adjoint"}
+    for change in (
+        {"gradient": "backprop"},
+        {"norm": "l2"},
+        {"eps": 0.2},
+        {"steps": 20},
+        {"step_size": 0.01},
+        {"gradient_tol": 1e-5},
+        {"split": "validation"},
+        {"solver": "bosh3"},
+        {"dataset": "mnist_5k"},
+        {"count": IMAGES - 1},
+    ):
+        add_cell(run, **{**wanted, **change})
+    assert not reproduce(papers.layout("wifs2019", 2, "mnist"), shelf(tmp_path)).entries
+    add_cell(run, **wanted, seed=7)
+    assert reproduce(papers.layout("wifs2019", 2, "mnist"), shelf(tmp_path)).entries == 1
+
+
+def test_res_stands_under_one_tolerance_and_needs_no_gradient(tmp_path):
+    run = make_run(tmp_path, "res")
+    add_cell(run, turned=16, solver=None, norm="linf", eps=0.1)
+    found = reproduce(papers.layout("wifs2019", 2, "mnist"), shelf(tmp_path))
+    assert entry(found.table, "linf", "0.1", "RES", tol="1e-4").ours.count == 16
+    assert entry(found.table, "linf", "0.1", "RES", tol="1e-3") is None
+
+
+def test_table_1_counts_parameters_and_errors(tmp_path):
+    run = make_run(tmp_path, "oon")
+    add_cell(run, wrong=1, tol=1e-4)
+    layout = papers.layout("wifs2019", 1, "mnist")
+    found = reproduce(layout, shelf(tmp_path), {"oon": 76_810})
+    assert found.table.headers[:3] == ["model", "parameters, M", "τ = 1e-4"]
+    assert found.table.rows[2][:2] == ["OON", "0.08 [0.08]"] and found.table.rows[0][1] == "– [0.60]"
+    assert str(found.table.rows[2][2]) == "2.0 (0.4–10.5) [0.5]"
+
+
+def test_missing_entries_come_with_commands(tmp_path):
+    run = make_run(tmp_path, "oon")
+    found = reproduce(papers.layout("wifs2019", 2, "mnist"), shelf(tmp_path))
+    assert len(found.missing) == 66 and not found.entries
+    (one,) = [
+        one.commands
+        for one in found.missing
+        if (one.measurement.model.name, one.measurement.eps, one.measurement.tol, one.measurement.norm)
+        == ("oon", 0.3, 1e-3, "linf")
+    ]
+    assert one == [
+        f"bin/evaluate --run={run.path} --attack=pgd --tol=1e-3 --norm=linf --eps=0.3 --steps=10 "
+        "--step_size=0.05 --gradient=adjoint --num_examples=50"
+    ]
+    lines = all_commands(shelf(tmp_path), found.missing)
+    assert [line.split()[0] for line in lines] == ["bin/train", "bin/evaluate"] * 2 + ["bin/evaluate"]
+    assert "--flagfile=configs/wifs2019/mnist_res.cfg" in lines[0]
+    assert "--norm=l2rms,linf --eps=0.05,0.1,0.3" in lines[-1] and "--tol=1e-4,1e-3,0.01,0.1,1" in lines[-1]
+
+
+def test_commands_quote_what_a_shell_would_read(tmp_path):
+    root = tmp_path / "my runs; rm -rf x"
+    root.mkdir()
+    make_run(root, "oon")
+    found = reproduce(papers.layout("wifs2019", 1, "mnist"), shelf(root))
+    for line in all_commands(shelf(root), found.missing):
+        assert [part for part in shlex.split(line) if str(root) in part]
+
+
+def test_trades_models_are_told_apart(tmp_path):
+    cifar = {"dataset": "cifar10", "filters": 32}
+    one = make_run(tmp_path, "resnet10", **cifar, loss="trades", inverse_lambda=1.0)
+    six = make_run(tmp_path, "resnet10", **cifar, loss="trades", inverse_lambda=6.0)
+    make_run(tmp_path, "resnet10", **cifar)
+    where = shelf(tmp_path, "cifar10", "backprop")
+    models = {one.model for one in papers.layout("msml2022", 1, "cifar10").measurements}
+    found = {model.recipe: run.path for model in models if (run := where.run_of(model)) is not None}
+    assert found == {
+        "msml2022/resnet10_trades_1_32": one.path,
+        "msml2022/resnet10_trades_6_32": six.path,
+    }
+
+
+def test_the_papers_own_width_comes_before_a_newer_run(tmp_path):
+    right = make_run(tmp_path, "oon")
+    make_run(tmp_path, "oon", filters=8)
+    assert shelf(tmp_path).run_of(papers.wifs_model("oon", "mnist")).path == right.path
+
+
+def test_a_narrower_model_is_taken_with_a_note(tmp_path):
+    make_run(tmp_path, "mix", filters=8)
+    found = reproduce(papers.layout("wifs2019", 1, "mnist"), shelf(tmp_path))
+    assert any("8 filters instead of 64" in note for note in found.notes)
+    assert any(note.startswith("RES: no run folder") for note in found.notes)
+
+
+def test_damaged_and_unfinished_runs_are_passed_over(tmp_path):
+    run = make_run(tmp_path, "oon")
+    run.model_path.unlink()
+    other = make_run(tmp_path, "oon")
+    (other.path / "config.json").write_text("{")
+    assert shelf(tmp_path).run_of(papers.wifs_model("oon", "mnist")) is None
+
+
+def test_every_recipe_has_its_flag_file(request):
+    layouts = [papers.layout("wifs2019", 1, "mnist"), papers.layout("wifs2019", 1, "cifar10")]
+    layouts.append(papers.layout("msml2022", 1, "cifar10"))
+    for model in {one.model for layout in layouts for one in layout.measurements}:
+        text = (request.config.rootpath / "configs" / f"{model.recipe}.cfg").read_text()
+        assert f"--model={model.name}\n" in text
+        assert all(f"--{name}={value}\n" in text for name, value in model.flags)

@@ -1,0 +1,267 @@
+"""From run folders to a paper's table, our figures beside the published ones, and what is still missing."""
+
+import dataclasses
+import math
+import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfode_adv.errors import RunError
+from tfode_adv.files import PathLike
+from tfode_adv.reports import results
+from tfode_adv.reports.papers import Layout, Measurement, Model
+from tfode_adv.reports.results import Result
+from tfode_adv.reports.statistics import Rate
+from tfode_adv.reports.tables import Compared, Table, number
+from tfode_adv.runs import CONFIG, Run
+
+_NOTE = (
+    "Ours (95 % Wilson interval) [published]; * where the published figure lies outside the interval, "
+    "– where ours is missing."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """An entry without a figure of ours, and the commands that make it, in order."""
+
+    measurement: Measurement
+    commands: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduction:
+    """A table, what it lacks, and what a reader should know."""
+
+    table: Table
+    missing: Sequence[Missing]
+    notes: Sequence[str]
+
+    @property
+    def deviations(self) -> int:
+        """Entries whose published figure lies outside our interval."""
+        values = [value for row in self.table.rows for value in row if isinstance(value, Compared)]
+        return sum(value.deviates for value in values)
+
+    @property
+    def entries(self) -> int:
+        """Entries of ours."""
+        values = [value for row in self.table.rows for value in row if isinstance(value, Compared)]
+        return sum(value.ours is not None for value in values)
+
+
+class Shelf:
+    """The run folders under one root, by the model of a paper they hold.
+
+    Args:
+        root: where to look, at any depth.
+        dataset: what the models were trained on and are tested on.
+        num_examples: test images each figure must rest on.
+        gradient: how the attack's gradient is taken.
+        data_dir: handed on in commands, None for TFDS's own.
+    """
+
+    def __init__(
+        self,
+        root: PathLike,
+        dataset: str,
+        num_examples: int,
+        gradient: str,
+        data_dir: str | None = None,
+    ) -> None:
+        self.root, self.dataset, self.data_dir = pathlib.Path(root), dataset, data_dir
+        self.num_examples, self.gradient = num_examples, gradient
+        self._runs = sorted(_finished(self.root), key=lambda run: -run.model_path.stat().st_mtime_ns)
+        self._results: dict[pathlib.Path, Sequence[Result]] = {}
+
+    def run_of(self, model: Model) -> Run | None:
+        """The newest finished run of a model, one of the paper's own width before others."""
+        found = [run for run in self._runs if self._is(run, model)]
+        alike = [run for run in found if _flag(run, "filters") == dict(model.flags).get("filters")]
+        if model.recipe.startswith("msml"):
+            found = []  # its table tells models of one name apart by their width
+        return next(iter([*alike, *found]), None)
+
+    def find(self, wanted: Measurement) -> Result | None:
+        """The result that an entry needs, on all images asked for."""
+        run = self.run_of(wanted.model)
+        if run is None:
+            return None
+        if run.path not in self._results:
+            self._results[run.path] = results.collect([run.path], self.num_examples).results
+        for result in self._results[run.path]:
+            if len(result.records) == self.num_examples and self._answers(result, wanted):
+                return result
+        return None
+
+    def commands(self, wanted: Sequence[Measurement], **more: Any) -> list[str]:
+        """The commands that make some entries of one model: its training where it is missing, and one
+        evaluation for each step size and number of steps, over all norms, eps and tolerances."""
+        model = wanted[0].model
+        run = self.run_of(model)
+        path = self.root / model.recipe.replace("/", "-") if run is None else run.path
+        data = {} if self.data_dir is None else {"data_dir": self.data_dir}
+        lines = []
+        if run is None:
+            recipe = {"flagfile": f"configs/{model.recipe}.cfg", "run_dir": path, **data}
+            lines.append(_line("train", recipe))
+        grids: dict[tuple, list[str]] = {}
+        for (norm, *attack), group in _grouped(wanted, "norm", "steps", "step_size"):
+            tols, eps = _numbers(one.tol for one in group), _numbers(one.eps for one in group)
+            grids.setdefault((tols, eps, *attack), []).append(norm)
+        for (tols, eps, steps, step_size), norms in grids.items():
+            flags: dict[str, Any] = {"run": path, "attack": "pgd" if eps else "none", "tol": tols}
+            if eps:
+                flags |= {"norm": ",".join(norms), "eps": eps, "steps": steps, "step_size": number(step_size)}
+                flags |= {"gradient": self.gradient} if model.adaptive else {}
+            lines.append(_line("evaluate", {**flags, "num_examples": self.num_examples, **data, **more}))
+        return lines
+
+    def _is(self, run: Run, model: Model) -> bool:
+        dataset = run.config.get("dataset") or {}
+        same = run.config["model"].get("name") == model.name and dataset.get("name") == self.dataset
+        told_apart = {name: value for name, value in model.flags if name != "filters"}
+        return same and all(_flag(run, name) == value for name, value in told_apart.items())
+
+    def _answers(self, result: Result, wanted: Measurement) -> bool:
+        cell = result.configuration
+        if (cell.dataset, cell.split) != (self.dataset, "test"):
+            return False
+        if wanted.model.adaptive and (cell.solver != "dopri5" or not _same(cell.tol, wanted.tol)):
+            return False
+        if wanted.norm is None:
+            return cell.attack == "none"
+        asked = {"steps": wanted.steps, "random_start": False, "early_stop": True, "restarts": 1}
+        plain = (cell.gradient_tol, cell.gradient_solver, cell.gradient_num_steps, cell.eot)
+        return (
+            cell.attack == "pgd"
+            and cell.norm == wanted.norm
+            and _same(cell.eps, wanted.eps)
+            and cell.gradient == (self.gradient if wanted.model.adaptive else None)
+            and plain == (None,) * 4
+            and all(cell.hyperparameters.get(name) == value for name, value in asked.items())
+            and not cell.hyperparameters.get("targeted")
+            and _same(cell.hyperparameters.get("step_size"), wanted.step_size)
+        )
+
+
+def reproduce(layout: Layout, shelf: Shelf, parameters: Mapping[str, int] | None = None) -> Reproduction:
+    """The table, from what the run folders hold.
+
+    Args:
+        layout: the paper's.
+        shelf: our run folders.
+        parameters: trainable parameters by the model's name, where known.
+    """
+    rows, missing = [], []
+    for place, (labels, entries) in enumerate(layout.rows):
+        values = []
+        for wanted in entries:
+            result = None if wanted is None else shelf.find(wanted)
+            ours = None if result is None else _rate(result, wanted.quantity)
+            if wanted is not None and result is None:
+                missing.append(Missing(wanted, shelf.commands([wanted])))
+            values.append(
+                None
+                if wanted is None
+                else Compared(ours, wanted.published, layout.decimals[place], layout.percent[place])
+            )
+        rows.append([*labels, *_counted(layout, entries, parameters or {}), *values])
+    headers = list(layout.headers)
+    if layout.parameters:
+        headers.insert(1, "parameters, M")
+    table = Table(layout.title, headers, rows, note=f"{_NOTE} {_basis(shelf)}")
+    return Reproduction(table, missing, _notes(layout, shelf))
+
+
+def all_commands(shelf: Shelf, missing: Sequence[Missing]) -> list[str]:
+    """As few commands as make everything that is missing; they skip what is there."""
+    wanted = [one.measurement for one in missing]
+    lines = [line for _, group in _grouped(wanted, "model") for line in shelf.commands(group)]
+    return list(dict.fromkeys(lines))
+
+
+def _counted(
+    layout: Layout, entries: Sequence[Measurement | None], parameters: Mapping[str, int]
+) -> list[str]:
+    """Our number of parameters and the one in print, where the layout has that column."""
+    if not layout.parameters:
+        return []
+    name = next(one.model.name for one in entries if one is not None)
+    ours = f"{parameters[name] / 1e6:.2f}" if name in parameters else "–"
+    return [f"{ours} [{layout.parameters[name]:.2f}]"]
+
+
+def _basis(shelf: Shelf) -> str:
+    text = f"First {shelf.num_examples} test images; gradient of the attack: {shelf.gradient}."
+    if shelf.dataset == "cifar10":
+        text += (
+            " Where CIFAR-10 comes from a folder of JPEG files, its images differ slightly from the original."
+        )
+    return text
+
+
+def _notes(layout: Layout, shelf: Shelf) -> list[str]:
+    notes = []
+    for model in dict.fromkeys(one.model for one in layout.measurements):
+        run = shelf.run_of(model)
+        if run is None:
+            notes.append(f"{model.label}: no run folder under {str(shelf.root)!r}.")
+            continue
+        filters, wanted = _flag(run, "filters"), dict(model.flags)["filters"]
+        differs = "" if filters in (None, wanted) else f", with {filters} filters instead of {wanted}"
+        epochs = _flag(run, "epochs")
+        trained = "" if epochs is None else f", {epochs} epochs"
+        notes.append(f"{model.label}: {run.path}{trained}{differs}.")
+    return notes
+
+
+def _finished(root: pathlib.Path) -> list[Run]:
+    """Every finished run under a folder; a damaged one is passed over, as it may be another's."""
+    found = []
+    for path in sorted(root.rglob(CONFIG)) if root.is_dir() else ():
+        try:
+            run = Run.open(path.parent)
+        except RunError:
+            continue
+        found += [run] if run.finished else []
+    return found
+
+
+def _flag(run: Run, name: str) -> Any:
+    """A training flag of a run, or a keyword of its model."""
+    for part in (run.config.get("flags"), run.config["model"].get("kwargs")):
+        if isinstance(part, Mapping) and part.get(name) is not None:
+            return part[name]
+    return None
+
+
+def _rate(result: Result, quantity: str) -> Rate:
+    summary = result.summary
+    rates = {"error": summary.clean_error, "success": summary.success}
+    return {**rates, "accuracy": summary.accuracy, "robust": summary.robust}[quantity]
+
+
+def _same(ours: float | None, wanted: float | None) -> bool:
+    if ours is None or wanted is None:
+        return ours is wanted
+    return math.isclose(ours, wanted, rel_tol=1e-6)
+
+
+def _grouped(wanted: Sequence[Measurement], *names: str) -> list[tuple[tuple, list[Measurement]]]:
+    groups: dict[tuple, list[Measurement]] = {}
+    for one in wanted:
+        groups.setdefault(tuple(getattr(one, name) for name in names), []).append(one)
+    return list(groups.items())
+
+
+def _numbers(values) -> str:
+    found = sorted({value for value in values if value is not None})
+    return ",".join(number(value) for value in found)
+
+
+def _line(program: str, flags: Mapping[str, Any]) -> str:
+    """A command for a shell, names from users quoted; flags without a value left out."""
+    parts = [f"--{name}={value}" for name, value in flags.items() if value not in (None, "")]
+    return shlex.join([f"bin/{program}", *parts])
