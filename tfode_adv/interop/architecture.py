@@ -8,7 +8,7 @@ import numpy as np
 
 from tfode_adv.errors import UsageError
 
-IMAGE_SIZES = {1: (28, 28, 1), 3: (32, 32, 3)}
+MNIST_SIZE, CIFAR_SIZE = 28, 32
 
 
 def architecture(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -20,8 +20,8 @@ def architecture(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
     Returns:
         `num_classes`, `filters`, and what else sizes the family: `blocks`, or `depth` and `widen`. Also
-        `input_shape`, for images of 1 channel (28 x 28) or 3 (32 x 32); PyTorch's weights do not tell the
-        size of an image.
+        `input_shape`: weights tell an image's channels but not its size, which is taken to be MNIST's for
+        1 channel and CIFAR-10's otherwise. (`odenet_tq` does not tell its channels either: 3.)
 
     Raises:
         UsageError: the arrays that tell are not there.
@@ -76,7 +76,8 @@ def _count(state, pattern):
 
 
 def _image(channels):
-    return {"input_shape": IMAGE_SIZES[channels]} if channels in IMAGE_SIZES else {}
+    size = MNIST_SIZE if channels == 1 else CIFAR_SIZE
+    return {"input_shape": (size, size, channels)}
 
 
 _READERS = {

@@ -63,8 +63,7 @@ def build_from_state(name: str, source: PathLike | Mapping[str, np.ndarray], **o
     Args:
         name: one of `tfode_adv.models.available()`.
         source: as for `load_torch_state`.
-        **options: of `tfode_adv.models.build`. Those given win over the inferred ones; `input_shape` is
-            inferred only for 1 channel (28 x 28) and 3 channels (32 x 32).
+        **options: of `tfode_adv.models.build`. Those given win over the inferred ones, see `architecture`.
 
     Raises:
         UsageError: an unknown name, or arrays that are not that model's.

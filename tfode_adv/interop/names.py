@@ -1,4 +1,4 @@
-"""From the names of the papers' PyTorch programs to the names of the layers here: a table, applied in order."""
+"""From the names of the papers' PyTorch programs to the names of the layers here: rules, applied in order."""
 
 import re
 

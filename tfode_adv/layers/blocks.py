@@ -134,8 +134,8 @@ class BasicBlock(_Block):
 class WideBlock(_Block):
     """BN - ReLU - conv - BN - ReLU - conv plus the shortcut (Zagoruyko, Komodakis, "Wide Residual Networks").
 
-    As in MSML 2021's program, the second convolution strides, every convolution has a bias, and the shortcut, a
-    1 x 1 convolution where shapes differ, starts from the block's input, not from its activation.
+    As in MSML 2021's program, the second convolution strides, every convolution has a bias, and the shortcut,
+    a 1 x 1 convolution where shapes differ, starts from the block's input, not from its activation.
 
     Maps `[B, H, W, C]` become `[B, (H - 1) // strides + 1, ..., filters]`.
 

@@ -31,8 +31,8 @@ class SkewDynamics(keras.layers.Layer):
     transpose; four group normalisations; leaky ReLU of slope 0.01.
 
     Calling it takes t, which it does not use, and the pair of y `[B, H', W', filters]` and z
-    `[B, H, W, channels]`, with H' = H for strides 1 and (H - 2) // 2 + 1 for strides 2; it returns the pair of
-    their derivatives.
+    `[B, H, W, channels]`, with H' = H for strides 1 and (H - 2) // 2 + 1 for strides 2; it returns the pair
+    of their derivatives.
 
     Args:
         filters: channels of y; must divide evenly among min(groups, filters).
@@ -104,8 +104,8 @@ class SkewDynamics(keras.layers.Layer):
 class SkewDenseDynamics(keras.layers.Layer):
     """y' = W lrelu(z) + b1 - gamma y, z' = -W^T lrelu(y) + b2 - gamma z: SONet's classifier.
 
-    Calling it takes t, which it does not use, and the pair of y `[B, features]` and z `[B, units]`; it returns
-    the pair of their derivatives. The kernel is `[units, features]`; the bias holds b1, then b2.
+    Calling it takes t, which it does not use, and the pair of y `[B, features]` and z `[B, units]`; it
+    returns the pair of their derivatives. The kernel is `[units, features]`; the bias holds b1, then b2.
 
     Args:
         units: size of z, the classes.

@@ -1,8 +1,8 @@
 """The ODENet that MSML 2021, section 4, compares with: no down-sampling, ten ODE blocks one after another.
 
-It follows TisODE's program (Yan et al., "On Robustness of Neural Ordinary Differential Equations", 2020), with
-the dynamics of WIFS 2019 under 8 groups. 54 channels, the default, do not divide into 8 groups: the groups are
-the largest number up to 8 that divides the channels, 6 of them here.
+It follows TisODE's program (Yan et al., "On Robustness of Neural Ordinary Differential Equations", 2020),
+with the dynamics of WIFS 2019 under 8 groups. 54 channels, the default, do not divide into 8 groups: the
+groups are the largest number up to 8 that divides the channels, 6 of them here.
 """
 
 import keras

@@ -1,8 +1,8 @@
 """ResNet10 and the wide ResNets of MSML 2021, section 4, plain and with an SO block as their first layer.
 
 They keep batch normalisation's running moments as weights that do not train. ResNet10 is He et al.'s (2016)
-basic-block network for small images; the wide ResNets follow the program of MSML 2021, whose convolutions have
-biases and whose second convolution strides.
+basic-block network for small images; the wide ResNets follow the program of MSML 2021, whose convolutions
+have biases and whose second convolution strides.
 """
 
 import keras

@@ -1,8 +1,9 @@
 """SONet: Huang et al., "Adversarial Robustness of Stabilized Neural ODEs Might Be from Obfuscated Gradients",
 MSML 2021 (PMLR 145), section 3.2 and appendix.
 
-Every block is an ODE with skew-symmetric dynamics, the classifier included. The four group normalisations of
-a block and the start of the classifier's outputs at 0.1 are the program's; the paper's equations show neither.
+Every block is an ODE with skew-symmetric dynamics, the classifier included. The four group normalisations
+of a block and the start of the classifier's outputs at 0.1 are the program's; the paper's equations show
+neither.
 """
 
 import keras

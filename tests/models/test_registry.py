@@ -1,0 +1,136 @@
+"""Building the papers' models: sizes, options, saving."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfode_adv as ta
+from tfode_adv.errors import UsageError
+
+CIFAR = {"input_shape": (32, 32, 3)}
+# The smallest of each family: (options, images' shape).
+SMALL = {
+    "res": {"filters": 4, "input_shape": (12, 12, 1)},
+    "mix": {"filters": 4, "input_shape": (12, 12, 1)},
+    "oon": {"filters": 4, "input_shape": (8, 9, 2), "normalization": ((0.4, 0.5), (0.2, 0.3))},
+    "sonet": {"filters": 4, "blocks": (1, 1), "input_shape": (9, 9, 3)},
+    "resnet10": {"filters": 4, "blocks": (1, 2), "input_shape": (8, 8, 3)},
+    "soblock_resnet10": {"filters": 8, "blocks": (1,), "input_shape": (8, 8, 3)},
+    "wide_resnet": {"depth": 10, "widen": 1, "filters": 4, "input_shape": (8, 8, 3)},
+    "soblock_wide_resnet": {"depth": 10, "widen": 1, "filters": 4, "input_shape": (8, 8, 3)},
+    "odenet_tq": {"filters": 6, "blocks": (2,), "input_shape": (5, 6, 3)},
+}
+
+
+def images(model, count=3, seed=0):
+    return tf.random.stateless_uniform([count, *model.input_shape[1:]], seed=[seed, 1])
+
+
+@pytest.mark.parametrize(
+    "name, options, millions",
+    [
+        ("res", {}, 0.60),
+        ("mix", {}, 0.23),
+        ("oon", {}, 0.08),
+        ("res", CIFAR | {"filters": 256}, 7.92),
+        ("mix", CIFAR | {"filters": 256}, 2.02),
+        ("oon", CIFAR | {"filters": 256}, 1.20),
+    ],
+)
+def test_trainable_parameters_are_the_published_number(name, options, millions):
+    model = ta.models.build(name, **options)
+    count = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    assert round(count / 1e6, 2) == millions
+
+
+def test_every_model_is_listed_and_tried_here():
+    assert set(ta.models.available()) == set(SMALL)
+    assert all(summary and "\n" not in summary for summary in ta.models.available().values())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_saved_model_is_the_same_model(name, tmp_path):
+    model = ta.models.build(name, num_classes=5, solver="bosh3", tol=0.3, **SMALL[name])
+    model.save(tmp_path / "m.keras")
+    twin = keras.models.load_model(tmp_path / "m.keras")
+    x = images(model)
+    assert model.output_shape == (None, 5) and model.name == name
+    np.testing.assert_array_equal(twin(x), model(x))
+    assert [(b.solver, b.tol) for b in ta.models.ode_blocks(twin)] == [
+        (b.solver, b.tol) for b in ta.models.ode_blocks(model)
+    ]
+
+
+def test_normalization_is_inside_the_model():
+    options = SMALL["oon"]
+    normalized = ta.models.build("oon", **options)
+    plain = ta.models.build("oon", **(options | {"normalization": None}))
+    plain.set_weights(normalized.get_weights())
+    x = images(plain)
+    mean, deviation = (np.asarray(values, np.float32) for values in options["normalization"])
+    np.testing.assert_allclose(normalized(x), plain((x - mean) / deviation), atol=1e-4)
+
+
+def test_dropout_is_for_training_only():
+    model = ta.models.build("res", dropout=0.9, **SMALL["res"])
+    x = images(model)
+    np.testing.assert_array_equal(model(x), model(x, training=False))
+    assert not np.allclose(model(x), model(x, training=True))
+
+
+def test_logits_are_float32_in_mixed_precision():
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    try:
+        models = [ta.models.build(name, **SMALL[name]) for name in ("res", "oon", "sonet")]
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    for model in models:
+        logits = model(images(model))
+        assert logits.dtype == tf.float32 and np.isfinite(logits).all()
+
+
+def test_training_moves_batch_norm_s_moments():
+    model = ta.models.build("resnet10", **SMALL["resnet10"])
+    before = [variable.numpy() for variable in model.non_trainable_variables]
+    model(images(model), training=True)
+    assert any((a != b.numpy()).any() for a, b in zip(before, model.non_trainable_variables, strict=True))
+
+
+def test_wide_resnet_starts_from_he_s_normal_distribution():
+    model = ta.models.build("wide_resnet", depth=10, widen=4, input_shape=(8, 8, 3))
+    kernel = model.get_layer("stage3_block0").conv2.kernel.numpy()
+    assert kernel.std() == pytest.approx((2 / (9 * kernel.shape[-1])) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("resnet", {}, r"model is 'resnet', but must be one of: res, mix, oon"),
+        ("oon", {"depth": 10}, "oon has no option depth; it has: dropout, filters"),
+        ("oon", {"filters": 48}, "filters is 48, but must be divisible into 32 groups"),
+        ("res", {"filters": 48}, "filters is 48, but must be divisible into 32 groups"),
+        ("sonet", {"filters": 12}, "filters is 12, but must be divisible into 8 groups"),
+        ("oon", {"filters": 0}, "filters is 0"),
+        ("oon", {"filters": "64"}, "filters is '64'"),
+        ("oon", {"dropout": 1.0}, "dropout is 1.0"),
+        ("oon", {"num_classes": 1}, "num_classes is 1"),
+        ("oon", {"input_shape": (28, 28)}, "input_shape is"),
+        ("oon", {"input_shape": (1, 28, 1)}, "image height is 1"),
+        ("res", {"input_shape": (2, 28, 1)}, "image height is 2"),
+        ("oon", {"initialization": "zeros"}, "'zeros'"),
+        ("oon", {"normalization": 0.5}, "normalization is 0.5"),
+        ("oon", {"normalization": ([0.1, 0.2], 1.0)}, "normalization is"),
+        ("oon", {"normalization": (0.5, 0.0)}, "standard deviation of normalization is 0"),
+        ("sonet", {"blocks": 2}, "blocks is 2"),
+        ("sonet", {"blocks": (2, 0)}, "blocks per stage is 0"),
+        ("wide_resnet", {"depth": 12}, r"depth is 12, but must be 6 n \+ 4"),
+        ("oon", {"tol": 0.0}, "tol"),
+        ("oon", {"solver": "rk5"}, "'rk5'"),
+        ("oon", {"gradient": "exact"}, "'exact'"),
+        ("res", {"speed": 3}, "speed"),
+    ],
+)
+def test_bad_arguments(name, options, words):
+    with pytest.raises(UsageError, match=words):
+        ta.models.build(name, **options)

@@ -1,0 +1,79 @@
+"""Makes a run folder, which bin/evaluate takes, of a checkpoint of the papers' PyTorch programs.
+
+bin/convert --model=oon --from=checkpoint.pt --run_dir=runs/oon-published --dataset=mnist
+bin/convert --model=sonet --from=sonet.npz --run_dir=runs/sonet --image_size=32,32 --tol=0.1
+
+The model's size is read off the checkpoint. Weights do not tell the size of an image: it is 28 x 28 where
+they have one channel and 32 x 32 otherwise, unless --image_size says more.
+"""
+
+from absl import flags as absl_flags
+
+from tfode_adv import interop, models
+from tfode_adv.cli import app, flags
+from tfode_adv.errors import UsageError, check_choice
+from tfode_adv.runs import Run
+
+FLAGS = flags.new(__doc__)
+absl_flags.DEFINE_string("model", None, "The classifier: oon, mix, res, sonet, ...", flag_values=FLAGS)
+absl_flags.DEFINE_string("from", None, "The checkpoint: .pt, .pth or .npz.", flag_values=FLAGS)
+absl_flags.DEFINE_string("run_dir", None, "The run folder to make.", flag_values=FLAGS)
+absl_flags.DEFINE_string(
+    "dataset", None, "Data it was trained on (default: mnist_5k or cifar10, by channels).", flag_values=FLAGS
+)
+absl_flags.DEFINE_string("data_dir", None, "Where TFDS data sets are prepared.", flag_values=FLAGS)
+flags.define_number("image_size", None, "Height,width of an image.", FLAGS, low=1, several=True)
+flags.define_number("mean", None, "Per-channel mean, applied inside the model.", FLAGS, several=True)
+flags.define_number(
+    "deviation", None, "Per-channel standard deviation.", FLAGS, low=0.0, low_open=True, several=True
+)
+flags.define_solver_flags(FLAGS, tol=None, solver=None, gradient=None)
+absl_flags.DEFINE_boolean("overwrite", False, "Replace the run in --run_dir.", flag_values=FLAGS)
+
+_SOLVER = ("tol", "solver", "gradient", "num_steps")
+_DATASETS = {1: "mnist_5k", 3: "cifar10"}
+
+
+def main(argv):
+    del argv
+    given = flags.as_dict(FLAGS)
+    for name in ("model", "from", "run_dir"):
+        if not given[name]:
+            raise UsageError(f"--{name} is missing")
+    check_choice("model", given["model"], models.available())
+    state = interop.read_state(given["from"])
+    options = _options(given, interop.architecture(given["model"], state))
+    model = models.build(given["model"], **options)
+    interop.load_torch_state(model, state)
+    dataset = given["dataset"] or _DATASETS.get(options["input_shape"][-1])
+    config = {
+        "flags": given,
+        "model": {"name": given["model"], "kwargs": options},
+        "dataset": {"name": dataset, "data_dir": given["data_dir"]},
+        "seed": None,
+    }
+    run = Run.create(given["run_dir"], config, overwrite=given["overwrite"])
+    aside = run.model_path.with_name("converting.keras")
+    model.save(aside)
+    aside.replace(run.model_path)
+    print(f"{run.path}: {given['model']} with {model.count_params():,} weights from {given['from']}")
+    print(f"data set: {dataset}" if dataset else "no data set recorded: give bin/evaluate one with --dataset")
+
+
+def _options(given, inferred):
+    """The arguments of `models.build`: what the checkpoint tells, then what the flags say."""
+    options = inferred | {name: given[name] for name in _SOLVER if given[name] is not None}
+    if given["image_size"]:
+        if len(given["image_size"]) != 2:
+            raise UsageError(f"image_size is {given['image_size']}, but must be height,width")
+        channels = inferred["input_shape"][-1]
+        options["input_shape"] = (*map(int, given["image_size"]), channels)
+    if (given["mean"] is None) != (given["deviation"] is None):
+        raise UsageError("--mean and --deviation go together")
+    if given["mean"]:
+        options["normalization"] = (given["mean"], given["deviation"])
+    return options
+
+
+def run():
+    app.run(main, FLAGS)
