@@ -66,7 +66,7 @@ def call(capsys):
         (["report"], ["run folder"]),
         (["diagnose", "--tol=x"], ["tol", "x"]),
         (["reproduce", "--paper=nips1999"], ["nips1999", "wifs2019", "msml2022"]),
-        (["tune", "--dataset=mnits"], ["'mnits'", "mnist_5k"]),
+        (["tune", "--filter_choices=16,32", "--dataset=mnits"], ["'mnits'", "mnist_5k"]),
         (["convert"], []),
     ],
     ids=" ".join,
