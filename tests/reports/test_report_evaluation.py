@@ -144,6 +144,13 @@ def test_a_handful_of_images_is_kept(tmp_path, data):
     assert abs(kept[0][1] - images[0]).max() == pytest.approx(0.3)
 
 
+def test_more_pictures_are_made_of_a_finished_cell(tmp_path, data):
+    run(Toy(), data, [PGD], tmp_path, keep_images=2)
+    assert run(Toy(), data, [PGD], tmp_path, keep_images=7) == 5
+    cell = Cell.of(tmp_path, PGD)
+    assert len(cell.images()) == 7 and len(cell.records()) == 20
+
+
 def test_order_groups_by_solver_setting_and_drops_repeats():
     other = dataclasses.replace(PGD, tol=1.0)
     assert in_order([PGD, other, PGD, CLEAN]) == [CLEAN, PGD, other.clean, other]

@@ -8,6 +8,8 @@ Reads the run folders under --runs; what they lack is listed with the commands t
 those on the models that are there, --train makes the models as well.
 """
 
+import dataclasses
+import math
 import pathlib
 import shlex
 import subprocess
@@ -16,10 +18,11 @@ from collections.abc import Sequence
 from absl import flags as absl_flags
 
 from tfode_adv.cli import app, flags, workers
-from tfode_adv.errors import RunError, UsageError
-from tfode_adv.reports import papers, report
+from tfode_adv.errors import RunError, UsageError, check_choice
+from tfode_adv.reports import figure2, papers, report
 from tfode_adv.reports.document import Report, Section
-from tfode_adv.reports.reproduction import Reproduction, Shelf, all_commands, reproduce
+from tfode_adv.reports.reproduction import Missing, Shelf, all_commands, reproduce
+from tfode_adv.reports.tables import Table
 from tfode_adv.runs import versions
 
 FLAGS = flags.new(__doc__)
@@ -44,54 +47,103 @@ absl_flags.DEFINE_boolean(
     "overwrite", False, "Write into a folder that holds something else.", flag_values=FLAGS
 )
 
+# How each paper took its gradients.
 _GRADIENT = {"wifs2019": "adjoint", "msml2022": "backprop"}
+_FIGURE_IMAGES = 100
 
 
 def main(argv) -> None:
     del argv
-    table, dataset = _asked()
-    found = [_reproduced(table, dataset, gradient) for gradient in FLAGS.gradient or [_GRADIENT[FLAGS.paper]]]
-    for shelf, one in found:
-        print(one.table.to_text())
-        for note in one.notes:
-            print(note)
-        commands = all_commands(shelf, one.missing)
-        if commands:
-            print(f"\n{len(one.missing)} entries are missing; these commands make them:")
-            print("\n".join(commands))
+    asked = _asked()
+    found = [_complete(asked, gradient) for gradient in FLAGS.gradient or [_GRADIENT[FLAGS.paper]]]
+    for one in found:
+        for table in one.tables:
+            print(table.to_text())
+        print("\n".join(one.lines))
+        if one.commands:
+            print("\n".join(one.commands))
         print()
-    name = f"{FLAGS.paper}-table{table}-{dataset}"
-    out = pathlib.Path(FLAGS.out) if FLAGS.out else pathlib.Path(FLAGS.runs) / "reproduced" / name
-    page = report.write(_report(name, found), out, FLAGS.overwrite)
+    out = pathlib.Path(FLAGS.out) if FLAGS.out else pathlib.Path(FLAGS.runs) / "reproduced" / asked.name
+    page = report.write(_report(asked, found), out, FLAGS.overwrite)
     print(f"wrote {page}")
 
 
-def _asked() -> tuple[int, str]:
-    """The table and its data set, of which either may imply the other."""
-    tables = papers.TABLES[FLAGS.paper]
-    table = FLAGS.table if FLAGS.table is not None else tables[0]
-    implied = "cifar10" if FLAGS.paper == "msml2022" or table == 3 else "mnist"
-    dataset = FLAGS.dataset or implied
-    papers.layout(FLAGS.paper, table, dataset)
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What the flags ask for; `table` is None for figure 2."""
+
+    table: int | None
+    dataset: str
+    num_examples: int
+
+    @property
+    def name(self) -> str:
+        part = "figure2" if self.table is None else f"table{self.table}"
+        return f"{FLAGS.paper}-{part}-{self.dataset}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A table or figure under one gradient, with what is missing for it."""
+
+    gradient: str
+    sections: Sequence[Section]
+    missing: Sequence[Missing]
+    commands: Sequence[str]
+    lines: Sequence[str]
+
+    @property
+    def tables(self) -> list[Table]:
+        return [table for section in self.sections for table in section.tables]
+
+
+def _asked() -> _Asked:
+    """The table or figure and its data set, either of which may imply the other."""
+    if FLAGS.figure is not None:
+        if FLAGS.table is not None:
+            raise UsageError("--table and --figure exclude each other")
+        check_choice("paper of a figure", FLAGS.paper, ["wifs2019"])
+        check_choice("figure", FLAGS.figure, [2])
+        table = None
+    else:
+        table = papers.TABLES[FLAGS.paper][0] if FLAGS.table is None else FLAGS.table
+    dataset = FLAGS.dataset or ("cifar10" if FLAGS.paper == "msml2022" or table == 3 else "mnist")
+    if table is not None:
+        papers.layout(FLAGS.paper, table, dataset)
     images = papers.TEST_IMAGES[dataset]
+    default = images if FLAGS.figure is None else _FIGURE_IMAGES
     if FLAGS.num_examples is not None and FLAGS.num_examples > images:
         raise UsageError(f"num_examples is {FLAGS.num_examples}, but {dataset} has {images} test images")
-    return table, dataset
+    return _Asked(table, dataset, FLAGS.num_examples or default)
 
 
-def _reproduced(table: int, dataset: str, gradient: str) -> tuple[Shelf, Reproduction]:
-    layout = papers.layout(FLAGS.paper, table, dataset)
+def _complete(asked: _Asked, gradient: str) -> _Found:
+    """What the run folders hold, after what is missing was made, if that is asked for."""
+    found = _look(asked, gradient)
+    if found.commands and (FLAGS.train or FLAGS.evaluate):
+        _run(found.commands, FLAGS.train)
+        found = _look(asked, gradient)
+    return found
 
-    def look() -> tuple[Shelf, Reproduction]:
-        images = FLAGS.num_examples or papers.TEST_IMAGES[dataset]
-        shelf = Shelf(FLAGS.runs, dataset, images, gradient, FLAGS.data_dir)
-        return shelf, reproduce(layout, shelf, _parameters(layout, shelf))
 
-    shelf, found = look()
-    if FLAGS.train or FLAGS.evaluate:
-        _run(all_commands(shelf, found.missing), FLAGS.train)
-        shelf, found = look()
-    return shelf, found
+def _look(asked: _Asked, gradient: str) -> _Found:
+    shelf = Shelf(FLAGS.runs, asked.dataset, asked.num_examples, gradient, FLAGS.data_dir)
+    title = f"Gradient of the attack: {gradient}"
+    if asked.table is None:
+        figure = figure2.reproduce(shelf, asked.num_examples)
+        commands = all_commands(shelf, figure.missing, num_images=asked.num_examples)
+        lines = _missing_lines(figure.missing)
+        return _Found(gradient, [Section(title, lines), *figure.sections], figure.missing, commands, lines)
+    layout = papers.layout(FLAGS.paper, asked.table, asked.dataset)
+    one = reproduce(layout, shelf, _parameters(layout, shelf))
+    lines = [f"{one.deviations} of {one.entries} published figures lie outside our 95 % interval."]
+    lines += [*one.notes, *_missing_lines(one.missing)]
+    commands = all_commands(shelf, one.missing)
+    return _Found(gradient, [Section(title, lines, tables=[one.table])], one.missing, commands, lines)
+
+
+def _missing_lines(missing: Sequence[Missing]) -> list[str]:
+    return [f"{len(missing)} entries are missing; these commands make them:"] if missing else []
 
 
 def _parameters(layout: papers.Layout, shelf: Shelf) -> dict[str, int]:
@@ -100,7 +152,7 @@ def _parameters(layout: papers.Layout, shelf: Shelf) -> dict[str, int]:
         return {}
     runs = {model.name: shelf.run_of(model) for model in {one.model for one in layout.measurements}}
     return {
-        name: sum(int(weight.shape.num_elements()) for weight in run.load_model().trainable_variables)
+        name: sum(math.prod(weight.shape) for weight in run.load_model().trainable_variables)
         for name, run in runs.items()
         if run is not None
     }
@@ -114,9 +166,8 @@ def _run(commands: Sequence[str], train: bool) -> None:
         if not train and (program == "bin/train" or _flag(command, "run") in untrained):
             continue
         print(command, flush=True)
-        done = subprocess.run(
-            workers.command(pathlib.Path(program).name, arguments), env=workers.environment()
-        )
+        name = program.removeprefix("bin/")
+        done = subprocess.run(workers.command(name, arguments), env=workers.environment())
         if done.returncode:
             raise RunError(f"this command failed with status {done.returncode}: {command}")
 
@@ -126,32 +177,21 @@ def _flag(command: str, name: str) -> str | None:
     return found[0] if found else None
 
 
-def _report(name: str, found: Sequence[tuple[Shelf, Reproduction]]) -> Report:
+def _report(asked: _Asked, found: Sequence[_Found]) -> Report:
     sections, data = [], []
-    for shelf, one in found:
-        commands = all_commands(shelf, one.missing)
-        lines = [
-            f"{one.deviations} of {one.entries} published figures lie outside our 95 % interval.",
-            *one.notes,
-        ]
-        if commands:
-            lines.append(f"{len(one.missing)} entries are missing; the commands below make them.")
-        title = f"Gradient: {shelf.gradient}"
-        sections.append(
-            Section(title, lines, tables=[one.table], commands=["\n".join(commands)] if commands else [])
-        )
+    for one in found:
+        first, *rest = one.sections
+        listed = ["\n".join(one.commands)] if one.commands else []
+        sections += [dataclasses.replace(first, commands=listed), *rest]
         missing = [
-            {
-                **vars(entry.measurement),
-                "model": entry.measurement.model.label,
-                "commands": list(entry.commands),
-            }
+            {**vars(entry.measurement), "model": entry.measurement.model.label, "commands": entry.commands}
             for entry in one.missing
         ]
-        data.append({"gradient": shelf.gradient, "table": one.table.as_dict(), "missing": missing})
+        tables = [table.as_dict() for table in one.tables]
+        data.append({"gradient": one.gradient, "tables": tables, "missing": missing})
     source = papers.published(FLAGS.paper)["source"]
-    values = {"name": name, "source": source, "tables": data, "versions": versions()}
-    return Report(f"Reproduction: {name}", [source], sections, values)
+    values = {"name": asked.name, "source": source, "reproduced": data, "versions": versions()}
+    return Report(f"Reproduction: {asked.name}", [source], sections, values)
 
 
 def run():

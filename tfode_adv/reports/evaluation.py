@@ -114,7 +114,7 @@ def evaluate(
     """
     shard = shard or Shard()
     wanted = shard.indices(len(images))
-    jobs = [_job(Cell.of(run, cell, shard.tag), wanted) for cell in in_order(configurations)]
+    jobs = [_job(Cell.of(run, cell, shard.tag), wanted, keep_images) for cell in in_order(configurations)]
     total = sum(len(job.indices) for job in jobs)
     clean: dict[str, dict[int, Record]] = {}
     with bar(total=total, desc="evaluating", unit="image") as moving:
@@ -130,7 +130,7 @@ def evaluate(
                 )
                 # The pictures first: an image with a record is never looked at again.
                 for row, index in enumerate(batch):
-                    if index < keep_images:
+                    if _kept(configuration, index, keep_images):
                         job.cell.save_image(index, images[index], adversarial[row])
                 job.cell.append(records)
                 step.finish()
@@ -165,9 +165,19 @@ def describe(configuration: Configuration) -> str:
     return " ".join(parts)
 
 
-def _job(cell: Cell, wanted: Sequence[int]) -> _Job:
+def _job(cell: Cell, wanted: Sequence[int], keep_images: int) -> _Job:
+    """The images without a record, and those that more pictures are now wanted of."""
     done = cell.records()
-    return _Job(cell, [index for index in wanted if index not in done])
+
+    def open_(index: int) -> bool:
+        picture = _kept(cell.configuration, index, keep_images)
+        return index not in done or (picture and not cell.has_image(index))
+
+    return _Job(cell, [index for index in wanted if open_(index)])
+
+
+def _kept(configuration: Configuration, index: int, keep_images: int) -> bool:
+    return configuration.attack != "none" and index < keep_images
 
 
 def _compute(

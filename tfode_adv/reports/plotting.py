@@ -149,6 +149,7 @@ def _draw(axes, line: Series, place: int, scale: float) -> None:
         y,
         color=color,
         marker=MARKERS[place % len(MARKERS)],
+        markevery=max(1, len(x) // 8),
         linestyle=DASHES[place % len(DASHES)],
         markersize=5,
         # Matplotlib hides a name that begins with an underscore.

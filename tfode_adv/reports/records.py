@@ -223,7 +223,11 @@ class Cell:
         """Keeps one image, [H, W, C] in [0, 1], before and after the attack."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, clean=clean, adversarial=adversarial)
-        files.write_atomic(self.folder / f"image-{index:06d}.npz", buffer.getvalue())
+        files.write_atomic(self._image(index), buffer.getvalue())
+
+    def has_image(self, index: int) -> bool:
+        """Whether this image is kept."""
+        return self._image(index).is_file()
 
     def images(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """The kept images by index: clean, adversarial.
@@ -239,6 +243,9 @@ class Cell:
             except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
                 raise RunError(f"{str(path)!r} is corrupt: {error}") from error
         return found
+
+    def _image(self, index: int) -> pathlib.Path:
+        return self.folder / f"image-{index:06d}.npz"
 
     def _begin(self) -> pathlib.Path:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -175,10 +175,10 @@ def reproduce(layout: Layout, shelf: Shelf, parameters: Mapping[str, int] | None
     return Reproduction(table, missing, _notes(layout, shelf))
 
 
-def all_commands(shelf: Shelf, missing: Sequence[Missing]) -> list[str]:
+def all_commands(shelf: Shelf, missing: Sequence[Missing], **more: Any) -> list[str]:
     """As few commands as make everything that is missing; they skip what is there."""
     wanted = [one.measurement for one in missing]
-    lines = [line for _, group in _grouped(wanted, "model") for line in shelf.commands(group)]
+    lines = [line for _, group in _grouped(wanted, "model") for line in shelf.commands(group, **more)]
     return list(dict.fromkeys(lines))
 
 
