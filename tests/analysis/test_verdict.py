@@ -43,7 +43,7 @@ def test_a_worst_case_far_below_the_published_attack_is_masking():
     found = verdict.judge(correct, outcomes, [], "at tau = 1")
     assert found.label == "masked"
     assert found.left == pytest.approx(0.25)
-    assert found.attribution == {"gradient": 0.75}
+    assert found.attribution == {"gradient": 15}
     assert "100.0 % of the images withstand the published attack and 25.0 % the worst case" in found.sentence
     assert "25 % of the apparent robustness is left" in found.sentence
     assert "75.0 % to another source of the gradient" in found.sentence
@@ -69,10 +69,15 @@ def test_a_broken_model_has_nothing_to_mask():
 def test_robust_shares_are_of_all_images():
     correct = np.array([True, True, False, False])
     found = verdict.judge(correct, [outcome("x...")], [])
-    assert (found.clean, found.published, found.worst_case) == (0.5, 0.25, 0.25)
-    low, high = found.intervals["worst_case"]
-    assert low < 0.25 < high
+    assert (found.images, found.clean, found.published, found.worst_case) == (4, 2, 1, 1)
+    assert "25.0 % of the images withstand the published attack" in found.sentence
 
 
 def test_no_images_give_a_verdict_all_the_same():
     assert verdict.judge(np.zeros(0, bool), [outcome("")], []).clean == 0
+
+
+def test_sign_test_counts_coins():
+    assert verdict.sign_test(0, 0) == 1
+    assert verdict.sign_test(5, 0) == pytest.approx(1 / 32)
+    assert verdict.sign_test(2, 1) == pytest.approx(0.5)

@@ -7,7 +7,7 @@ wherever possible, so that `verdict.attribute` can say which difference took an 
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class Protocol:
     """The published attack, against which all others are held.
 
     Attributes:
-        norm, eps, step_size, steps: PGD's, without a random start, each image stopped at its first success.
+        norm, eps, step_size, steps: PGD's, without random start, stopped at an image's first success.
         gradient: through which it was published: "adjoint" (WIFS 2019) or "backprop" (MSML 2022); means
             nothing for a model without ODE blocks.
         fine_tol: the tolerance of the rows that differentiate through an accurate solve.
@@ -69,7 +69,7 @@ class Protocol:
         check_choice("published gradient", self.gradient, (BACKPROP, ADJOINT))
 
     def step_for(self, steps: int) -> float:
-        """A step that suits more steps: 2.5 eps / steps (Madry et al. 2018), never above the published one."""
+        """A step for more steps: 2.5 eps / steps (Madry et al. 2018), never above the published one."""
         return min(self.step_size, 2.5 * self.eps / steps)
 
 
@@ -104,7 +104,7 @@ def settings_of(source: str, tol: float | None, fine_tol: float) -> dict[str, An
 
 
 def sources_of(probe: Probe, protocol: Protocol, tol: float | None = None) -> list[str]:
-    """The gradient sources of a model, the published one first; a tolerance that is fine already has no FINE."""
+    """The gradient sources of a model, the published one first; FINE only where the tolerance is not."""
     if not probe.blocks:
         return [OWN]
     others = [source for source in (BACKPROP, ADJOINT, FIXED, FINE) if source != protocol.gradient]
@@ -238,24 +238,3 @@ def costly_images(correct: np.ndarray, published: Outcome, budget: str) -> np.nd
         return correct
     chosen = np.flatnonzero(correct & ~published.turned)[:limit]
     return np.isin(np.arange(len(correct)), chosen)
-
-
-def table(outcomes: Sequence[Outcome], correct: np.ndarray) -> list[list]:
-    """Rows: name, images tried, success in percent of those, images no other attack turned."""
-    rows = []
-    for outcome in outcomes:
-        others = np.any([other.turned for other in outcomes if other is not outcome], axis=0)
-        tried, turned = int(outcome.tried.sum()), int(outcome.turned.sum())
-        rows.append(
-            [
-                outcome.name,
-                tried,
-                100 * turned / tried if tried else None,
-                int((outcome.turned & ~others).sum()),
-            ]
-        )
-    worst = np.any([outcome.turned for outcome in outcomes], axis=0)
-    rows.append(
-        ["worst case per image", int(correct.sum()), 100 * float(worst.sum()) / max(1, correct.sum()), None]
-    )
-    return rows

@@ -12,20 +12,6 @@ import numpy as np
 
 from tfode_adv.analysis.probe import Probe
 
-OWN = "own"
-BACKPROP, ADJOINT, ADJOINT_FINE = "backprop", "adjoint", "adjoint, fine"
-
-
-def sources(probe: Probe, tol: float | None, fine_tol: float = 1e-5) -> dict[str, dict[str, Any]]:
-    """The gradient sources of a model as solver settings, by name; one for a model without ODE blocks."""
-    if not probe.blocks:
-        return {OWN: {}}
-    return {
-        BACKPROP: {"gradient": "backprop", "tol": tol},
-        ADJOINT: {"gradient": "adjoint", "tol": tol},
-        ADJOINT_FINE: {"gradient": "adjoint", "tol": min(fine_tol, tol) if tol else fine_tol},
-    }
-
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
@@ -88,9 +74,9 @@ def audit(
     probe: Probe,
     x: np.ndarray,
     y: np.ndarray,
+    sources: dict[str, dict[str, Any]],
     *,
-    tol: float | None = None,
-    fine_tol: float = 1e-5,
+    forward: dict[str, Any] | None = None,
     directions: int = 16,
     probe_size: float = 1e-3,
     seed: int = 0,
@@ -100,21 +86,21 @@ def audit(
     Args:
         probe: the model.
         x: [N, ...] images in [0, 1]; y: [N] labels.
-        tol: the tolerance tested; None for the model's own (or a model without ODE blocks).
-        fine_tol: where the adjoint is solved accurately.
+        sources: by name, the solver settings through which a gradient is taken; the first is the
+            reference.
+        forward: the settings of the loss itself.
         directions: random sign vectors along which differences are taken.
         probe_size: every pixel's change in a difference, and the size of the noise; images may leave
             [0, 1] by as much.
         seed: of the directions and the noise.
     """
     rng = np.random.default_rng(seed)
-    forward = {"tol": tol} if probe.blocks else {}
-    named = sources(probe, tol, fine_tol)
-    gradients = {name: probe.gradient(x, y, **settings)[1] for name, settings in named.items()}
+    forward = forward or {}
+    gradients = {name: probe.gradient(x, y, **settings)[1] for name, settings in sources.items()}
     shuffled = rng.permutation(len(x))
     again = {
         name: probe.gradient(x[shuffled], y[shuffled], **settings)[1][np.argsort(shuffled)]
-        for name, settings in named.items()
+        for name, settings in sources.items()
     }
 
     def loss(images: np.ndarray) -> np.ndarray:
@@ -126,13 +112,13 @@ def audit(
 
     random_signs = [rng.choice([-1.0, 1.0], size=x.shape) for _ in range(directions)]
     measured = np.stack([slope(direction) for direction in random_signs])
-    reference = next(iter(named))
+    reference = next(iter(sources))
     clean_loss, clean_steps = loss(x), probe.steps(x, **forward)
     noisy = [(x + probe_size * direction).astype(np.float32) for direction in random_signs[:4]]
     noise_change = [np.abs(loss(image) - clean_loss) / np.maximum(clean_loss, 1e-12) for image in noisy]
     changed = [(probe.steps(image, **forward) != clean_steps).any(axis=1) for image in noisy]
     return Audit(
-        sources=list(named),
+        sources=list(sources),
         gradients=gradients,
         cosine={name: cosine(g, gradients[reference]) for name, g in gradients.items()},
         sign_agreement={name: _same_sign(g, gradients[reference]) for name, g in gradients.items()},
@@ -162,7 +148,7 @@ def exact_cross_entropy(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def cosine(a: np.ndarray, b: np.ndarray, both_zero: float = 0.0) -> np.ndarray:
-    """Cosine [N] of arrays [N, ...]; 0 where either is zero or not finite, `both_zero` where both are zero."""
+    """Cosine [N] of arrays [N, ...]; 0 where one is zero or not finite, `both_zero` where both are zero."""
     a, b = _flat(a).astype(np.float64), _flat(b).astype(np.float64)
     usable = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
     a, b = np.where(usable[:, None], a, 0), np.where(usable[:, None], b, 0)

@@ -74,7 +74,7 @@ def irreproducible_gradients(
 
 
 def misleading_gradients(cosines: np.ndarray, group: str = "masking", threshold: float = 0.5) -> Indicator:
-    """1 - median cosine [N] of the gradient with finite differences, along the same directions (Carlini 4.11)."""
+    """1 - median cosine [N] of the gradient with finite differences, along the same directions (Carlini)."""
     text = "1 - median cosine between gradient and central finite differences (Carlini 2019, 4.11)"
     value = 1 - np.median(cosines) if np.size(cosines) else 0.0
     return _indicator("misleading gradients", value, threshold, text, group)
@@ -114,7 +114,7 @@ def black_box_wins(
 def more_steps_keep_helping(
     fewer: np.ndarray, more: np.ndarray, group: str = "evaluation", threshold: float = 0.05
 ) -> Indicator:
-    """Share of images that only the longest run of the same attack turned: it has not converged (Carlini 5.2)."""
+    """Share of images that only the longest run of the same attack turned: not converged (Carlini)."""
     text = "share of images that only the longest PGD turned: not converged (Carlini 2019, 5.2)"
     return _indicator("more steps keep helping", _share(more & ~fewer), threshold, text, group)
 
@@ -126,16 +126,15 @@ def incomplete_optimisation(
 
     Args:
         losses: [S + 1, N], the loss at every iterate.
-        turned: [N] bool; images already turned say nothing about convergence and are left out.
+        turned: [N] bool; an image already turned gains nothing by more steps, and counts as 0.
         last: the number of final steps looked at; capped to half of all, so that a short run does not
             count its own beginning.
     """
-    best = np.maximum.accumulate(np.asarray(losses, np.float64)[:, ~turned], axis=0)
-    text = "rise of the best loss in the last steps over its whole rise, mean of unturned images (Pintor 2022, I4)"
+    text = "share of the loss's rise that falls into the last steps, mean of all images (Pintor 2022, I4)"
+    best = np.maximum.accumulate(np.asarray(losses, np.float64), axis=0)
     last = max(1, min(last, (len(losses) - 1) // 2))
-    rise = best[-1] - best[0]
-    late = best[-1] - best[-1 - last]
-    shares = np.divide(late, rise, out=np.zeros_like(rise), where=rise > 0)
+    rise, late = best[-1] - best[0], best[-1] - best[-1 - last]
+    shares = np.divide(late, rise, out=np.zeros_like(rise), where=(rise > 0) & ~turned)
     value = shares.mean() if shares.size else 0.0
     return _indicator("incomplete optimisation", value, threshold, text, group)
 
@@ -149,7 +148,7 @@ def loss_not_raised(losses: np.ndarray, group: str = "evaluation", threshold: fl
 
 
 def loss_falls_with_eps(losses: np.ndarray, group: str = "evaluation", threshold: float = 0.1) -> Indicator:
-    """Share of the growths of eps at which an image's loss fell; `losses` [E, N], eps ascending (Carlini 5.1).
+    """Share of the growths of eps at which an image's loss fell; `losses` [E, N], eps ascending (Carlini).
 
     A fall of under a hundredth of the image's range of losses is rounding, and does not count.
     """
@@ -163,7 +162,7 @@ def loss_falls_with_eps(losses: np.ndarray, group: str = "evaluation", threshold
 def unbounded_attack_fails(
     turned: np.ndarray, group: str = "evaluation", threshold: float = 0.02
 ) -> Indicator:
-    """Share of images [N] not turned by an attack that may change everything (Athalye; Carlini 5.1; Pintor, I6)."""
+    """Share of images [N] not turned though everything may change (Pintor, I6)."""
     text = (
         "share of images not turned at eps = 1, where every image can be (Athalye 2018, 3.1; Pintor 2022, I6)"
     )
@@ -175,7 +174,7 @@ def unbounded_attack_fails(
 def silent_success(
     turned_by_step: np.ndarray, group: str = "evaluation", threshold: float = 0.05
 ) -> Indicator:
-    """Share of images turned at some iterate but not at the last; `turned_by_step` [S + 1, N] (Pintor, I3)."""
+    """Share of images turned at some iterate but not at the last; `turned_by_step` [S + 1, N] (I3)."""
     turned_by_step = np.asarray(turned_by_step, bool)
     lost = turned_by_step.any(axis=0) & ~turned_by_step[-1]
     text = "share of images turned on the way and lost at the end (Pintor 2022, I3)"
@@ -183,7 +182,7 @@ def silent_success(
 
 
 def planted_missed(found: np.ndarray, group: str = "evaluation", threshold: float = 0.05) -> Indicator:
-    """Share of images whose planted adversarial example the attack missed; `found` [N] bool (Zimmermann)."""
+    """Share of images whose planted example the attack missed; `found` [N] bool (Zimmermann)."""
     text = "share of planted adversarial examples that the attack missed (Zimmermann 2022)"
     return _indicator(
         "planted example missed", 1 - _share(found) if len(found) else 0.0, threshold, text, group

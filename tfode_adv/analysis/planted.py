@@ -18,6 +18,8 @@ from tfode_adv.analysis.probe import Probe, calls_of
 from tfode_adv.attacks import norms
 
 INNER_SHARE = 0.95
+# Regularisation of the readouts, strongest first, as a share of the features' scatter.
+RIDGES = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,7 @@ def run(
     settings: dict[str, Any] | None = None,
     forward: dict[str, Any] | None = None,
     inner: int = 64,
-    closeness: float = 0.75,
+    closeness: float = 0.5,
     seed: int = 0,
 ) -> Planted:
     """Plants an example beside every image and lets plain PGD look for it.
@@ -123,23 +125,26 @@ def readout(inside: np.ndarray, planted: np.ndarray, closeness: float) -> tuple[
 
     Returns:
         Weights [F] and bias, scaled so that the planted point's score minus the highest inner one is 2;
-        None where the regularised least-squares direction does not separate them.
+        None where no regularised least-squares direction separates them. The strongest regularisation
+        that separates is taken, lest the readout hang on one feature that is dead but at the planted point.
     """
     points = np.concatenate([inside, planted[None]]).astype(np.float64)
     centre, targets = points.mean(axis=0), np.append(np.zeros(len(inside)), 1.0)
     points -= centre
     gram = points @ points.T
-    ridge = 1e-4 * np.trace(gram) / len(points)
-    if not np.isfinite(ridge) or ridge <= 0:
+    size = np.trace(gram)
+    if not np.isfinite(size) or size <= 0:
         return None
-    weights = points.T @ np.linalg.solve(gram + ridge * np.eye(len(points)), targets - targets.mean())
-    scores = points @ weights
-    top, peak = scores[:-1].max(), scores[-1]
-    if peak - top <= 1e-6 * np.abs(scores).max():
-        return None
-    weights *= 2 / (peak - top)
-    boundary = (top + closeness * (peak - top)) * 2 / (peak - top)
-    return weights, float(-boundary - centre @ weights)
+    for ridge in RIDGES:
+        lifted = gram + ridge * size * np.eye(len(points))
+        weights = points.T @ np.linalg.solve(lifted, targets - targets.mean())
+        scores = points @ weights
+        top, peak = scores[:-1].max(), scores[-1]
+        if peak - top > 1e-3 * np.ptp(scores):
+            weights *= 2 / (peak - top)
+            boundary = (top + closeness * (peak - top)) * 2 / (peak - top)
+            return weights, float(-boundary - centre @ weights)
+    return None
 
 
 def _surface(rng: np.random.Generator, x: np.ndarray, count: int, kind: str, radius: float) -> np.ndarray:

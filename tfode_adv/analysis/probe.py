@@ -12,16 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv import layers
+from tfode_adv import layers, models
 from tfode_adv.attacks import losses
 from tfode_adv.attacks.sources import as_function
-
-
-def ode_blocks(model: Any) -> list[layers.ODEBlock]:
-    """Every `ODEBlock` inside a model, in the order of its layers; none for a plain callable."""
-    if not isinstance(model, keras.layers.Layer):
-        return []
-    return [layer for layer in model._flatten_layers() if isinstance(layer, layers.ODEBlock)]
 
 
 @contextlib.contextmanager
@@ -82,7 +75,7 @@ class Probe:
 
     def __init__(self, model: Callable, batch_size: int = 128):
         self.original, self.model, self.batch_size = model, as_function(model), batch_size
-        self.blocks = ode_blocks(model)
+        self.blocks = models.ode_blocks(model) if isinstance(model, keras.layers.Layer) else []
         self._compiled: dict[Any, Callable] = {}
 
     def logits(self, x: np.ndarray, **settings: Any) -> np.ndarray:

@@ -23,7 +23,8 @@ class Trace:
     Attributes:
         losses: [S + 1, N], the loss at each iterate, the start first.
         turned: [S + 1, N] bool, whether the iterate counts as a success.
-        x_last: [N, ...], the last iterate; x_best: the successful iterate of the greatest loss, else the last.
+        x_last: [N, ...], the last iterate.
+        x_best: [N, ...], the successful iterate of the greatest loss, else the last.
     """
 
     losses: np.ndarray

@@ -9,11 +9,11 @@ changes counts half for each.
 
 import collections
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tfode_adv.analysis import intervals
 from tfode_adv.analysis.indicators import Indicator
 
 CHANGES = {
@@ -58,20 +58,43 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What is left of the apparent robustness, and why; shares are of all images, in [0, 1]."""
+    """What is left of the apparent robustness, and why.
+
+    Attributes:
+        label: a key of `LABELS`; sentence: all of it in words.
+        images: how many were looked at; clean, published, worst_case: how many of them are classified
+            correctly without an attack, under the published one, under all together.
+        left: worst_case / published, in [0, 1]; 1 where the published attack leaves none.
+        attribution: images lost beyond the published attack, by what took them; see `attribute`.
+        failed: names of the indicators that failed.
+    """
 
     label: str
     sentence: str
-    clean: float
-    published: float
-    worst_case: float
+    images: int
+    clean: int
+    published: int
+    worst_case: int
     left: float
     attribution: dict[str, float]
     failed: list[str]
-    intervals: dict[str, list[float]]
 
     def to_json(self) -> dict:
         return dataclasses.asdict(self)
+
+
+def sign_test(only_first: int, only_second: int) -> float:
+    """One-sided exact sign test: is `only_first` larger than chance would make it?
+
+    Args:
+        only_first: images on which only the first of two paired attacks succeeded.
+        only_second: images on which only the second did.
+
+    Returns:
+        P(at least `only_first` of `only_first + only_second` fair coins fall heads), in (0, 1].
+    """
+    coins = only_first + only_second
+    return sum(math.comb(coins, heads) for heads in range(only_first, coins + 1)) / 2**coins
 
 
 def worst_case(outcomes: Iterable[Outcome]) -> np.ndarray:
@@ -124,7 +147,7 @@ def judge(
 
     if published.sum() < LEAST_ROBUST * max(1, correct.sum()):
         label = "not robust"
-    elif (left < LEAST_LEFT and intervals.sign_test(lost, 0) <= SIGNIFICANCE) or "masking" in groups:
+    elif (left < LEAST_LEFT and sign_test(lost, 0) <= SIGNIFICANCE) or "masking" in groups:
         label = "masked"
     elif "evaluation" in groups:
         label = "inconclusive"
@@ -136,13 +159,11 @@ def judge(
     return Verdict(
         label=label,
         sentence=_sentence(setting, label, counts, total, attribution, failed),
-        clean=_divide(counts["clean"], total),
-        published=_divide(counts["published"], total),
-        worst_case=_divide(counts["worst_case"], total),
+        images=total,
+        **{name: int(count) for name, count in counts.items()},
         left=left,
-        attribution={name: _divide(images, total) for name, images in attribution.items()},
+        attribution=attribution,
         failed=[indicator.name for indicator in failed],
-        intervals={name: list(intervals.wilson(int(count), total)) for name, count in counts.items()},
     )
 
 

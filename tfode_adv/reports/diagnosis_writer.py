@@ -1,4 +1,4 @@
-"""A diagnosis as `RUN/diagnosis/diagnosis.json` and its pictures, in the form that `reports.diagnosis` reads."""
+"""A diagnosis as a JSON file and its pictures, in the form that `reports.diagnosis` reads."""
 
 import pathlib
 from collections.abc import Sequence

@@ -1,0 +1,142 @@
+"""Is a trained model's robustness real? Audits its gradients, tries many attacks, and gives a verdict.
+
+bin/diagnose RUN                              a quick look at 200 test images, at each tolerance
+bin/diagnose RUN --tol=1e-3,1 --eps=0.1 --budget=full
+bin/diagnose RUN --gradient=backprop          held against an attack that was published with backpropagation
+
+Writes RUN/diagnosis/diagnosis.json and its pictures; bin/report shows them. Every finished piece is kept:
+the same command continues where it was stopped.
+"""
+
+import pathlib
+
+from absl import flags as absl_flags
+
+from tfode_adv import attacks, data
+from tfode_adv.analysis import diagnosis
+from tfode_adv.analysis.attack_table import BUDGETS, Protocol
+from tfode_adv.analysis.measurements import Images
+from tfode_adv.analysis.probe import Probe
+from tfode_adv.analysis.stages import Stages
+from tfode_adv.cli import app, flags
+from tfode_adv.errors import RunError, UsageError
+from tfode_adv.files import sha256
+from tfode_adv.progress import bar
+from tfode_adv.reports import diagnosis_writer
+from tfode_adv.runs import Run
+
+TOLERANCES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+FOLDER = "diagnosis"
+
+FLAGS = flags.new(__doc__)
+_integer, _number, _text = absl_flags.DEFINE_integer, flags.define_number, absl_flags.DEFINE_string
+
+_text("run", None, "The run folder, if not given as an argument.", flag_values=FLAGS)
+_number("tol", TOLERANCES, "Tolerances of the ODE solver.", FLAGS, low=0.0, low_open=True, several=True)
+flags.define_names(
+    "gradient",
+    "adjoint",
+    "How the published attack took its gradient: adjoint (WIFS 2019) or backprop (MSML 2022).",
+    FLAGS,
+    choices=flags.GRADIENTS,
+)
+flags.define_names("norm", "linf", "linf, l2 or l2rms.", FLAGS, choices=flags.NORMS)
+_number("eps", None, "Radius (default: the middle one of those published).", FLAGS, low=0.0, low_open=True)
+_number("step_size", None, "Length of the published attack's step.", FLAGS, low=0.0, low_open=True)
+_integer("steps", None, "Steps of the published attack.", lower_bound=1, flag_values=FLAGS)
+_number("fine_tol", 1e-4, "The tolerance taken for an accurate solve.", FLAGS, low=0.0, low_open=True)
+_integer("num_examples", 200, "Test images looked at.", lower_bound=1, flag_values=FLAGS)
+absl_flags.DEFINE_enum("budget", "quick", list(BUDGETS), "How hard to try.", flag_values=FLAGS)
+flags.define_data_flags(FLAGS, dataset=None)
+
+
+def main(argv) -> None:
+    if len(argv) > 2 or (len(argv) == 2 and FLAGS.run):
+        raise UsageError(
+            f"one run folder is wanted, not {', '.join(map(repr, [FLAGS.run or '', *argv[1:]]))}"
+        )
+    folder = argv[1] if len(argv) == 2 else FLAGS.run
+    run = Run.open(folder) if folder else Run.newest()
+    if not folder:
+        print(f"diagnosing the newest run, {run.path}")
+    name = FLAGS.dataset or _recorded_dataset(run)
+    protocol = _protocol(name)
+    model = run.load_model()
+    images = _images(run, name)
+    probe = Probe(model, FLAGS.batch_size)
+    settings = {
+        "model": sha256(run.model_path),
+        "dataset": name,
+        "num_examples": len(images.x),
+        "data_dir": FLAGS.data_dir,
+    }
+    stages = Stages(run.path / FOLDER / "pieces", settings)
+    total = diagnosis.pieces(probe, protocol, FLAGS.budget, FLAGS.tol)
+    with bar(total=total, desc="diagnosis", unit="piece") as progress:
+
+        def step(words: str) -> None:
+            progress.set_postfix(now=words)
+            progress.update()
+
+        found = diagnosis.run(
+            probe, images, protocol, budget=FLAGS.budget, tols=FLAGS.tol, stages=stages, step=step
+        )
+    _finish(run, found, protocol, name, len(images.x))
+
+
+def _finish(run: Run, found, protocol: Protocol, dataset: str, num_examples: int) -> None:
+    shown = {
+        "data set": dataset,
+        "test images": num_examples,
+        "norm": protocol.norm,
+        "ε": protocol.eps,
+        "step size": protocol.step_size,
+        "steps": protocol.steps,
+        "published gradient": protocol.gradient if found[0].tol is not None else "the model's own",
+        "budget": FLAGS.budget,
+        "seed": protocol.seed,
+    }
+    folder = pathlib.Path(run.path) / FOLDER
+    document = diagnosis_writer.write(folder, found, shown, protocol.steps)
+    print(diagnosis_writer.summary(found).to_text())
+    for at in found:
+        print(at.verdict.sentence)
+    print(f"\nverdict: {document['verdict']['label']}; all of it: {folder / diagnosis_writer.NAME}")
+
+
+def _protocol(dataset: str) -> Protocol:
+    published = attacks.defaults.budget(dataset, FLAGS.norm)
+    middle = sorted(published.eps)[len(published.eps) // 2]
+    return Protocol(
+        norm=FLAGS.norm,
+        eps=FLAGS.eps or middle,
+        step_size=FLAGS.step_size or published.step_size,
+        steps=FLAGS.steps or published.steps,
+        gradient=FLAGS.gradient,
+        fine_tol=FLAGS.fine_tol,
+        seed=FLAGS.seed,
+    )
+
+
+def _recorded_dataset(run: Run) -> str:
+    dataset = run.config.get("dataset")
+    if not isinstance(dataset, dict) or not dataset.get("name"):
+        raise RunError(f"{str(run.path / 'config.json')!r} names no data set: give one with --dataset")
+    return dataset["name"]
+
+
+def _images(run: Run, dataset: str) -> Images:
+    """Test images, and clean validation images for the detectors' thresholds, as the training split them."""
+    recorded = run.config.get("dataset")
+    same = isinstance(recorded, dict) and recorded.get("name") == dataset
+    options = {name: recorded[name] for name in ("data_dir", "validation") if same and recorded.get(name)}
+    if FLAGS.data_dir:
+        options["data_dir"] = FLAGS.data_dir
+    x, y = data.arrays(dataset, "test", FLAGS.num_examples, download=FLAGS.download, **options)
+    validation, _ = data.arrays(dataset, "validation", download=FLAGS.download, **options)
+    return Images(x, y, validation[: FLAGS.num_examples])
+
+
+def run() -> None:
+    """The program."""
+    app.run(main, FLAGS, positional=True)
