@@ -26,7 +26,8 @@ _LOSS = {
 def define(values: absl_flags.FlagValues) -> None:
     """Defines every flag of a recipe in `values`."""
     flags.define_model_flags(values)
-    flags.define_solver_flags(values)
+    # What is left out is the model's own: the families were published with different tolerances.
+    flags.define_solver_flags(values, tol=None, solver=None, gradient=None)
     flags.define_data_flags(values)
     for group in (_define_data, _define_descent, _define_loss, _define_means):
         group(

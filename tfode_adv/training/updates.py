@@ -28,7 +28,8 @@ class Outcome:
         loss, correct: sums over the images.
         nfe: evaluations of the dynamics in the forward pass, per sample, all blocks together; None for
             models without a block.
-        nfe_backward: sum over the images of those in the backward pass; None where it is not known.
+        nfe_backward: sum over the images of the evaluations that the backward pass differentiated; None
+            where it is not known, as for an adjoint.
         failed: how many solves failed, by reason.
         finite: whether the loss and every gradient are.
     """
@@ -113,8 +114,8 @@ class Updates:
         outcome, total = Outcome(), None
         for part in range(parts):
             rows = distribution.deal(self.strategy, x[part::parts], y[part::parts], position[part::parts])
-            sums, nfe, gradients = self._train(*rows, tf.constant(count, tf.float32), tf.constant(step))
-            outcome += self._outcome(sums, nfe, len(x[part::parts]))
+            sums, samples, gradients = self._train(*rows, tf.constant(count, tf.float32), tf.constant(step))
+            outcome += self._outcome(sums, samples, len(x[part::parts]))
             total = gradients if total is None else self._sum(total, gradients)
         return outcome, total
 
@@ -124,8 +125,8 @@ class Updates:
 
     def evaluate(self, x: Tensor, y: Tensor) -> Outcome:
         """The outcome of the global batch (x, y) in inference mode, with plain cross-entropy."""
-        sums, nfe = self._evaluate(*distribution.deal(self.strategy, x, y))
-        return self._outcome(sums, nfe, len(x))
+        sums, samples = self._evaluate(*distribution.deal(self.strategy, x, y))
+        return self._outcome(sums, samples, len(x))
 
     def _train_replica(self, x: Tensor, y: Tensor, position: Tensor, count: Tensor, step: Tensor):
         key = randomness.fold(self.seed, step, position)
@@ -139,8 +140,8 @@ class Updates:
         variables = self.model.trainable_variables
         gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
-        sums, nfe = self._sums(losses, logits, y, calls)
-        return {**sums, "not_finite": 1.0 - tf.cast(finite, tf.float32)}, nfe, gradients
+        sums, samples = self._sums(losses, logits, y, calls)
+        return {**sums, "not_finite": 1.0 - tf.cast(finite, tf.float32)}, samples, gradients
 
     def _evaluate_replica(self, x: Tensor, y: Tensor):
         calls = []
@@ -170,8 +171,13 @@ class Updates:
         for reason in REASONS:
             failed = [tf.reduce_sum(tf.cast(one.status == reason, tf.float32)) for one in statistics]
             sums[f"status_{int(reason)}"] = tf.add_n(failed) if failed else tf.constant(0.0)
-        nfe = {"nfe": tf.add_n([one.nfe for one in calls[0]])} if calls[0] else {}
-        return sums, nfe
+        first = calls[0]
+        samples = {"nfe": tf.add_n([one.nfe for one in first])} if first else {}
+        # An adjoint's cost is not known where its forward pass is.
+        if first and all(one.nfe_backward is not None for one in first):
+            backward = tf.add_n([one.nfe_backward for one in first])
+            sums["nfe_backward"] = tf.reduce_sum(tf.cast(backward, tf.float32))
+        return sums, samples
 
     def _everywhere(self, replica: Callable) -> Callable:
         run = tf.autograph.experimental.do_not_convert(replica)
@@ -210,6 +216,7 @@ class Updates:
             loss=float(sums["loss"]),
             correct=int(sums["correct"]),
             nfe=nfe,
+            nfe_backward=float(sums["nfe_backward"]) if "nfe_backward" in sums else None,
             failed=Counter({text: number for text, number in failed.items() if number}),
             finite=math.isfinite(float(sums["loss"]))
             and (self._scaled or not float(sums.get("not_finite", 0.0))),

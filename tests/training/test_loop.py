@@ -1,0 +1,217 @@
+import csv
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.training import tiny
+from tfode_adv.errors import RunError
+from tfode_adv.training import SGD, CrossEntropy, Madry, Survival, schedules
+from tfode_adv.training.callbacks import MetricsFile, TensorBoard
+from tfode_adv.training.checkpoints import Checkpoints, locked
+
+
+class Stop(keras.callbacks.Callback):
+    """Kills the run's process, for the process's own good, after so many batches."""
+
+    def __init__(self, after, how):
+        super().__init__()
+        self.left, self.how = after, how
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            self.how()
+
+
+def _validation():
+    return [(tf.constant(tiny.IMAGES[:20]), tf.constant(tiny.LABELS[:20]))]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    model = tiny.model()
+    schedule = schedules.get("plateau", 0.1, 3, patience=1)
+    end, _ = tiny.train(
+        model,
+        epochs=3,
+        schedule=schedule,
+        validation=_validation(),
+        survival=Survival(folder),
+        callbacks=[MetricsFile(folder / "metrics.csv"), TensorBoard(folder / "tensorboard")],
+    )
+    return folder, model, end
+
+
+def _interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_saves_and_a_resumed_run_is_the_same_bit_for_bit(undisturbed, tmp_path):
+    _, whole, end = undisturbed
+    options = {"epochs": 3, "validation": _validation()}
+    for after in (5, 6):
+        model = tiny.model()
+        schedule = schedules.get("plateau", 0.1, 3, patience=1)
+        survival = Survival(tmp_path, resume=True)
+        stopped, _ = tiny.train(
+            model, survival=survival, schedule=schedule, callbacks=[Stop(after, _interrupt)], **options
+        )
+        assert not stopped.finished
+    assert stopped.updates == 11 and stopped.step == 4
+    model = tiny.model()
+    schedule = schedules.get("plateau", 0.1, 3, patience=1)
+    resumed, lines = tiny.train(model, survival=Survival(tmp_path, resume=True), schedule=schedule, **options)
+    assert "epoch 2, batch 5" in lines[0]
+    assert resumed.finished and resumed.best_error == end.best_error
+    for ours, theirs in zip(model.variables, whole.variables, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    for ours, theirs in zip(resumed.history, end.history, strict=True):
+        timed = {"seconds", "images_per_second"}
+        assert {k: v for k, v in ours.items() if k not in timed} == {
+            k: v for k, v in theirs.items() if k not in timed
+        }
+
+
+def test_a_checkpoint_of_another_model_is_refused(undisturbed):
+    folder, _, _ = undisturbed
+    with pytest.raises(RunError, match="another model"):
+        tiny.train(tiny.plain_model(), survival=Survival(folder, resume=True))
+
+
+def test_the_second_run_into_a_folder_is_refused(tmp_path):
+    with locked(tmp_path), pytest.raises(RunError, match="in use"):
+        tiny.train(tiny.plain_model(), survival=Survival(tmp_path))
+
+
+def test_best_weights_are_those_of_the_lowest_validation_error(undisturbed):
+    folder, _, end = undisturbed
+    _, note, _ = Checkpoints(folder / "checkpoints").best()
+    errors = [row["val_error"] for row in end.history]
+    assert note == {"epoch": int(np.argmin(errors)) + 1, "error": min(errors)}
+
+
+def test_metrics_csv_has_a_row_an_epoch(undisturbed):
+    folder, _, end = undisturbed
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    assert [float(row["val_error"]) for row in rows] == [row["val_error"] for row in end.history]
+    assert {"loss", "accuracy", "val_loss", "learning_rate", "seconds", "skipped"} <= rows[0].keys()
+
+
+def test_tensorboard_files_hold_every_scalar(undisturbed):
+    folder, _, end = undisturbed
+    (file,) = (folder / "tensorboard").iterdir()
+    seen = {}
+    for record in tf.compat.v1.io.tf_record_iterator(str(file)):
+        for value in tf.compat.v1.Event.FromString(record).summary.value:
+            assert value.metadata.plugin_data.plugin_name == "scalars"
+            seen.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
+    assert seen["val_error"] == pytest.approx([row["val_error"] for row in end.history])
+    assert {"loss", "learning_rate"} <= seen.keys()
+
+
+@pytest.mark.parametrize("parts", [3, 100])
+def test_accumulation_leaves_the_update_as_it_is(parts):
+    results = []
+    for accumulate in (1, parts):
+        model = tiny.plain_model()
+        tiny.train(model, epochs=1, accumulate=accumulate)
+        results.append(tiny.weights(model))
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_is_the_mean_over_the_images_not_over_the_batches():
+    model = tiny.plain_model()
+    end, _ = tiny.train(model, epochs=1, rate=1e-12)
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert end.history[0]["loss"] == pytest.approx(
+        model.evaluate(tiny.IMAGES, tiny.LABELS, verbose=0), rel=1e-5
+    )
+
+
+def _poisoned(epoch, step):
+    for number, (x, y) in enumerate(tiny.batches(epoch, step), step):
+        yield (x * np.nan if number == 2 else x), y
+
+
+def test_a_batch_that_fails_stops_the_run_with_one_line(tmp_path):
+    model = tiny.model()
+    survival = Survival(tmp_path, checkpoint_minutes=1e-9)
+    with pytest.raises(RunError, match=r"epoch 1, batch 3: the loss is nan; the last good checkpoint"):
+        tiny.train(model, train=_poisoned, survival=survival)
+    assert Checkpoints(tmp_path / "checkpoints").newest()[1]["updates"] == 2
+
+
+def test_a_batch_that_fails_can_be_dropped_without_a_trace(tmp_path):
+    def without(epoch, step):
+        return (batch for number, batch in enumerate(tiny.batches(epoch, step)) if number != 2)
+
+    dropping, sparing = tiny.model(), tiny.model()
+    end, lines = tiny.train(dropping, train=_poisoned, survival=Survival(on_nan="skip"), epochs=1)
+    tiny.train(sparing, train=without, epochs=1)
+    assert end.skipped == 1 and "batch dropped" in lines[0]
+    for ours, theirs in zip(dropping.variables, sparing.variables, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_a_users_callbacks_see_what_keras_would_show_them():
+    class Watch(keras.callbacks.Callback):
+        seen = []
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.seen.append(("epoch", epoch))
+            self.model.optimizer.learning_rate = 0.05 / (epoch + 1)
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.seen.append(("batch", batch, sorted(logs)))
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seen.append(("end", {"loss", "accuracy", "val_loss", "val_accuracy"} <= logs.keys()))
+            self.model.stop_training = epoch == 1
+
+    watch = Watch()
+    end, _ = tiny.train(tiny.plain_model(), epochs=9, validation=_validation(), callbacks=[watch])
+    names = ["accuracy", "images_per_second", "loss"]
+    epoch = [("batch", number, names) for number in range(7)]
+    assert watch.seen == [("epoch", 0), *epoch, ("end", True), ("epoch", 1), *epoch, ("end", True)]
+    assert [row["learning_rate"] for row in end.history] == pytest.approx([0.05, 0.025])
+
+
+def test_keras_own_callbacks_work(tmp_path):
+    path = tmp_path / "user.keras"
+    model = tiny.plain_model()
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(path, monitor="val_loss", save_best_only=True),
+        keras.callbacks.EarlyStopping(monitor="loss", min_delta=1e9, patience=1),
+    ]
+    end, _ = tiny.train(model, epochs=9, validation=_validation(), callbacks=callbacks)
+    assert len(end.history) == 2 and path.exists()
+
+
+@pytest.mark.parametrize("options", [{"jit_compile": True}, {"loss": Madry(eps=0.1, steps=2)}])
+def test_it_learns_in_other_ways_too(options):
+    model = tiny.plain_model()
+    end, _ = tiny.train(model, epochs=4, rate=0.3, **options)
+    assert end.history[-1]["loss"] < end.history[0]["loss"]
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_keeps_float32_weights_and_close_losses(policy):
+    reference, _ = tiny.train(tiny.plain_model())
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = tiny.plain_model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    optimizer = SGD(0.1, l2=1e-3)
+    if policy == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    end, _ = tiny.train(model, optimizer=optimizer, loss=CrossEntropy())
+    assert {variable.dtype for variable in model.variables} == {"float32", "int64"} - {"int64"}
+    assert end.history[-1]["loss"] == pytest.approx(reference.history[-1]["loss"], rel=0.02)

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfode_adv.attacks import randomness
+from tfode_adv.errors import UsageError
+from tfode_adv.training import losses
+
+WEIGHTS = np.random.default_rng(1).normal(size=(12, 3)).astype(np.float32)
+
+
+def _linear(images):
+    return tf.reshape(images, [-1, 12]) @ WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.uniform(0.3, 0.7, (6, 2, 2, 3)), tf.float32)
+    return x, tf.constant(rng.integers(0, 3, 6)), randomness.fold(7, tf.range(6))
+
+
+def _numpy_log_softmax(logits):
+    logits = np.asarray(logits, np.float64)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_cross_entropy_and_label_smoothing_in_closed_form(batch):
+    x, y, key = batch
+    log_p = _numpy_log_softmax(_linear(x))
+    true = log_p[np.arange(6), y.numpy()]
+    plain, logits = losses.CrossEntropy()(_linear, x, x, y)
+    np.testing.assert_allclose(plain, -true, rtol=1e-5)
+    np.testing.assert_allclose(logits, _linear(x), rtol=1e-6)
+    smooth, _ = losses.CrossEntropy(0.3)(_linear, x, x, y)
+    np.testing.assert_allclose(smooth, -0.7 * true - 0.1 * log_p.sum(-1), rtol=1e-5)
+    assert losses.CrossEntropy().attack(_linear, x, y, key) is x
+
+
+def test_trades_in_closed_form(batch):
+    x, y, _ = batch
+    x_adv = x + 0.1
+    log_p, log_q = _numpy_log_softmax(_linear(x)), _numpy_log_softmax(_linear(x_adv))
+    expected = -log_p[np.arange(6), y.numpy()] + 3.0 * (np.exp(log_p) * (log_p - log_q)).sum(-1)
+    values, _ = losses.Trades(inverse_lambda=3.0)(_linear, x, x_adv, y)
+    np.testing.assert_allclose(values, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("kind", [losses.Madry, losses.Trades])
+def test_attacks_stay_in_the_ball_and_raise_the_loss(batch, kind, norm):
+    x, y, key = batch
+    loss = kind(norm=norm, eps=0.2)
+    x_adv = loss.attack(_linear, x, y, key)
+    delta = (x_adv - x).numpy().reshape(6, -1)
+    length = np.abs(delta).max(-1) if norm == "linf" else np.linalg.norm(delta, axis=-1)
+    assert (length <= 0.2 + 1e-6).all()
+    assert x_adv.numpy().min() >= 0 and x_adv.numpy().max() <= 1
+    if kind is losses.Trades:
+        before, after = (losses.divergence(_log(x), _log(image)).numpy() for image in (x, x_adv))
+        assert (before < 1e-6).all() and (after > 1e-3).all()
+    else:
+        before, after = (losses.cross_entropy(_linear(image), y).numpy() for image in (x, x_adv))
+        assert (after > before).all()
+
+
+def _log(images):
+    return tf.nn.log_softmax(_linear(images))
+
+
+def test_madrys_attack_of_a_linear_model_reaches_the_corner(batch):
+    # Two classes: the worst point of the L-infinity ball is where every pixel moves by eps.
+    x, _, key = batch
+    y = tf.zeros(6, tf.int64)
+
+    def two(images):
+        return _linear(images)[:, :2]
+
+    x_adv = losses.Madry(eps=0.1).attack(two, x, y, key)
+    best = x + 0.1 * np.sign(WEIGHTS[:, 1] - WEIGHTS[:, 0]).reshape(2, 2, 3)
+    np.testing.assert_allclose(x_adv, best, atol=1e-6)
+
+
+def test_a_sample_is_attacked_the_same_in_any_batch(batch):
+    x, y, key = batch
+    loss = losses.Madry(eps=0.2, steps=2)
+    whole = loss.attack(_linear, x, y, key)
+    part = loss.attack(_linear, x[1::2], y[1::2], key[1::2])
+    np.testing.assert_allclose(whole[1::2], part, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("trades", {"eps": -0.1}),
+        ("trades", {"label_smoothing": 0.1}),
+        ("madry", {"norm": "l1"}),
+        ("madry", {"steps": 0}),
+        ("cross_entropy", {"label_smoothing": 1.0}),
+        ("hinge", {}),
+    ],
+)
+def test_bad_values_are_named(name, options):
+    with pytest.raises(UsageError):
+        losses.get(name, **options)
