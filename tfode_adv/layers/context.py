@@ -1,0 +1,103 @@
+"""What holds for every `ODEBlock` called inside a `with` block: other solver settings, a record of statistics."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfode_adv.errors import check_choice
+
+SETTINGS = (
+    "tol",
+    "solver",
+    "gradient",
+    "num_steps",
+    "checkpoint",
+    "max_num_steps",
+    "on_failure",
+    "adjoint_tol",
+    "adjoint_solver",
+)
+
+
+class Statistics(NamedTuple):
+    """What one call of an `ODEBlock` cost each sample, `[B]` each.
+
+    Attributes:
+        nfe: evaluations of the dynamics, those of the first step's choice included.
+        accepted: steps taken.
+        rejected: steps tried and rejected.
+        status: a `tfode_adv.solvers.Status`, 0 for success.
+        time: the time reached.
+        nfe_backward: evaluations differentiated by `gradient="backprop"`; None for an adjoint, whose cost is known
+            only once it is solved.
+    """
+
+    nfe: tf.Tensor
+    accepted: tf.Tensor
+    rejected: tf.Tensor
+    status: tf.Tensor
+    time: tf.Tensor
+    nfe_backward: tf.Tensor | None
+
+
+class _Context(threading.local):
+    def __init__(self):
+        self.settings: list[dict[str, Any]] = []
+        self.records: list[list] = []
+
+
+_context = _Context()
+
+
+@contextlib.contextmanager
+def solver_settings(**settings: Any) -> Iterator[None]:
+    """Every `ODEBlock` called inside has these settings in place of its own; its weights are the same.
+
+    The settings are read when a block is called: inside a `tf.function`, when that is traced.
+
+    Args:
+        tol: a scalar, or one tolerance a sample, `[B]`; a number or a tensor.
+        solver, gradient, num_steps, checkpoint, max_num_steps, on_failure, adjoint_tol, adjoint_solver: as in
+            `ODEBlock`. None, for any of them, leaves the block's own.
+
+    Raises:
+        UsageError: for the name of a setting there is not.
+    """
+    for name in settings:
+        check_choice("setting", name, SETTINGS)
+    _context.settings.append({k: v for k, v in settings.items() if v is not None})
+    try:
+        yield
+    finally:
+        _context.settings.pop()
+
+
+def current_settings() -> dict[str, Any]:
+    """The settings in force, inner `with` blocks before outer ones."""
+    merged: dict[str, Any] = {}
+    for settings in _context.settings:
+        merged |= settings
+    return merged
+
+
+@contextlib.contextmanager
+def record_statistics() -> Iterator[list[tuple[Any, Statistics]]]:
+    """Collects (block, `Statistics`) for every `ODEBlock` called inside, in order.
+
+    Inside a `tf.function` the statistics are tensors of its graph: return them from it.
+    """
+    records: list[tuple[Any, Statistics]] = []
+    _context.records.append(records)
+    try:
+        yield records
+    finally:
+        _context.records.pop()
+
+
+def record(block: Any, statistics: Statistics) -> None:
+    """Adds one block's statistics to every record being kept."""
+    for records in _context.records:
+        records.append((block, statistics))

@@ -1,0 +1,35 @@
+"""ODE solvers behind the interface of `tfp.math.ode`, one step size a sample."""
+
+from tfode_adv.solvers.methods import (
+    RK4,
+    Bosh3,
+    Dopri5,
+    Euler,
+    Heun2,
+    Kutta38,
+    Midpoint,
+    METHODS,
+    available,
+    get,
+    is_adaptive,
+)
+from tfode_adv.solvers.solver import Diagnostics, RungeKuttaSolver, SolverState
+from tfode_adv.solvers.status import SolveError, Status
+
+__all__ = [
+    "RK4",
+    "Bosh3",
+    "Diagnostics",
+    "Dopri5",
+    "Euler",
+    "Heun2",
+    "Kutta38",
+    "Midpoint",
+    "RungeKuttaSolver",
+    "SolveError",
+    "SolverState",
+    "Status",
+    "available",
+    "get",
+    "is_adaptive",
+]

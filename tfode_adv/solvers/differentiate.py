@@ -1,0 +1,106 @@
+"""Gives a solve's outputs a gradient of our own, computed only for what is asked."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+from tensorflow.python.eager import record
+
+from tfode_adv.solvers.backprop import Gradients
+
+SECOND_DERIVATIVE = (
+    "second derivatives through an ODE solve are not implemented: its gradient is a constant to them"
+)
+
+PullBack = Callable[[list[tf.Tensor], bool], Gradients]
+
+
+def stop_recording():
+    """No tape sees the operations inside: their gradient is given apart."""
+    return record.stop_recording()
+
+
+class VariablesRead:
+    """Collects the trainable variables read inside `with` blocks, in the order of their first reading."""
+
+    def __init__(self):
+        self.variables: list[tf.Variable] = []
+
+    def __enter__(self):
+        self._watcher = record.VariableWatcher()
+        self._watcher.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._watcher.__exit__(*error)
+        known = {id(v) for v in self.variables}
+        self.variables += [v for v in self._watcher.watched_variables() if id(v) not in known]
+
+
+def differentiable(
+    outputs: list[tf.Tensor], state: list[tf.Tensor], parameters: list[tf.Tensor], pull_back: PullBack
+) -> list[tf.Tensor]:
+    """`outputs` with gradients to `state` and `parameters`.
+
+    A tape pulls back only through operations on the way to what it is asked for. So the way to the parameters is an
+    operation of its own: where only the state's gradient is asked for, it is never visited.
+
+    Args:
+        pull_back: `pull_back(cotangents, with_parameters)`.
+    """
+    memory: list[tuple[list[tf.Tensor], Gradients]] = []
+
+    def recall(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
+        for known, gradients in memory:
+            if all(a is b for a, b in zip(known, cotangents, strict=True)):
+                return gradients
+        gradients = _first_order(pull_back, cotangents, state, parameters, with_parameters)
+        if with_parameters:
+            memory.append((cotangents, gradients))
+        return gradients
+
+    @tf.custom_gradient
+    def from_state(*rows):
+        del rows
+        return [tf.identity(o) for o in outputs], lambda *cotangents: recall(list(cotangents), False).state
+
+    @tf.custom_gradient
+    def from_parameters(*values):
+        del values
+        return [
+            tf.zeros_like(o) for o in outputs
+        ], lambda *cotangents: recall(list(cotangents), True).parameters
+
+    @tf.custom_gradient
+    def join(*pairs):
+        count = len(pairs) // 2
+        # The parameters' way comes first: it computes the state's gradient too, and the state's way recalls it.
+        return [tf.identity(p) for p in pairs[:count]], lambda *cotangents: cotangents + cotangents
+
+    reached = _as_list(from_state(*state))
+    if not parameters:
+        return reached
+    return _as_list(join(*reached, *_as_list(from_parameters(*parameters))))
+
+
+def _first_order(pull_back, cotangents, state, parameters, with_parameters) -> Gradients:
+    """The gradients, behind a guard that says so when they are differentiated again."""
+    gradients = pull_back(cotangents, with_parameters)
+    count = len(gradients.state)
+
+    @tf.custom_gradient
+    def guard(*sources):
+        def refuse(*_):
+            # Graphs are built for derivatives that nobody asks for: those fail only when they are run.
+            if tf.executing_eagerly():
+                raise NotImplementedError(SECOND_DERIVATIVE)
+            with tf.control_dependencies([tf.debugging.Assert(False, [SECOND_DERIVATIVE])]):
+                return [tf.zeros_like(s) for s in sources]
+
+        return [tf.identity(g) for g in (*gradients.state, *gradients.parameters)], refuse
+
+    flat = _as_list(guard(*cotangents, *state, *parameters))
+    return Gradients(flat[:count], flat[count:])
+
+
+def _as_list(value) -> list[tf.Tensor]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,387 @@
+"""The forward integration: one loop in which every sample has its own time, step size, error test and status."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfode_adv.solvers import outputs as out
+from tfode_adv.solvers import runge_kutta as rk
+from tfode_adv.solvers.control import IController, hairer_first_step
+from tfode_adv.solvers.graph import in_xla, isolated
+from tfode_adv.solvers.status import Status
+from tfode_adv.solvers.steps import StepStore
+from tfode_adv.solvers.tableaus import Tableau
+
+# Under XLA every buffer has a fixed size; a longer recorded solve is a MAX_NUM_STEPS failure there.
+XLA_MAX_RECORDED_STEPS = 128
+# A batch is made smaller in units of an eighth of its first size: few enough sizes that the kernels
+# specialised to each are reused, small enough that little work is wasted on finished samples.
+COMPACTION_UNITS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a solve is asked for.
+
+    Attributes:
+        num_steps: number of equal steps, for a method without an error estimate.
+        first_step: size of the first step (a scalar or one a sample), or None for Hairer's.
+        max_num_steps: steps tried, rejected ones included, before a sample fails.
+        endpoint: "interpolate": the last step may pass the end, and the state is read off the dense output;
+            "clip": the last step is shortened to end there.
+    """
+
+    method: Tableau
+    controller: IController = IController()
+    num_steps: Any = 1
+    first_step: Any = None
+    max_num_steps: Any = 10_000
+    endpoint: str = "interpolate"
+
+    @property
+    def lands_on_end(self) -> bool:
+        return self.endpoint == "clip" or not self.method.adaptive
+
+
+class Batch(NamedTuple):
+    """The samples still integrated, n of the B of the full batch."""
+
+    index: tf.Tensor  # place in the full batch
+    active: tf.Tensor  # neither finished nor failed
+    t: tf.Tensor
+    step: tf.Tensor
+    ratio: tf.Tensor  # error ratio of the last accepted step
+    rtol: tf.Tensor
+    atol: tf.Tensor
+    y: list[tf.Tensor]
+    slope: list[tf.Tensor]  # at (t, y); empty for methods that do not reuse it
+
+
+class Totals(NamedTuple):
+    """What is known of each sample of the full batch, `[B]`."""
+
+    nfe: tf.Tensor
+    accepted: tf.Tensor
+    rejected: tf.Tensor
+    status: tf.Tensor
+    t: tf.Tensor  # time reached
+    step: tf.Tensor  # next step size proposed
+
+    def update(
+        self, index: tf.Tensor, added: dict[str, tf.Tensor], replaced: dict[str, tf.Tensor]
+    ) -> "Totals":
+        where = index[:, tf.newaxis]
+        new = {
+            k: tf.tensor_scatter_nd_add(getattr(self, k), where, tf.cast(v, tf.int32))
+            for k, v in added.items()
+        }
+        new |= {k: tf.tensor_scatter_nd_update(getattr(self, k), where, v) for k, v in replaced.items()}
+        return self._replace(**new)
+
+
+class Attempt(NamedTuple):
+    """One step tried by the n samples of a `Batch`, and what became of it."""
+
+    t_next: tf.Tensor
+    h: tf.Tensor
+    y_next: list[tf.Tensor]
+    slopes: list[list[tf.Tensor]]
+    accepted: tf.Tensor
+    failed: tf.Tensor
+
+
+class Integral(NamedTuple):
+    """A quantity integrated along with the state, by the method's own weights, outside the error control.
+
+    Attributes:
+        start: list of tensors, its value at the start.
+        integrand: `integrand(t, y, weights)`: the sum over the n rows of their integrands times `weights` `[n]`.
+            Rows with weight 0 hold zeros.
+    """
+
+    start: list[tf.Tensor]
+    integrand: Callable[[tf.Tensor, list[tf.Tensor], tf.Tensor], list[tf.Tensor]]
+
+
+class Solution(NamedTuple):
+    """Outputs as rows `[T, B, ...]` a component, totals, the accepted steps where recorded, the integral if any."""
+
+    outputs: list[tf.Tensor]
+    totals: Totals
+    steps: StepStore | None
+    integral: list[tf.Tensor]
+
+
+def integrate(
+    f: rk.Field,
+    t0: tf.Tensor,
+    y0: list[tf.Tensor],
+    times: tf.Tensor,
+    rtol: tf.Tensor,
+    atol: tf.Tensor,
+    settings: Settings,
+    *,
+    record: bool = False,
+    integral: Integral | None = None,
+) -> Solution:
+    """Integrates every sample from `t0` and reads its state at `times`.
+
+    Args:
+        f: `f(t, y)` with times `[n]` and rows `[n, ...]`, for any n.
+        t0: scalar.
+        times: `[T]`, not decreasing, none before `t0`.
+        rtol: `[B]`.
+        atol: `[B]`.
+        record: whether to keep the start of every accepted step.
+        integral: integrated along, if given.
+    """
+    return _Integration(f, t0, times, settings, record, integral).run(y0, rtol, atol)
+
+
+class _Integration:
+    def __init__(self, f, t0, times, settings: Settings, record: bool, integral: Integral | None):
+        self.f, self.t0, self.times, self.settings, self.record = f, t0, times, settings, record
+        self.integral = integral
+        self.method = settings.method
+        self.end = times[-1]
+        self.xla = in_xla()
+        self.num_steps = tf.cast(settings.num_steps, tf.int32)
+        self.max_num_steps = tf.cast(settings.max_num_steps, tf.int32)
+        if not self.method.adaptive:
+            self.max_num_steps = tf.maximum(self.max_num_steps, self.num_steps)
+        if self.xla and record:
+            self.max_num_steps = tf.minimum(self.max_num_steps, XLA_MAX_RECORDED_STEPS)
+
+    def run(self, y0: list[tf.Tensor], rtol: tf.Tensor, atol: tf.Tensor) -> Solution:
+        self.full = tf.shape(y0[0])[0]
+        batch, totals = self._start(y0, rtol, atol)
+        outputs = out.initial_outputs(y0, self.times)
+        store = StepStore.empty(y0, self.t0.dtype, XLA_MAX_RECORDED_STEPS if self.xla else None)
+        arrays = store.arrays if self.record else ()
+        value = self.integral.start if self.integral else []
+        work, add_to_integral = isolated(self._work), isolated(self._add_to_integral)
+
+        def body(i, batch, totals, outputs, arrays, value):
+            attempt, following, totals = work(i, batch, totals)
+            if self.record:
+                arrays = store.write(arrays, i, batch, attempt)
+            if self.integral:
+                value = add_to_integral(value, batch, attempt)
+            outputs = self._read_outputs(outputs, batch, attempt)
+            return i + 1, self._compact(following), totals, outputs, arrays, value
+
+        variables = (tf.constant(0), batch, totals, outputs, arrays, value)
+        count, _, totals, outputs, arrays, value = tf.while_loop(
+            lambda i, batch, *_: tf.reduce_any(batch.active),
+            body,
+            variables,
+            shape_invariants=(
+                tf.TensorShape([]),
+                tf.nest.map_structure(self._rows_of_any_number, batch),
+                *tf.nest.map_structure(lambda x: x.shape, (totals, outputs)),
+                tf.nest.map_structure(lambda x: None, arrays),
+                [x.shape for x in value],
+            ),
+        )
+        steps = store.finished(arrays, count) if self.record else None
+        return Solution([self._by_time(o, c) for o, c in zip(outputs, y0, strict=True)], totals, steps, value)
+
+    def _by_time(self, flat: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+        shape = tf.concat([[tf.size(self.times), self.full], tf.shape(like)[1:]], 0)
+        return tf.ensure_shape(tf.reshape(flat, shape), [*self.times.shape, *like.shape])
+
+    def _rows_of_any_number(self, x: tf.Tensor) -> tf.TensorShape:
+        return x.shape if self.xla else tf.TensorShape([None, *x.shape[1:]])
+
+    def _start(self, y0: list[tf.Tensor], rtol: tf.Tensor, atol: tf.Tensor) -> tuple[Batch, Totals]:
+        t = tf.zeros_like(rtol) + self.t0
+        slope, evaluations = ([], 0)
+        if self.method.first_same_as_last:
+            slope, evaluations = self.f(t, y0), 1
+        if not self.method.adaptive:
+            step = tf.zeros_like(t) + (self.end - self.t0) / tf.cast(self.num_steps, t.dtype)
+        elif self.settings.first_step is not None:
+            step = tf.zeros_like(t) + rk.exact(self.settings.first_step, t.dtype)
+        else:
+            step = hairer_first_step(self.f, self.method, t, y0, slope, rtol, atol)
+            evaluations += 1
+        zeros = tf.zeros_like(t, tf.int32)
+        sizes = rk.largest([rk.mean_square(r) for r in y0 + slope], t.dtype)
+        status = tf.where(
+            _below_resolution(y0, rtol, atol) & self.method.adaptive, int(Status.UNDERFLOW), zeros
+        )
+        status = tf.where(tf.math.is_finite(sizes), status, int(Status.NON_FINITE))
+        good = status == int(Status.OK)
+        # Hopeless samples are set to zero, so that no NaN of theirs meets a sum over the batch.
+        y, slope = tf.cond(
+            tf.reduce_all(good),
+            lambda: (y0, slope),
+            lambda: tuple(_select(good, rows, [tf.zeros_like(r) for r in rows]) for rows in (y0, slope)),
+        )
+        batch = Batch(
+            tf.range(self.full), good & (t < self.end), t, step, tf.ones_like(t), rtol, atol, y, slope
+        )
+        return batch, Totals(zeros + evaluations, zeros, zeros, status, t, step)
+
+    def _work(self, i: tf.Tensor, batch: Batch, totals: Totals) -> tuple[Attempt, Batch, Totals]:
+        """Tries one step of every sample in `batch`."""
+        t_next, h = self._next_time(i, batch)
+        slopes, y_next = rk.stages(self.f, self.method, batch.t, h, batch.y, batch.slope or None)
+        if not self.method.first_same_as_last:
+            y_next = rk.advance(batch.y, h, self.method.b, slopes)
+        accepted, step, ratio, status = self._judge(i, batch, t_next, h, y_next, slopes)
+        failed = status != int(Status.OK)
+        still = batch.active & ~failed & ~(accepted & (t_next >= self.end))
+
+        t = tf.where(accepted, t_next, batch.t)
+        last = slopes[-1] if self.method.first_same_as_last else []
+        y, slope = tf.cond(
+            tf.reduce_all(accepted),
+            lambda: (y_next, last),
+            lambda: (_select(accepted, y_next, batch.y), _select(accepted, last, batch.slope)),
+        )
+        following = batch._replace(active=still, t=t, step=step, ratio=ratio, y=y, slope=slope)
+        totals = totals.update(
+            batch.index,
+            added={
+                "nfe": tf.where(batch.active, self.method.evaluations_per_step, 0),
+                "accepted": accepted,
+                "rejected": batch.active & ~accepted,
+                "status": status,
+            },
+            replaced={"t": t, "step": step},
+        )
+        return Attempt(t_next, h, y_next, slopes, accepted, failed), following, totals
+
+    def _next_time(self, i: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        t_next = batch.t + batch.step
+        if not self.method.adaptive:
+            done = tf.cast(i + 1, self.t0.dtype)
+            t_next = tf.where(i + 1 >= self.num_steps, self.end, self.t0 + done * batch.step)
+            return t_next, batch.step
+        if self.settings.endpoint == "clip":
+            over = t_next >= self.end
+            return tf.where(over, self.end, t_next), tf.where(over, self.end - batch.t, batch.step)
+        return t_next, batch.step
+
+    def _judge(
+        self, i: tf.Tensor, batch: Batch, t_next: tf.Tensor, h: tf.Tensor, y_next: list, slopes: list
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Whether each step is accepted, the next step's size, the error ratio to remember, and the status."""
+        if self.method.adaptive:
+            ratio = rk.error_ratio(self.method, h, batch.y, y_next, slopes, batch.rtol, batch.atol)
+        else:
+            ratio = rk.largest([rk.mean_square(r) for r in y_next], h.dtype) * 0
+        # An infinite ratio is a step much too long; one that is not a number, a state or slope that overflowed.
+        finite = ~tf.math.is_nan(ratio)
+        accepted = batch.active & (ratio <= 1)
+        step, stuck = batch.step, tf.zeros_like(finite)
+        if self.method.adaptive:
+            step = h * self.settings.controller.factor(
+                ratio, batch.ratio, accepted, self.method.control_order
+            )
+            t = tf.where(accepted, t_next, batch.t)
+            stuck = t + step <= t
+        # Zero errors would make the next proportional-integral factor zero.
+        ratio = tf.where(accepted, tf.maximum(ratio, 1e-4), batch.ratio)
+        unfinished = batch.active & ~(accepted & (t_next >= self.end))
+        status = tf.where(
+            unfinished & (i + 1 >= self.max_num_steps), int(Status.MAX_NUM_STEPS), int(Status.OK)
+        )
+        status = tf.where(unfinished & stuck, int(Status.UNDERFLOW), status)
+        return accepted, step, ratio, tf.where(unfinished & ~finite, int(Status.NON_FINITE), status)
+
+    def _add_to_integral(self, value: list[tf.Tensor], batch: Batch, attempt: Attempt) -> list[tf.Tensor]:
+        """Adds an accepted step's share, up to the end where it passes the end."""
+        weights = step_weights(self.method, attempt.accepted, batch.t, attempt.t_next, self.end)
+        for i, (a, c) in enumerate(zip(self.method.a, self.method.c, strict=True)):
+            if not self.method.contributes(i):
+                continue
+            weight = tf.where(attempt.accepted, attempt.h * weights[i], 0)
+
+            def share(a=a, c=c, i=i, weight=weight) -> list[tf.Tensor]:
+                y = rk.advance(batch.y, attempt.h, a, attempt.slopes[:i])
+                y = _select(weight != 0, y, [tf.zeros_like(r) for r in y])
+                return self.integral.integrand(batch.t + rk.exact(c, attempt.h.dtype) * attempt.h, y, weight)
+
+            added = tf.cond(tf.reduce_any(weight != 0), share, lambda: [tf.zeros_like(v) for v in value])
+            value = [v + x for v, x in zip(value, added, strict=True)]
+        return value
+
+    def _read_outputs(self, outputs: list[tf.Tensor], batch: Batch, attempt: Attempt) -> list[tf.Tensor]:
+        """Fills in the solution times that this step passes; a sample that fails keeps its last state from there."""
+
+        def passed() -> list[tf.Tensor]:
+            at = out.find_crossings(
+                self.times,
+                batch.index,
+                self.full,
+                batch.t,
+                attempt.t_next,
+                attempt.accepted,
+                self.xla,
+                self.end,
+            )
+            if self.settings.lands_on_end and self.times.shape[0] == 1:
+                values = [tf.gather(r, at.sample) for r in attempt.y_next]
+            else:
+                values = out.states_inside(self.method, at, attempt.h, batch.y, attempt.slopes)
+            return out.put(outputs, at, values, self.xla)
+
+        def stuck() -> list[tf.Tensor]:
+            reached = tf.where(attempt.accepted, attempt.t_next, batch.t)
+            forever = tf.fill(tf.shape(reached), self.end)
+            at = out.find_crossings(
+                self.times, batch.index, self.full, reached, forever, attempt.failed, self.xla, self.end
+            )
+            last = _select(attempt.accepted, attempt.y_next, batch.y)
+            return out.put(outputs, at, [tf.gather(r, at.sample) for r in last], self.xla)
+
+        first = tf.reduce_min(tf.where(self.times > self.t0, self.times, self.end))
+        outputs = tf.cond(
+            tf.reduce_any(attempt.accepted & (attempt.t_next >= first)), passed, lambda: outputs
+        )
+        return tf.cond(tf.reduce_any(attempt.failed), stuck, lambda: outputs)
+
+    def _compact(self, batch: Batch) -> Batch:
+        """Leaves finished samples out once they fill a unit of the batch; a few stay to keep sizes few."""
+        if self.xla:
+            return batch
+        unit = tf.maximum(self.full // COMPACTION_UNITS, 1)
+        active = tf.reduce_sum(tf.cast(batch.active, tf.int32))
+        size = -(-active // unit) * unit
+
+        def smaller() -> Batch:
+            positions = tf.argsort(tf.cast(~batch.active, tf.int32), stable=True)[:size]
+            # Their order is kept so that a sample's neighbours do not change places.
+            positions = tf.sort(positions)
+            return tf.nest.map_structure(lambda x: tf.gather(x, positions), batch)
+
+        return tf.cond((size < tf.size(batch.t)) & (active > 0), smaller, lambda: batch)
+
+
+def step_weights(
+    method: Tableau, where: tf.Tensor, t: tf.Tensor, t_next: tf.Tensor, end: tf.Tensor
+) -> list[tf.Tensor]:
+    """The weight of each slope, `[n]`, in the state at the end of a step, or at `end` if the step passes it."""
+    last = where & (t_next >= end)
+    theta = tf.where(last, tf.math.divide_no_nan(end - t, t_next - t), 1)
+    return rk.dense_weights(method, theta, last)
+
+
+def _select(where: tf.Tensor, yes: list[tf.Tensor], no: list[tf.Tensor]) -> list[tf.Tensor]:
+    masks = [tf.reshape(where, [-1] + [1] * (a.shape.rank - 1)) for a in yes]
+    return [tf.where(m, a, b) for m, a, b in zip(masks, yes, no, strict=True)]
+
+
+def _below_resolution(y: list[tf.Tensor], rtol: tf.Tensor, atol: tf.Tensor) -> tf.Tensor:
+    """Whether the tolerance is finer than the state's number type resolves, `[B]`: hopelessly many steps."""
+    below = tf.zeros_like(rtol, tf.bool)
+    for component in y:
+        size = tf.cast(tf.sqrt(rk.mean_square(component)), rtol.dtype)
+        resolution = float(np.finfo(component.dtype.real_dtype.as_numpy_dtype).eps)
+        below |= atol + rtol * size < resolution * size
+    return below

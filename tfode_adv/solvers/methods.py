@@ -1,0 +1,80 @@
+"""The methods: each a table and a name."""
+
+from typing import Any
+
+import tensorflow_probability as tfp
+
+from tfode_adv.errors import check_choice
+from tfode_adv.solvers import tableaus
+from tfode_adv.solvers.solver import RungeKuttaSolver
+
+
+class Dopri5(RungeKuttaSolver, tfp.math.ode.DormandPrince):
+    """Dormand and Prince's method of order 5(4), dense output of order 4 inside a step; adaptive."""
+
+    tableau = tableaus.DOPRI5
+
+
+class Bosh3(RungeKuttaSolver):
+    """Bogacki and Shampine's method of order 3(2), cubic Hermite dense output; adaptive."""
+
+    tableau = tableaus.BOSH3
+
+
+class Heun2(RungeKuttaSolver):
+    """Heun's method of order 2(1), cubic Hermite dense output; adaptive."""
+
+    tableau = tableaus.HEUN2
+
+
+class Euler(RungeKuttaSolver):
+    """Euler's method, order 1; `num_steps` equal steps."""
+
+    tableau = tableaus.EULER
+
+
+class Midpoint(RungeKuttaSolver):
+    """The explicit midpoint method, order 2; `num_steps` equal steps."""
+
+    tableau = tableaus.MIDPOINT
+
+
+class RK4(RungeKuttaSolver):
+    """The classical method of order 4; `num_steps` equal steps."""
+
+    tableau = tableaus.RK4
+
+
+class Kutta38(RungeKuttaSolver):
+    """Kutta's 3/8 rule, order 4 (the "rk4" of torchdiffeq); `num_steps` equal steps."""
+
+    tableau = tableaus.KUTTA38
+
+
+METHODS = {cls.tableau.name: cls for cls in (Dopri5, Bosh3, Heun2, Euler, Midpoint, RK4, Kutta38)}
+STOCK = "tfp"
+
+
+def available() -> tuple[str, ...]:
+    """Names that `get` knows: "tfp" is `tfp.math.ode.DormandPrince` as it is, the others are ours."""
+    return (STOCK, *METHODS)
+
+
+def is_adaptive(name: str) -> bool:
+    """Whether the method called `name` chooses its steps by a tolerance (else by `num_steps`).
+
+    Raises:
+        UsageError: if there is no such method.
+    """
+    check_choice("solver", name, available())
+    return name == STOCK or METHODS[name].tableau.adaptive
+
+
+def get(name: str, **options: Any) -> tfp.math.ode.Solver:
+    """The solver called `name`, with its constructor's `options` (`rtol`, `atol`, `num_steps`, `gradient`, ...).
+
+    Raises:
+        UsageError: if there is no such method, or an option is out of range.
+    """
+    check_choice("solver", name, available())
+    return (tfp.math.ode.DormandPrince if name == STOCK else METHODS[name])(**options)

@@ -1,0 +1,133 @@
+"""The solvers' own view of a state: a list of tensors whose first axis counts the samples.
+
+Users hand over nested structures with any number of batch dimensions, or none, in any floating-point type.
+`Rows` translates both ways, and turns the user's `ode_fn(t, y, **constants)` into `f(t, rows, constants)`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfode_adv.errors import UsageError
+from tfode_adv.solvers.runge_kutta import exact
+
+_HALF = (tf.float16, tf.bfloat16)
+
+
+class Rows:
+    """Translates between the user's state and the solvers' rows.
+
+    Attributes:
+        dtype: real type of times, step sizes and error norms. Half-precision states are integrated in float32:
+            only the dynamics sees half precision.
+    """
+
+    def __init__(self, ode_fn: Callable, initial_state: Any, batch_ndims: int | None):
+        self._ode_fn = ode_fn
+        self._state = tf.nest.map_structure(tf.convert_to_tensor, initial_state)
+        self._flat = tf.nest.flatten(self._state)
+        self._batch_ndims = batch_ndims or 0
+        for component in self._flat:
+            if not (component.dtype.is_floating or component.dtype.is_complex):
+                raise UsageError(
+                    f"initial_state has dtype {component.dtype.name}, but must be floating or complex"
+                )
+            if component.shape.rank is not None and component.shape.rank < self._batch_ndims:
+                raise UsageError(
+                    f"initial_state has shape {component.shape}, but batch_ndims={batch_ndims} needs more axes"
+                )
+        self._row_dtypes = [tf.float32 if c.dtype in _HALF else c.dtype for c in self._flat]
+        real = [d.real_dtype for d in self._row_dtypes]
+        self.dtype = tf.float64 if tf.float64 in real else tf.float32
+
+    def initial(self) -> list[tf.Tensor]:
+        return [
+            tf.cast(self._to_rows(c, self._batch_ndims), d)
+            for c, d in zip(self._flat, self._row_dtypes, strict=True)
+        ]
+
+    def _to_rows(self, x: tf.Tensor, batch_ndims: int) -> tf.Tensor:
+        if batch_ndims == 0:
+            return x[tf.newaxis]
+        if batch_ndims == 1:
+            return x
+        static = x.shape[batch_ndims:]
+        rows = tf.reshape(x, tf.concat([[-1], tf.shape(x)[batch_ndims:]], 0))
+        return tf.ensure_shape(rows, [None, *static])
+
+    def _from_rows(self, rows: tf.Tensor, component: int, leading: int = 0) -> tf.Tensor:
+        """Undoes `_to_rows` for an array with `leading` extra axes in front."""
+        if self._batch_ndims == 1:
+            return rows
+        if self._batch_ndims == 0:
+            return tf.squeeze(rows, [leading])
+        batch = tf.shape(self._flat[component])[: self._batch_ndims]
+        shape = tf.shape(rows)
+        return tf.reshape(rows, tf.concat([shape[:leading], batch, shape[leading + 1 :]], 0))
+
+    def states(self, rows: list[tf.Tensor]) -> Any:
+        """Rows `[T, B, ...]` as the user's structure and types, `[T, *batch, ...]`."""
+        flat = [
+            tf.cast(self._from_rows(r, i, leading=1), c.dtype)
+            for i, (r, c) in enumerate(zip(rows, self._flat, strict=True))
+        ]
+        return tf.nest.pack_sequence_as(self._state, flat)
+
+    def per_sample(self, value: tf.Tensor) -> tf.Tensor:
+        """A value a row, `[B]`, as `[*batch]` (a scalar where there are no batch dimensions)."""
+        return self._from_rows(value, 0)
+
+    def sample_values(self, value: Any, dtype: tf.DType) -> tf.Tensor:
+        """A scalar, or one value a sample in the user's batch shape, as one value a row, `[B]`."""
+        value = exact(value, dtype)
+        count = tf.shape(self.initial()[0])[0] if self._batch_ndims != 1 else tf.shape(self._flat[0])[0]
+        if value.shape.rank == 0:
+            return tf.fill([count], value)
+        return tf.reshape(value, [count]) if self._batch_ndims != 1 else value
+
+    def field(self, t: tf.Tensor, rows: list[tf.Tensor], constants: dict[str, Any]) -> list[tf.Tensor]:
+        """The slopes at `rows`, each sample at its own time `t` `[B]`.
+
+        The user's function sees a scalar time where the batch is coupled, else times shaped to broadcast
+        against the first component of the state.
+        """
+        n = self._batch_ndims
+        values = []
+        for r, c in zip(rows, self._flat, strict=True):
+            if n == 0:
+                r = tf.squeeze(r, [0])
+            elif n > 1:
+                r = tf.reshape(r, tf.concat([tf.shape(c)[:n], tf.shape(r)[1:]], 0))
+            values.append(tf.cast(r, c.dtype))
+        t = tf.cast(t, self._flat[0].dtype.real_dtype)
+        if n == 0:
+            time = t[0]
+        else:
+            ones = [1] * (values[0].shape.rank - n)
+            time = tf.reshape(t, tf.concat([tf.shape(values[0])[:n], tf.constant(ones, tf.int32)], 0))
+        slope = self._ode_fn(time, tf.nest.pack_sequence_as(self._state, values), **constants)
+        return self._slope_rows(slope, values)
+
+    def _slope_rows(self, slope: Any, values: list[tf.Tensor]) -> list[tf.Tensor]:
+        try:
+            tf.nest.assert_same_structure(self._state, slope)
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"the dynamics returned {_describe(slope)}, but must return the structure of the state, "
+                f"{_describe(self._state)}"
+            ) from None
+        flat = [tf.convert_to_tensor(s) for s in tf.nest.flatten(slope)]
+        for s, v in zip(flat, values, strict=True):
+            if not s.shape.is_compatible_with(v.shape):
+                raise UsageError(
+                    f"the dynamics returned shape {s.shape} for a state of shape {v.shape}, but they must be equal"
+                )
+        return [
+            tf.cast(self._to_rows(s, self._batch_ndims), d)
+            for s, d in zip(flat, self._row_dtypes, strict=True)
+        ]
+
+
+def _describe(structure: Any) -> str:
+    return str(tf.nest.map_structure(lambda x: tuple(getattr(x, "shape", ())), structure))

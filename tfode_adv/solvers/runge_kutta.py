@@ -1,0 +1,131 @@
+"""One Runge-Kutta step of every sample: stages, new state, dense output, error, and the step's derivative."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfode_adv.solvers.tableaus import Rows, Tableau
+
+Row = tf.Tensor
+Field = Callable[[tf.Tensor, list[Row]], list[Row]]
+
+
+def exact(value: Any, dtype: tf.DType) -> tf.Tensor:
+    """`value` as a tensor of `dtype`; a Python number is not rounded to float32 on the way, as `tf.cast` would."""
+    return tf.cast(value, dtype) if tf.is_tensor(value) else tf.convert_to_tensor(np.asarray(value), dtype)
+
+
+def per_row(value: tf.Tensor, like: Row) -> tf.Tensor:
+    """`[n]` reshaped and cast to broadcast against `like` `[n, ...]`."""
+    shape = tf.concat([tf.shape(value), tf.ones([like.shape.rank - 1], tf.int32)], 0)
+    return tf.cast(tf.reshape(value, shape), like.dtype)
+
+
+def weighted_sum(weights: Sequence[float | tf.Tensor], terms: Sequence[Row]) -> Row | None:
+    """Sum of `weights[i] * terms[i]`; a weight is a float, or one number a row; None where all are 0."""
+    products = []
+    for weight, term in zip(weights, terms, strict=True):
+        if isinstance(weight, tf.Tensor):
+            products.append(per_row(weight, term) * term)
+        elif weight == 1:
+            products.append(term)
+        elif weight != 0:
+            products.append(exact(weight, term.dtype) * term)
+    if not products:
+        return None
+    return tf.add_n(products) if len(products) > 1 else products[0]
+
+
+def advance(
+    y: list[Row], h: tf.Tensor, weights: Sequence[float | tf.Tensor], slopes: list[list[Row]]
+) -> list[Row]:
+    """`y + h * sum_i weights[i] * slopes[i]`, component by component."""
+    if not slopes:
+        return y
+    moved = []
+    for component, terms in zip(y, zip(*slopes, strict=True), strict=True):
+        change = weighted_sum(weights, terms)
+        moved.append(component if change is None else component + per_row(h, component) * change)
+    return moved
+
+
+def stages(
+    f: Field, method: Tableau, t: tf.Tensor, h: tf.Tensor, y: list[Row], first: list[Row] | None
+) -> tuple[list[list[Row]], list[Row]]:
+    """The slopes of all stages, and the state the last stage was evaluated at.
+
+    Args:
+        first: the slope at the start where it is known already, else None.
+    """
+    slopes = [f(t, y) if first is None else first]
+    state = y
+    for a, c in zip(method.a[1:], method.c[1:], strict=True):
+        state = advance(y, h, a, slopes)
+        slopes.append(f(t + exact(c, t.dtype) * h, state))
+    return slopes, state
+
+
+def dense_weights(method: Tableau, theta: tf.Tensor, at_end: tf.Tensor) -> list[tf.Tensor]:
+    """The weight of each slope, `[n]`, in the state at the fraction `theta` `[n]` of the step.
+
+    At theta = 1 they are the method's own weights, so that the end of a step is the step's own result.
+
+    Args:
+        at_end: `[n]`, whether this is the state at the end of the integration.
+    """
+    if method.endpoint is not None:
+        inside = _polynomials(method.dense, method.b, theta)
+        last = _polynomials(method.endpoint, method.b, theta)
+        return [tf.where(at_end, b, a) for a, b in zip(inside, last, strict=True)]
+    return _polynomials(method.dense, method.b, theta)
+
+
+def _polynomials(coefficients: Rows, at_one: Sequence[float], theta: tf.Tensor) -> list[tf.Tensor]:
+    weights = []
+    for row, b in zip(coefficients, at_one, strict=True):
+        value = tf.zeros_like(theta)
+        for coefficient in reversed(row):
+            value = (value + exact(coefficient, theta.dtype)) * theta
+        weights.append(tf.where(theta == 1, exact(b, theta.dtype), value))
+    return weights
+
+
+def mean_square(rows: Row) -> tf.Tensor:
+    """Mean over all but the first axis of |rows|^2, `[n]`, in a real type."""
+    square = tf.math.real(rows * tf.math.conj(rows)) if rows.dtype.is_complex else tf.square(rows)
+    return tf.reduce_mean(tf.reshape(square, [tf.shape(rows)[0], _size(rows)]), axis=1)
+
+
+def _size(rows: Row) -> int | tf.Tensor:
+    # Spelled out because -1 is ambiguous for a batch of zero samples.
+    size = rows.shape[1:].num_elements()
+    return size if size is not None else tf.reduce_prod(tf.shape(rows)[1:])
+
+
+def largest(values: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
+    """Elementwise maximum of one `[n]` tensor a component; NaN wherever one of them is NaN."""
+    result = tf.cast(values[0], dtype)
+    for value in values[1:]:
+        value = tf.cast(value, dtype)
+        result = tf.where(tf.math.is_nan(value), value, tf.maximum(result, value))
+    return result
+
+
+def error_ratio(
+    method: Tableau,
+    h: tf.Tensor,
+    y: list[Row],
+    y_next: list[Row],
+    slopes: list[list[Row]],
+    rtol: tf.Tensor,
+    atol: tf.Tensor,
+) -> tf.Tensor:
+    """Root mean square, `[n]`, of error / (atol + rtol max(|y|, |y_next|)); the largest over the components."""
+    ratios = []
+    for a, b, *terms in zip(y, y_next, *slopes, strict=True):
+        error = weighted_sum(method.error, terms)
+        scale = per_row(atol, tf.abs(a)) + per_row(rtol, tf.abs(a)) * tf.maximum(tf.abs(a), tf.abs(b))
+        ratios.append(tf.sqrt(mean_square(error / tf.cast(scale, error.dtype))) * tf.cast(h, scale.dtype))
+    return largest(ratios, h.dtype)

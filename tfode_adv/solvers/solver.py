@@ -1,0 +1,340 @@
+"""Runge-Kutta solvers behind the interface of `tfp.math.ode.Solver`."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+from tensorflow.python.eager import record
+from tensorflow_probability.python.math.ode.base import Diagnostics as TfpDiagnostics
+
+from tfode_adv.errors import UsageError, check_choice, check_range
+from tfode_adv.solvers.adjoint import solve_adjoint
+from tfode_adv.solvers.backprop import Gradients, backpropagate
+from tfode_adv.solvers.control import CONTROLLERS, IController, hairer_first_step
+from tfode_adv.solvers.differentiate import VariablesRead, differentiable, stop_recording
+from tfode_adv.solvers.graph import in_xla
+from tfode_adv.solvers.integrate import Settings, Solution, integrate
+from tfode_adv.solvers.rows import Rows
+from tfode_adv.solvers.runge_kutta import exact
+from tfode_adv.solvers.status import Status, check_status
+from tfode_adv.solvers.tableaus import Tableau
+
+GRADIENTS = ("backprop", "adjoint")
+CHECKPOINTS = ("steps", "none", "auto")
+ENDPOINTS = ("interpolate", "clip")
+ON_FAILURE = ("raise", "status")
+DEFAULT_MAX_NUM_STEPS = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnostics(TfpDiagnostics):
+    """What a solve cost and how it ended: one entry a sample, scalars where the batch is coupled.
+
+    Attributes:
+        num_ode_fn_evaluations: evaluations of the dynamics (NFE), those of the first step's choice included.
+        num_accepted_steps: steps taken.
+        num_rejected_steps: steps tried and rejected.
+        status: a `Status`; 0 is success.
+        final_time: time reached; the solution at later times is the last good state where status is not 0.
+    """
+
+    num_ode_fn_evaluations: tf.Tensor = None
+    num_accepted_steps: tf.Tensor = None
+    num_rejected_steps: tf.Tensor = None
+    status: tf.Tensor = None
+    final_time: tf.Tensor = None
+    num_jacobian_evaluations: tf.Tensor = 0
+    num_matrix_factorizations: tf.Tensor = 0
+
+    @property
+    def success_status(self):
+        return tf.equal(self.status, int(Status.OK))
+
+
+class SolverState(NamedTuple):
+    """Warm start of a further solve: the next step size of each sample."""
+
+    step_size: tf.Tensor
+
+
+class RungeKuttaSolver(tfp.math.ode.Solver):
+    """An explicit Runge-Kutta method whose every sample has its own step size.
+
+    Subclasses name their `tableau`; all behaviour stands here.
+    """
+
+    tableau: Tableau
+
+    def __init__(
+        self,
+        rtol: Any = 1e-3,
+        atol: Any = 1e-6,
+        first_step_size: Any = None,
+        safety_factor: float = 0.9,
+        min_step_size_factor: float = 0.2,
+        max_step_size_factor: float = 10.0,
+        max_num_steps: Any = None,
+        make_adjoint_solver_fn: Callable[[], tfp.math.ode.Solver] | None = None,
+        validate_args: bool = False,
+        name: str | None = None,
+        *,
+        num_steps: Any = None,
+        controller: str = "i",
+        endpoint: str = "interpolate",
+        gradient: str = "backprop",
+        checkpoint: str = "auto",
+        on_gradient_failure: str = "raise",
+    ):
+        """Initializes the solver.
+
+        Args:
+            rtol: relative tolerance, a scalar or one number a sample, > 0 for adaptive methods.
+            atol: absolute tolerance, likewise.
+            first_step_size: a scalar or one number a sample; None chooses it (Hairer, Norsett, Wanner, II.4).
+            safety_factor: factor on the optimal step size.
+            min_step_size_factor: smallest factor from one step size to the next, in (0, 1].
+            max_step_size_factor: largest such factor, at least 1.
+            max_num_steps: steps tried by a sample before it fails; None means 10,000.
+            make_adjoint_solver_fn: makes the solver of the adjoint equation; None means this solver.
+            validate_args: whether to check solution times at run time, where they are not known before.
+            name: name of the operations.
+            num_steps: number of equal steps, for the methods without an error estimate; default 1.
+            controller: "i" (the papers'), or "pi" (Gustafsson's).
+            endpoint: "interpolate": the last step may pass the end, and the state is read off the dense output;
+                "clip": the last step is shortened.
+            gradient: "backprop", through the accepted steps with their sizes held constant, or "adjoint", the
+                continuous adjoint equation. The derivative of the step sizes is left out: the gradient is that of
+                the fixed grid the solve has chosen.
+            checkpoint: what "backprop" keeps: "steps", the start of each step; "none" (no checkpointing), all
+                intermediate results; "auto", by the memory it would take.
+            on_gradient_failure: "raise", or "status": samples whose adjoint solve fails have gradient zero.
+
+        Raises:
+            UsageError: for a value out of range or an unknown choice.
+        """
+        super().__init__(
+            make_adjoint_solver_fn=make_adjoint_solver_fn,
+            validate_args=validate_args,
+            name=name or self.tableau.name,
+        )
+        if self.tableau.adaptive:
+            if num_steps is not None:
+                raise UsageError(f"num_steps is {num_steps!r}, but {self.tableau.name} chooses its own steps")
+            for key, value in {"rtol": rtol, "atol": atol}.items():
+                if isinstance(value, (int, float)):
+                    check_range(key, value, low=0, low_open=key == "rtol")
+        elif isinstance(num_steps, int):
+            check_range("num_steps", num_steps, low=1)
+        if isinstance(max_num_steps, int):
+            check_range("max_num_steps", max_num_steps, low=1)
+        check_choice("controller", controller, CONTROLLERS)
+        self._rtol, self._atol = rtol, atol
+        self._settings = Settings(
+            method=self.tableau,
+            controller=CONTROLLERS[controller](safety_factor, min_step_size_factor, max_step_size_factor),
+            num_steps=1 if num_steps is None else num_steps,
+            first_step=first_step_size,
+            max_num_steps=DEFAULT_MAX_NUM_STEPS if max_num_steps is None else max_num_steps,
+            endpoint=check_choice("endpoint", endpoint, ENDPOINTS),
+        )
+        self._gradient = check_choice("gradient", gradient, GRADIENTS)
+        self._checkpoint = check_choice("checkpoint", checkpoint, CHECKPOINTS)
+        self._on_gradient_failure = check_choice("on_gradient_failure", on_gradient_failure, ON_FAILURE)
+
+    def solve(
+        self,
+        ode_fn: Callable,
+        initial_time: Any,
+        initial_state: Any,
+        solution_times: Any,
+        jacobian_fn: Any = None,
+        jacobian_sparsity: Any = None,
+        batch_ndims: int | None = None,
+        previous_solver_internal_state: SolverState | None = None,
+        constants: dict[str, Any] | None = None,
+    ) -> tfp.math.ode.Results:
+        """Solves an initial value problem; see `tfp.math.ode.Solver.solve`.
+
+        With `batch_ndims=1` every sample has its own time, step size, error test, NFE and status, and a sample's
+        result does not depend on the others. `ode_fn` is then called with times shaped to broadcast against the
+        first component of the state, `[n, 1, ..., 1]`, and with any number n of samples; it must treat samples
+        independently. With `batch_ndims` None or 0 the state is one sample, and the time a scalar.
+
+        Gradients reach `initial_state`, `constants` and the trainable variables that `ode_fn` reads.
+
+        Args:
+            ode_fn: `ode_fn(t, y, **constants)`, the slope, of the structure and shapes of `y`.
+            initial_time: scalar.
+            initial_state: tensor or nested structure, `[*batch, ...]` each.
+            solution_times: increasing times `[T]`, none before `initial_time`; or
+                `tfp.math.ode.ChosenBySolver(final_time)`: the steps of the sample that takes most of them.
+            jacobian_fn: ignored: explicit methods need none.
+            jacobian_sparsity: ignored.
+            batch_ndims: number of leading axes that count samples.
+            previous_solver_internal_state: of an earlier solve's results: its step sizes are the first ones here.
+            constants: named tensors or structures of tensors.
+
+        Returns:
+            `tfp.math.ode.Results`: times `[T]`, states `[T, *batch, ...]`, `Diagnostics`, `SolverState`.
+
+        Raises:
+            UsageError: for times out of order, or a slope of another structure or shape than the state.
+        """
+        del jacobian_fn, jacobian_sparsity
+        with tf.name_scope(self._name):
+            rows = Rows(ode_fn, initial_state, batch_ndims)
+            constants = tf.nest.map_structure(tf.convert_to_tensor, constants or {})
+            problem = _Problem(self, rows, constants, initial_time, previous_solver_internal_state)
+            if isinstance(solution_times, tfp.math.ode.ChosenBySolver):
+                solution_times = problem.chosen_times(solution_times.final_time)
+            return problem.solve(self._checked_times(problem.t0, solution_times, rows.dtype))
+
+    def _checked_times(self, t0: tf.Tensor, times: Any, dtype: tf.DType) -> tf.Tensor:
+        times = exact(times, dtype)
+        if times.shape.rank != 1 or times.shape[0] == 0:
+            raise UsageError(
+                f"solution_times has shape {times.shape}, but must be a vector of at least one time"
+            )
+        line = tf.concat([t0[tf.newaxis], times], 0)
+        known = tf.get_static_value(line)
+        if known is not None:
+            if not (known[1:] >= known[:-1]).all():
+                raise UsageError(
+                    f"solution_times must not decrease, from initial_time on, but are {known.tolist()}"
+                )
+        elif self._validate_args:
+            with tf.control_dependencies([tf.debugging.assert_non_negative(line[1:] - line[:-1])]):
+                times = tf.identity(times)
+        return times
+
+    def _tolerances(self, rows: Rows) -> tuple[tf.Tensor, tf.Tensor]:
+        return rows.sample_values(self._rtol, rows.dtype), rows.sample_values(self._atol, rows.dtype)
+
+    def _solve(
+        self, ode_fn, initial_time, initial_state, solution_times, *unused, batch_ndims=None, **also_unused
+    ):
+        with stop_recording():
+            return self.solve(ode_fn, initial_time, initial_state, solution_times, batch_ndims=batch_ndims)
+
+    def _initialize_solver_internal_state(self, ode_fn, initial_time, initial_state):
+        rows = Rows(ode_fn, initial_state, None)
+        return _Problem(self, rows, {}, initial_time, None).first_state()
+
+
+class _Problem:
+    """One call of `solve`."""
+
+    def __init__(
+        self, solver: RungeKuttaSolver, rows: Rows, constants: dict, initial_time: Any, warm_start: Any
+    ):
+        self.solver, self.rows, self.constants = solver, rows, constants
+        self.t0 = exact(initial_time, rows.dtype)
+        self.y0 = rows.initial()
+        self.read = VariablesRead()
+        self.settings = solver._settings
+        if warm_start is not None:
+            self.settings = dataclasses.replace(
+                self.settings, first_step=rows.sample_values(warm_start.step_size, rows.dtype)
+            )
+        elif self.settings.first_step is not None:
+            first = rows.sample_values(self.settings.first_step, rows.dtype)
+            self.settings = dataclasses.replace(self.settings, first_step=first)
+
+    def field(
+        self, t: tf.Tensor, y: list[tf.Tensor], constants: list[tf.Tensor] | None = None
+    ) -> list[tf.Tensor]:
+        flat = tf.nest.flatten(self.constants) if constants is None else constants
+        with self.read:
+            return self.rows.field(t, y, tf.nest.pack_sequence_as(self.constants, flat))
+
+    def solve(self, times: tf.Tensor) -> tfp.math.ode.Results:
+        solver = self.solver
+        rtol, atol = solver._tolerances(self.rows)
+        backprop = solver._gradient == "backprop"
+        wanted = not tf.executing_eagerly() or record.could_possibly_record()
+        with stop_recording():
+            solution = integrate(
+                self.field, self.t0, self.y0, times, rtol, atol, self.settings, record=backprop and wanted
+            )
+        outputs = solution.outputs
+        if wanted:
+            outputs = self._differentiable(times, solution)
+        totals = solution.totals
+        diagnostics = Diagnostics(
+            *map(
+                self.rows.per_sample, (totals.nfe, totals.accepted, totals.rejected, totals.status, totals.t)
+            )
+        )
+        state = SolverState(self.rows.per_sample(totals.step))
+        return tfp.math.ode.Results(times, self.rows.states(outputs), diagnostics, state)
+
+    def _differentiable(self, times: tf.Tensor, solution: Solution) -> list[tf.Tensor]:
+        constants = tf.nest.flatten(self.constants)
+        variables = list(self.read.variables)
+
+        def pull_back(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
+            parameters = variables + constants if with_parameters else []
+            if self.solver._gradient == "backprop":
+                return backpropagate(
+                    self.field, self.settings.method, self.t0, times, solution, cotangents, parameters
+                )
+            return self._adjoint(times, solution, cotangents, parameters)
+
+        values = [tf.convert_to_tensor(v) for v in variables] + constants
+        return differentiable(solution.outputs, self.y0, values, pull_back)
+
+    def _adjoint(self, times, solution, cotangents, parameters) -> Gradients:
+        solver = self.solver._make_adjoint_solver_fn()
+        if not isinstance(solver, RungeKuttaSolver):
+            raise UsageError(f"the adjoint solver is {solver!r}, but must be one of tfode_adv.solvers'")
+        rtol, atol = solver._tolerances(self.rows)
+        settings = self.settings if solver is self.solver else solver._settings
+        settings = dataclasses.replace(settings, first_step=None)
+        gradients, status, reached = solve_adjoint(
+            self.field, self.t0, times, solution, cotangents, parameters, rtol, atol, settings
+        )
+        if self.solver._on_gradient_failure == "raise":
+            with tf.control_dependencies(check_status(status, reached, "adjoint ")):
+                gradients = tf.nest.map_structure(tf.identity, gradients)
+        return gradients
+
+    def chosen_times(self, final_time: Any) -> tf.Tensor:
+        """Ends of the accepted steps of the sample that takes most of them, up to `final_time`."""
+        end = exact(final_time, self.rows.dtype)
+        if in_xla():
+            raise UsageError("ChosenBySolver needs a number of times known beforehand under jit_compile=True")
+        rtol, atol = self.solver._tolerances(self.rows)
+        with stop_recording():
+            solution = integrate(
+                self.field, self.t0, self.y0, end[tf.newaxis], rtol, atol, self.settings, record=True
+            )
+            sample = tf.argmax(solution.totals.accepted, output_type=tf.int32)
+
+            def add(i, times):
+                step = solution.steps.read(i)
+                mine = tf.boolean_mask(step.t_next, (step.index == sample) & (step.t_next < end))
+                return i + 1, tf.concat([times, mine], 0)
+
+            _, times = tf.while_loop(
+                lambda i, _: i < solution.steps.count,
+                add,
+                (0, tf.zeros([0], end.dtype)),
+                shape_invariants=(tf.TensorShape([]), tf.TensorShape([None])),
+            )
+        return tf.concat([times, end[tf.newaxis]], 0)
+
+    def first_state(self) -> SolverState:
+        rtol, atol = self.solver._tolerances(self.rows)
+        t = tf.zeros_like(rtol) + self.t0
+        with stop_recording():
+            slope = self.field(t, self.y0)
+            if self.solver.tableau.adaptive:
+                step = hairer_first_step(self.field, self.solver.tableau, t, self.y0, slope, rtol, atol)
+            else:
+                step = tf.zeros_like(t)
+        return SolverState(self.rows.per_sample(step))
+
+
+__all__ = ["Diagnostics", "IController", "RungeKuttaSolver", "SolverState"]
