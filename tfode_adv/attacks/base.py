@@ -2,16 +2,31 @@
 
 import copy
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import ClassVar
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tfode_adv.attacks import checks, engine, norms
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.sources import Source
-from tfode_adv.errors import UsageError, check_choice
+from tfode_adv.errors import RunError, UsageError, check_choice
+from tfode_adv.layers.context import current_settings
+from tfode_adv.models.settings import ode_blocks
+
+_BLOCK_SETTINGS = (
+    "solver",
+    "gradient",
+    "final_time",
+    "checkpoint",
+    "adjoint_tol",
+    "adjoint_solver",
+    "max_num_steps",
+    "on_failure",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +133,7 @@ class Attack:
 
         Raises:
           UsageError: images outside [0, 1] or not finite, labels out of range, a model of probabilities.
-          RunError: the model's output for a clean image is not finite.
+          RunError: the model's output for a clean image is not finite, or a solve failed on the way.
         """
         x = checks.images(x)
         y = checks.labels(y, len(x))
@@ -128,7 +143,11 @@ class Attack:
         if not len(x):
             none = np.zeros(0, np.int64)
             return AttackResult(x, none.astype(bool), none.astype(np.float32), none, none)
-        return self._attack(model, x, y, index, progress or (lambda count: None))
+        try:
+            return self._attack(model, x, y, index, progress or (lambda count: None))
+        except tf.errors.InvalidArgumentError as error:
+            # How a compiled model reports a solve that failed.
+            raise RunError(f"{self.name} stopped: {_line(error)}") from error
 
     def _attack(self, model, x, y, index, progress) -> AttackResult:
         size = self.batch_size or self.default_batch_size
@@ -198,6 +217,12 @@ class Attack:
         return norms.length(tf.constant(x_adv - x), self.kind).numpy() / norms.unit(self.norm, x.shape[1:])
 
 
+def _line(error: tf.errors.OpError) -> str:
+    """Returns the words of a failed assertion without TensorFlow's node names around them."""
+    text = re.sub(r"\{\{.*?\}\}", "", error.message.split("\n")[0])
+    return " ".join(re.sub(r"assertion failed: |\[Op:.*?\]|[\[\]]", "", text).split())
+
+
 class _Tally:
     """The best found so far for each sample, and who is still to be attacked."""
 
@@ -232,5 +257,11 @@ class _Tally:
 
 
 def trace_settings(model) -> tuple:
-    """Returns what a trace of `model` depends on apart from its weights: its ODE blocks' settings."""
-    return ()
+    """Returns what a trace of `model` depends on apart from its weights: its ODE blocks' settings.
+
+    Tolerances and step counts are left out: a block reads its own at run time.
+    """
+    blocks = ode_blocks(model) if isinstance(model, keras.layers.Layer) else []
+    own = tuple(getattr(block, name) for block in blocks for name in _BLOCK_SETTINGS)
+    around = current_settings().items()
+    return own + tuple((name, id(value) if tf.is_tensor(value) else value) for name, value in around)

@@ -3,6 +3,7 @@
 An adaptive solver can mask gradients; these sources see round it. Every gradient attack takes one.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -46,19 +47,28 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Through(Source):
-    """The model's own forward pass, differentiated as if its ODE blocks were solved otherwise.
+    """The model's own forward pass with the derivative of a surrogate.
 
-    Backward-pass differentiable approximation (Athalye et al. 2018) for solvers: the same weights, with
-    another gradient method, a finer tolerance or a fixed-step solver. What is None stays the model's.
+    Backward-pass differentiable approximation (Athalye et al. 2018). The surrogate is the same model with
+    its ODE blocks solved otherwise: another gradient method, a finer tolerance, a fixed-step solver. What
+    is None stays the model's.
+
+    Args:
+      gradient: "backprop" or "adjoint".
+      tol: above 0.
+      solver: see `tfode_adv.solvers`.
+      num_steps: of a fixed-step solver, at least 1.
+      twin: another model altogether to differentiate, such as the model less what masks its gradient.
 
     Raises:
-      UsageError: nothing given; tol not above 0; num_steps below 1.
+      UsageError: a value out of range.
     """
 
     gradient: str | None = None
     tol: float | None = None
     solver: str | None = None
     num_steps: int | None = None
+    twin: Any = None
 
     def __post_init__(self):
         if self.tol is not None:
@@ -67,9 +77,11 @@ class Through(Source):
             check_range("gradient_num_steps", self.num_steps, low=1)
 
     def logits(self, model: Model, x: tf.Tensor) -> tf.Tensor:
-        settings = {name: value for name, value in vars(self).items() if value is not None}
-        with layers.solver_settings(**settings):
-            surrogate = model(x)
+        fields = ("gradient", "tol", "solver", "num_steps")
+        settings = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
+        differentiable = model if self.twin is None else as_function(self.twin)
+        with layers.solver_settings(**settings) if settings else contextlib.nullcontext():
+            surrogate = differentiable(x)
         # Adding an exact zero keeps the model's own value to the last bit.
         zero = surrogate - tf.stop_gradient(surrogate)
         zero = tf.where(tf.math.is_finite(zero), zero, tf.zeros_like(zero))
