@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from torch_states import torch_state
 
 import tfode_adv as ta
+from tests.interop.torch_states import torch_state
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.interop.names import model_names
 

@@ -89,7 +89,7 @@ def oracle():
     return functools.cache(Oracle)
 
 
-@pytest.mark.parametrize("case", cases("logits"), ids=str)
+@pytest.mark.parametrize("case", list(cases("logits")), ids=str)
 def test_logits_evaluations_and_gradient(oracle, case):
     vectors = oracle(case.file)
     method, tol = case.prefix.split("/")[:2] if case.prefix else (None, None)

@@ -1,17 +1,13 @@
 """Keras layers: normalisation, convolutions, and the dynamics that an `ODEBlock` integrates."""
 
 from tfode_adv.layers.blocks import BasicBlock, ResidualBlock, WideBlock
+from tfode_adv.layers.context import record_statistics, solver_settings
 from tfode_adv.layers.convolution import Conv2D, TimeConv2D
 from tfode_adv.layers.dynamics import ConvDynamics
 from tfode_adv.layers.normalization import GroupNormalization, group_normalization
+from tfode_adv.layers.ode_block import ODEBlock
 from tfode_adv.layers.shaping import AveragePoolTo, ConstantState, TileChannels
 from tfode_adv.layers.skew import SkewDenseDynamics, SkewDynamics
-
-try:
-    from tfode_adv.layers.context import record_statistics, solver_settings
-    from tfode_adv.layers.ode_block import ODEBlock
-except ModuleNotFoundError:
-    ODEBlock = record_statistics = solver_settings = None
 
 __all__ = [
     "AveragePoolTo",
