@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 
 from tfode_adv import solvers
 from tfode_adv.errors import UsageError, check_choice, check_range
-from tfode_adv.layers.context import Statistics, current_settings, record
+from tfode_adv.layers.context import SETTINGS, Statistics, current_settings, record
 from tfode_adv.solvers.solver import CHECKPOINTS, GRADIENTS, ON_FAILURE
 from tfode_adv.solvers.status import check_status
 
@@ -75,9 +75,7 @@ class ODEBlock(keras.layers.Layer):
         # Plain TensorFlow variables: settings that compiled functions read anew at each call, not weights.
         with tf.init_scope():
             self._tol = tf.Variable(_checked_tol("tol", tol), trainable=False, dtype=tf.float64, name="tol")
-            self._num_steps = tf.Variable(
-                _checked_steps(num_steps), trainable=False, dtype=tf.int32, name="num_steps"
-            )
+            self._num_steps = tf.Variable(_checked_steps(num_steps), trainable=False, dtype=tf.int32, name="num_steps")
 
     @property
     def tol(self) -> float:
@@ -216,11 +214,7 @@ class ODEBlock(keras.layers.Layer):
 
     def _make_solver(self, settings: dict[str, Any]) -> solvers.RungeKuttaSolver:
         def make(name: str, tol: Any, **options: Any) -> solvers.RungeKuttaSolver:
-            steps = (
-                {"rtol": tol, "atol": tol}
-                if solvers.is_adaptive(name)
-                else {"num_steps": settings["num_steps"]}
-            )
+            steps = {"rtol": tol, "atol": tol} if solvers.is_adaptive(name) else {"num_steps": settings["num_steps"]}
             return solvers.get(name, max_num_steps=settings["max_num_steps"], **steps, **options)
 
         adjoint = None
@@ -266,11 +260,11 @@ class ODEBlock(keras.layers.Layer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        names = "solver tol gradient final_time num_steps checkpoint adjoint_tol adjoint_solver max_num_steps on_failure"
-        config = {name: getattr(self, name) for name in names.split()}
-        return (
-            super().get_config() | {"dynamics": keras.saving.serialize_keras_object(self.dynamics)} | config
+        names = (
+            "solver tol gradient final_time num_steps checkpoint adjoint_tol adjoint_solver max_num_steps on_failure"
         )
+        config = {name: getattr(self, name) for name in names.split()}
+        return super().get_config() | {"dynamics": keras.saving.serialize_keras_object(self.dynamics)} | config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ODEBlock":

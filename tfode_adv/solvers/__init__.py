@@ -1,6 +1,7 @@
 """ODE solvers behind the interface of `tfp.math.ode`, one step size a sample."""
 
 from tfode_adv.solvers.methods import (
+    METHODS,
     RK4,
     Bosh3,
     Dopri5,
@@ -8,7 +9,6 @@ from tfode_adv.solvers.methods import (
     Heun2,
     Kutta38,
     Midpoint,
-    METHODS,
     available,
     get,
     is_adaptive,
@@ -17,6 +17,7 @@ from tfode_adv.solvers.solver import Diagnostics, RungeKuttaSolver, SolverState
 from tfode_adv.solvers.status import SolveError, Status
 
 __all__ = [
+    "METHODS",
     "RK4",
     "Bosh3",
     "Diagnostics",

@@ -35,9 +35,7 @@ class TapedSlope:
         gradients = self._tape.gradient(self.slope, self._sources, cotangent)
         flat = [
             tf.zeros_like(source) if gradient is None else tf.convert_to_tensor(gradient)
-            for source, gradient in zip(
-                tf.nest.flatten(self._sources), tf.nest.flatten(gradients), strict=True
-            )
+            for source, gradient in zip(tf.nest.flatten(self._sources), tf.nest.flatten(gradients), strict=True)
         ]
         count = len(self._sources[0])
         return Gradients(flat[:count], flat[count:])
@@ -77,9 +75,7 @@ class _Backpropagation:
 
     def run(self, solution: Solution) -> Gradients:
         succeeded = solution.totals.status == int(Status.OK)
-        adjoint = [
-            tf.where(tf.reshape(succeeded, [-1] + [1] * (c.shape.rank - 1)), c, 0) for c in self.at_end
-        ]
+        adjoint = [tf.where(tf.reshape(succeeded, [-1] + [1] * (c.shape.rank - 1)), c, 0) for c in self.at_end]
         totals = [tf.zeros_like(p) for p in self.parameters]
         pull_back = isolated(self._pull_back_step)
 
@@ -95,9 +91,7 @@ class _Backpropagation:
                 moved = tf.cond(
                     whole,
                     lambda: rows,
-                    lambda: [
-                        tf.tensor_scatter_nd_update(a, where, r) for a, r in zip(adjoint, rows, strict=True)
-                    ],
+                    lambda: [tf.tensor_scatter_nd_update(a, where, r) for a, r in zip(adjoint, rows, strict=True)],
                 )
                 moved = [tf.ensure_shape(r, a.shape) for r, a in zip(moved, adjoint, strict=True)]
                 return moved, [a + b for a, b in zip(totals, shares, strict=True)]
@@ -120,13 +114,9 @@ class _Backpropagation:
     def _at_start(self, cotangent: tf.Tensor) -> tf.Tensor:
         """Solution times equal to the initial time read the initial state itself."""
         here = self.times[:-1] <= self.t0
-        return tf.reduce_sum(
-            tf.where(tf.reshape(here, [-1] + [1] * (cotangent.shape.rank - 1)), cotangent, 0), 0
-        )
+        return tf.reduce_sum(tf.where(tf.reshape(here, [-1] + [1] * (cotangent.shape.rank - 1)), cotangent, 0), 0)
 
-    def _pull_back_step(
-        self, step: Step, adjoint: list[tf.Tensor]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    def _pull_back_step(self, step: Step, adjoint: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Cotangents of a step's start and its shares of the parameters', from those of its end.
 
         `adjoint` is the cotangent of the state at the end of the step or, for the step that passes the end of
@@ -169,9 +159,7 @@ class _Backpropagation:
             last = tf.cond(
                 inside | tf.reduce_any(weights[i] != 0),
                 lambda: evaluate(i).pull_back(source(i, {})),
-                lambda: Gradients(
-                    [tf.zeros_like(a) for a in adjoint], [tf.zeros_like(p) for p in self.parameters]
-                ),
+                lambda: Gradients([tf.zeros_like(a) for a in adjoint], [tf.zeros_like(p) for p in self.parameters]),
             )
             later[i] = last.state
             shares.append(last.parameters)
@@ -186,9 +174,7 @@ class _Backpropagation:
         """What the solution times inside a step (the last one aside) add: whether any, to its start, to its slopes."""
         everywhere = tf.ones_like(step.t, tf.bool)
         times = self.times[:-1]
-        at = out.find_crossings(
-            times, step.index, self.full, step.t, step.t_next, everywhere, self.xla, self.end
-        )
+        at = out.find_crossings(times, step.index, self.full, step.t, step.t_next, everywhere, self.xla, self.end)
         flat = [tf.reshape(c, tf.concat([[-1], tf.shape(c)[2:]], 0)) for c in self.inner]
         inside = tf.reduce_any(at.valid)
         count = tf.size(step.t)

@@ -86,8 +86,7 @@ def hairer_first_step(
 
     def norms(rows: list[Row]) -> list[tf.Tensor]:
         return [
-            tf.cast(tf.sqrt(mean_square(r / tf.cast(s, r.dtype))), t.dtype)
-            for r, s in zip(rows, scales, strict=True)
+            tf.cast(tf.sqrt(mean_square(r / tf.cast(s, r.dtype))), t.dtype) for r, s in zip(rows, scales, strict=True)
         ]
 
     d0, d1 = norms(y), norms(slope)

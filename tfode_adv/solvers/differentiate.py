@@ -1,15 +1,14 @@
 """Gives a solve's outputs a gradient of our own, computed only for what is asked."""
 
+import sys
 from collections.abc import Callable
 
 import tensorflow as tf
-from tensorflow.python.eager import record
+from tensorflow.python.eager import imperative_grad, record
 
 from tfode_adv.solvers.backprop import Gradients
 
-SECOND_DERIVATIVE = (
-    "second derivatives through an ODE solve are not implemented: its gradient is a constant to them"
-)
+SECOND_DERIVATIVE = "second derivatives through an ODE solve are not implemented: its gradient is a constant to them"
 
 PullBack = Callable[[list[tf.Tensor], bool], Gradients]
 
@@ -37,16 +36,21 @@ class VariablesRead:
 
 
 def differentiable(
-    outputs: list[tf.Tensor], state: list[tf.Tensor], parameters: list[tf.Tensor], pull_back: PullBack
+    outputs: list[tf.Tensor],
+    state: list[tf.Tensor],
+    variables: list[tf.Variable],
+    constants: list[tf.Tensor],
+    pull_back: PullBack,
 ) -> list[tf.Tensor]:
-    """`outputs` with gradients to `state` and `parameters`.
+    """`outputs` with gradients to `state`, `variables` and `constants`.
 
-    A tape pulls back only through operations on the way to what it is asked for. So the way to the parameters is an
-    operation of its own: where only the state's gradient is asked for, it is never visited.
+    The way to the parameters is an operation of its own, so that nothing is computed for them where only the
+    state's gradient is asked for.
 
     Args:
-        pull_back: `pull_back(cotangents, with_parameters)`.
+        pull_back: `pull_back(cotangents, with_parameters)`; parameters are the variables, then the constants.
     """
+    parameters = [tf.convert_to_tensor(v) for v in variables] + constants
     memory: list[tuple[list[tf.Tensor], Gradients]] = []
 
     def recall(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
@@ -65,10 +69,12 @@ def differentiable(
 
     @tf.custom_gradient
     def from_parameters(*values):
-        del values
-        return [
-            tf.zeros_like(o) for o in outputs
-        ], lambda *cotangents: recall(list(cotangents), True).parameters
+        def gradient(*cotangents):
+            if not constants and not _asked_for(variables):
+                return [None] * len(values)
+            return recall(list(cotangents), True).parameters
+
+        return [tf.zeros_like(o) for o in outputs], gradient
 
     @tf.custom_gradient
     def join(*pairs):
@@ -80,6 +86,23 @@ def differentiable(
     if not parameters:
         return reached
     return _as_list(join(*reached, *_as_list(from_parameters(*parameters))))
+
+
+def _asked_for(variables: list[tf.Variable]) -> bool:
+    """Whether the `GradientTape.gradient` being carried out has one of `variables` among its sources.
+
+    A tape pulls back to all it has watched, by default every variable read, whatever its sources are, and tells
+    gradient functions nothing of them. Variables have no sources of their own, so the question is answered by the
+    tape's call itself, found on the stack. Where there is none (a compiled function's gradient, which is made
+    before anyone asks) the answer is yes.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is imperative_grad.imperative_grad.__code__:
+            sources = {id(source) for source in tf.nest.flatten(frame.f_locals["sources"])}
+            return any(id(v.handle) in sources for v in variables)
+        frame = frame.f_back
+    return True
 
 
 def _first_order(pull_back, cotangents, state, parameters, with_parameters) -> Gradients:

@@ -8,9 +8,7 @@ from tensorflow.python.ops import control_flow_util
 
 def in_xla() -> bool:
     """Whether the code being traced will be compiled by XLA, which needs static shapes and bounds."""
-    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
-        tf.compat.v1.get_default_graph()
-    )
+    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def isolated(function: Callable) -> Callable:

@@ -70,14 +70,9 @@ class Totals(NamedTuple):
     t: tf.Tensor  # time reached
     step: tf.Tensor  # next step size proposed
 
-    def update(
-        self, index: tf.Tensor, added: dict[str, tf.Tensor], replaced: dict[str, tf.Tensor]
-    ) -> "Totals":
+    def update(self, index: tf.Tensor, added: dict[str, tf.Tensor], replaced: dict[str, tf.Tensor]) -> "Totals":
         where = index[:, tf.newaxis]
-        new = {
-            k: tf.tensor_scatter_nd_add(getattr(self, k), where, tf.cast(v, tf.int32))
-            for k, v in added.items()
-        }
+        new = {k: tf.tensor_scatter_nd_add(getattr(self, k), where, tf.cast(v, tf.int32)) for k, v in added.items()}
         new |= {k: tf.tensor_scatter_nd_update(getattr(self, k), where, v) for k, v in replaced.items()}
         return self._replace(**new)
 
@@ -210,9 +205,7 @@ class _Integration:
             evaluations += 1
         zeros = tf.zeros_like(t, tf.int32)
         sizes = rk.largest([rk.mean_square(r) for r in y0 + slope], t.dtype)
-        status = tf.where(
-            _below_resolution(y0, rtol, atol) & self.method.adaptive, int(Status.UNDERFLOW), zeros
-        )
+        status = tf.where(_below_resolution(y0, rtol, atol) & self.method.adaptive, int(Status.UNDERFLOW), zeros)
         status = tf.where(tf.math.is_finite(sizes), status, int(Status.NON_FINITE))
         good = status == int(Status.OK)
         # Hopeless samples are set to zero, so that no NaN of theirs meets a sum over the batch.
@@ -221,9 +214,7 @@ class _Integration:
             lambda: (y0, slope),
             lambda: tuple(_select(good, rows, [tf.zeros_like(r) for r in rows]) for rows in (y0, slope)),
         )
-        batch = Batch(
-            tf.range(self.full), good & (t < self.end), t, step, tf.ones_like(t), rtol, atol, y, slope
-        )
+        batch = Batch(tf.range(self.full), good & (t < self.end), t, step, tf.ones_like(t), rtol, atol, y, slope)
         return batch, Totals(zeros + evaluations, zeros, zeros, status, t, step)
 
     def _work(self, i: tf.Tensor, batch: Batch, totals: Totals) -> tuple[Attempt, Batch, Totals]:
@@ -280,23 +271,20 @@ class _Integration:
         accepted = batch.active & (ratio <= 1)
         step, stuck = batch.step, tf.zeros_like(finite)
         if self.method.adaptive:
-            step = h * self.settings.controller.factor(
-                ratio, batch.ratio, accepted, self.method.control_order
-            )
+            step = h * self.settings.controller.factor(ratio, batch.ratio, accepted, self.method.control_order)
             t = tf.where(accepted, t_next, batch.t)
             stuck = t + step <= t
         # Zero errors would make the next proportional-integral factor zero.
         ratio = tf.where(accepted, tf.maximum(ratio, 1e-4), batch.ratio)
         unfinished = batch.active & ~(accepted & (t_next >= self.end))
-        status = tf.where(
-            unfinished & (i + 1 >= self.max_num_steps), int(Status.MAX_NUM_STEPS), int(Status.OK)
-        )
+        status = tf.where(unfinished & (i + 1 >= self.max_num_steps), int(Status.MAX_NUM_STEPS), int(Status.OK))
         status = tf.where(unfinished & stuck, int(Status.UNDERFLOW), status)
         return accepted, step, ratio, tf.where(unfinished & ~finite, int(Status.NON_FINITE), status)
 
     def _add_to_integral(self, value: list[tf.Tensor], batch: Batch, attempt: Attempt) -> list[tf.Tensor]:
         """Adds an accepted step's share, up to the end where it passes the end."""
         weights = step_weights(self.method, attempt.accepted, batch.t, attempt.t_next, self.end)
+        added = []
         for i, (a, c) in enumerate(zip(self.method.a, self.method.c, strict=True)):
             if not self.method.contributes(i):
                 continue
@@ -307,9 +295,8 @@ class _Integration:
                 y = _select(weight != 0, y, [tf.zeros_like(r) for r in y])
                 return self.integral.integrand(batch.t + rk.exact(c, attempt.h.dtype) * attempt.h, y, weight)
 
-            added = tf.cond(tf.reduce_any(weight != 0), share, lambda: [tf.zeros_like(v) for v in value])
-            value = [v + x for v, x in zip(value, added, strict=True)]
-        return value
+            added.append(tf.cond(tf.reduce_any(weight != 0), share, lambda: [tf.zeros_like(v) for v in value]))
+        return [tf.add_n(parts) for parts in zip(value, *added, strict=True)]
 
     def _read_outputs(self, outputs: list[tf.Tensor], batch: Batch, attempt: Attempt) -> list[tf.Tensor]:
         """Fills in the solution times that this step passes; a sample that fails keeps its last state from there."""
@@ -341,9 +328,7 @@ class _Integration:
             return out.put(outputs, at, [tf.gather(r, at.sample) for r in last], self.xla)
 
         first = tf.reduce_min(tf.where(self.times > self.t0, self.times, self.end))
-        outputs = tf.cond(
-            tf.reduce_any(attempt.accepted & (attempt.t_next >= first)), passed, lambda: outputs
-        )
+        outputs = tf.cond(tf.reduce_any(attempt.accepted & (attempt.t_next >= first)), passed, lambda: outputs)
         return tf.cond(tf.reduce_any(attempt.failed), stuck, lambda: outputs)
 
     def _compact(self, batch: Batch) -> Batch:
@@ -363,9 +348,7 @@ class _Integration:
         return tf.cond((size < tf.size(batch.t)) & (active > 0), smaller, lambda: batch)
 
 
-def step_weights(
-    method: Tableau, where: tf.Tensor, t: tf.Tensor, t_next: tf.Tensor, end: tf.Tensor
-) -> list[tf.Tensor]:
+def step_weights(method: Tableau, where: tf.Tensor, t: tf.Tensor, t_next: tf.Tensor, end: tf.Tensor) -> list[tf.Tensor]:
     """The weight of each slope, `[n]`, in the state at the end of a step, or at `end` if the step passes it."""
     last = where & (t_next >= end)
     theta = tf.where(last, tf.math.divide_no_nan(end - t, t_next - t), 1)

@@ -30,9 +30,7 @@ class Rows:
         self._batch_ndims = batch_ndims or 0
         for component in self._flat:
             if not (component.dtype.is_floating or component.dtype.is_complex):
-                raise UsageError(
-                    f"initial_state has dtype {component.dtype.name}, but must be floating or complex"
-                )
+                raise UsageError(f"initial_state has dtype {component.dtype.name}, but must be floating or complex")
             if component.shape.rank is not None and component.shape.rank < self._batch_ndims:
                 raise UsageError(
                     f"initial_state has shape {component.shape}, but batch_ndims={batch_ndims} needs more axes"
@@ -43,8 +41,7 @@ class Rows:
 
     def initial(self) -> list[tf.Tensor]:
         return [
-            tf.cast(self._to_rows(c, self._batch_ndims), d)
-            for c, d in zip(self._flat, self._row_dtypes, strict=True)
+            tf.cast(self._to_rows(c, self._batch_ndims), d) for c, d in zip(self._flat, self._row_dtypes, strict=True)
         ]
 
     def _to_rows(self, x: tf.Tensor, batch_ndims: int) -> tf.Tensor:
@@ -123,10 +120,7 @@ class Rows:
                 raise UsageError(
                     f"the dynamics returned shape {s.shape} for a state of shape {v.shape}, but they must be equal"
                 )
-        return [
-            tf.cast(self._to_rows(s, self._batch_ndims), d)
-            for s, d in zip(flat, self._row_dtypes, strict=True)
-        ]
+        return [tf.cast(self._to_rows(s, self._batch_ndims), d) for s, d in zip(flat, self._row_dtypes, strict=True)]
 
 
 def _describe(structure: Any) -> str:

@@ -38,9 +38,7 @@ def weighted_sum(weights: Sequence[float | tf.Tensor], terms: Sequence[Row]) -> 
     return tf.add_n(products) if len(products) > 1 else products[0]
 
 
-def advance(
-    y: list[Row], h: tf.Tensor, weights: Sequence[float | tf.Tensor], slopes: list[list[Row]]
-) -> list[Row]:
+def advance(y: list[Row], h: tf.Tensor, weights: Sequence[float | tf.Tensor], slopes: list[list[Row]]) -> list[Row]:
     """`y + h * sum_i weights[i] * slopes[i]`, component by component."""
     if not slopes:
         return y

@@ -194,16 +194,12 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
     def _checked_times(self, t0: tf.Tensor, times: Any, dtype: tf.DType) -> tf.Tensor:
         times = exact(times, dtype)
         if times.shape.rank != 1 or times.shape[0] == 0:
-            raise UsageError(
-                f"solution_times has shape {times.shape}, but must be a vector of at least one time"
-            )
+            raise UsageError(f"solution_times has shape {times.shape}, but must be a vector of at least one time")
         line = tf.concat([t0[tf.newaxis], times], 0)
         known = tf.get_static_value(line)
         if known is not None:
             if not (known[1:] >= known[:-1]).all():
-                raise UsageError(
-                    f"solution_times must not decrease, from initial_time on, but are {known.tolist()}"
-                )
+                raise UsageError(f"solution_times must not decrease, from initial_time on, but are {known.tolist()}")
         elif self._validate_args:
             with tf.control_dependencies([tf.debugging.assert_non_negative(line[1:] - line[:-1])]):
                 times = tf.identity(times)
@@ -212,9 +208,7 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
     def _tolerances(self, rows: Rows) -> tuple[tf.Tensor, tf.Tensor]:
         return rows.sample_values(self._rtol, rows.dtype), rows.sample_values(self._atol, rows.dtype)
 
-    def _solve(
-        self, ode_fn, initial_time, initial_state, solution_times, *unused, batch_ndims=None, **also_unused
-    ):
+    def _solve(self, ode_fn, initial_time, initial_state, solution_times, *unused, batch_ndims=None, **also_unused):
         with stop_recording():
             return self.solve(ode_fn, initial_time, initial_state, solution_times, batch_ndims=batch_ndims)
 
@@ -226,9 +220,7 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
 class _Problem:
     """One call of `solve`."""
 
-    def __init__(
-        self, solver: RungeKuttaSolver, rows: Rows, constants: dict, initial_time: Any, warm_start: Any
-    ):
+    def __init__(self, solver: RungeKuttaSolver, rows: Rows, constants: dict, initial_time: Any, warm_start: Any):
         self.solver, self.rows, self.constants = solver, rows, constants
         self.t0 = exact(initial_time, rows.dtype)
         self.y0 = rows.initial()
@@ -242,9 +234,7 @@ class _Problem:
             first = rows.sample_values(self.settings.first_step, rows.dtype)
             self.settings = dataclasses.replace(self.settings, first_step=first)
 
-    def field(
-        self, t: tf.Tensor, y: list[tf.Tensor], constants: list[tf.Tensor] | None = None
-    ) -> list[tf.Tensor]:
+    def field(self, t: tf.Tensor, y: list[tf.Tensor], constants: list[tf.Tensor] | None = None) -> list[tf.Tensor]:
         flat = tf.nest.flatten(self.constants) if constants is None else constants
         with self.read:
             return self.rows.field(t, y, tf.nest.pack_sequence_as(self.constants, flat))
@@ -263,9 +253,7 @@ class _Problem:
             outputs = self._differentiable(times, solution)
         totals = solution.totals
         diagnostics = Diagnostics(
-            *map(
-                self.rows.per_sample, (totals.nfe, totals.accepted, totals.rejected, totals.status, totals.t)
-            )
+            *map(self.rows.per_sample, (totals.nfe, totals.accepted, totals.rejected, totals.status, totals.t))
         )
         state = SolverState(self.rows.per_sample(totals.step))
         return tfp.math.ode.Results(times, self.rows.states(outputs), diagnostics, state)
@@ -277,13 +265,10 @@ class _Problem:
         def pull_back(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
             parameters = variables + constants if with_parameters else []
             if self.solver._gradient == "backprop":
-                return backpropagate(
-                    self.field, self.settings.method, self.t0, times, solution, cotangents, parameters
-                )
+                return backpropagate(self.field, self.settings.method, self.t0, times, solution, cotangents, parameters)
             return self._adjoint(times, solution, cotangents, parameters)
 
-        values = [tf.convert_to_tensor(v) for v in variables] + constants
-        return differentiable(solution.outputs, self.y0, values, pull_back)
+        return differentiable(solution.outputs, self.y0, variables, constants, pull_back)
 
     def _adjoint(self, times, solution, cotangents, parameters) -> Gradients:
         solver = self.solver._make_adjoint_solver_fn()
@@ -307,9 +292,7 @@ class _Problem:
             raise UsageError("ChosenBySolver needs a number of times known beforehand under jit_compile=True")
         rtol, atol = self.solver._tolerances(self.rows)
         with stop_recording():
-            solution = integrate(
-                self.field, self.t0, self.y0, end[tf.newaxis], rtol, atol, self.settings, record=True
-            )
+            solution = integrate(self.field, self.t0, self.y0, end[tf.newaxis], rtol, atol, self.settings, record=True)
             sample = tf.argmax(solution.totals.accepted, output_type=tf.int32)
 
             def add(i, times):

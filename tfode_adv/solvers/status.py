@@ -63,9 +63,5 @@ def failure_message(status: np.ndarray, reached: np.ndarray, what: str = "") -> 
     for code, reason in REASONS.items():
         times = reached[status == int(code)]
         if times.size:
-            parts.append(
-                f"{times.size} {reason} at t = {times.min():.6g}" + (" and later" if times.size > 1 else "")
-            )
-    return (
-        f"the {what}solve failed for {np.count_nonzero(status)} of {status.size} samples: {'; '.join(parts)}"
-    )
+            parts.append(f"{times.size} {reason} at t = {times.min():.6g}" + (" and later" if times.size > 1 else ""))
+    return f"the {what}solve failed for {np.count_nonzero(status)} of {status.size} samples: {'; '.join(parts)}"
