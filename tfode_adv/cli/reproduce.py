@@ -12,7 +12,6 @@ import dataclasses
 import math
 import pathlib
 import shlex
-import subprocess
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
@@ -29,9 +28,7 @@ FLAGS = flags.new(__doc__)
 absl_flags.DEFINE_enum("paper", "wifs2019", papers.PAPERS, "The paper.", flag_values=FLAGS)
 absl_flags.DEFINE_integer("table", None, "wifs2019: 1, 2, 3 or 4; msml2022: 1.", flag_values=FLAGS)
 absl_flags.DEFINE_integer("figure", None, "wifs2019: 2.", flag_values=FLAGS)
-absl_flags.DEFINE_enum(
-    "dataset", None, tuple(papers.TEST_IMAGES), "Default: the table's own.", flag_values=FLAGS
-)
+absl_flags.DEFINE_enum("dataset", None, tuple(papers.TEST_IMAGES), "Default: the table's own.", flag_values=FLAGS)
 absl_flags.DEFINE_integer(
     "num_examples", None, "The first so many test images (default: all).", lower_bound=1, flag_values=FLAGS
 )
@@ -43,9 +40,7 @@ absl_flags.DEFINE_string("data_dir", None, "Handed to the commands.", flag_value
 absl_flags.DEFINE_string("out", None, "The report's folder (default: under --runs).", flag_values=FLAGS)
 absl_flags.DEFINE_boolean("evaluate", False, "Evaluate what is missing.", flag_values=FLAGS)
 absl_flags.DEFINE_boolean("train", False, "Train what is missing, and evaluate it.", flag_values=FLAGS)
-absl_flags.DEFINE_boolean(
-    "overwrite", False, "Write into a folder that holds something else.", flag_values=FLAGS
-)
+absl_flags.DEFINE_boolean("overwrite", False, "Write into a folder that holds something else.", flag_values=FLAGS)
 
 # How each paper took its gradients.
 _GRADIENT = {"wifs2019": "adjoint", "msml2022": "backprop"}
@@ -166,10 +161,9 @@ def _run(commands: Sequence[str], train: bool) -> None:
         if not train and (program == "bin/train" or _flag(command, "run") in untrained):
             continue
         print(command, flush=True)
-        name = program.removeprefix("bin/")
-        done = subprocess.run(workers.command(name, arguments), env=workers.environment())
-        if done.returncode:
-            raise RunError(f"this command failed with status {done.returncode}: {command}")
+        status = workers.run(program.removeprefix("bin/"), arguments)
+        if status:
+            raise RunError(f"this command failed with status {status}: {command}")
 
 
 def _flag(command: str, name: str) -> str | None:

@@ -53,8 +53,8 @@ def beside(program: str, values: flags.FlagValues, parts: Sequence[Mapping[str, 
             said = stack.enter_context(tempfile.TemporaryFile("w+"))
             devices = {_DEVICES: gpus[place % len(gpus)]} if len(gpus) > 1 else {}
             copy = subprocess.Popen(
-                command(program, _arguments(values, part)),
-                env={**environment(), **devices},
+                _command(program, _arguments(values, part)),
+                env={**_environment(), **devices},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=said,
@@ -69,14 +69,17 @@ def beside(program: str, values: flags.FlagValues, parts: Sequence[Mapping[str, 
                 raise RunError(f"a copy of this program failed: {lines[-1]}")
 
 
-def command(program: str, arguments: Sequence[str]) -> list[str]:
-    """What starts a program of this package in a process of its own, installed or not."""
+def run(program: str, arguments: Sequence[str]) -> int:
+    """Runs a program of this package in a process of its own, waits for it, and returns its status."""
+    return subprocess.run(_command(program, arguments), env=_environment()).returncode
+
+
+def _command(program: str, arguments: Sequence[str]) -> list[str]:
     start = f"import sys; from tfode_adv.cli import {program}; sys.argv[0] = {program!r}; {program}.run()"
     return [sys.executable, "-c", start, *arguments]
 
 
-def environment() -> dict[str, str]:
-    """What such a process needs to find this package."""
+def _environment() -> dict[str, str]:
     root = str(pathlib.Path(__file__).resolve().parents[2])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
 

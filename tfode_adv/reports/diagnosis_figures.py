@@ -22,7 +22,7 @@ def pictures(found: Sequence[AtTolerance], steps: int) -> dict[str, list[Picture
     """
     adaptive = [at for at in found if at.tol is not None]
     return {
-        "verdict": [*_accuracies(adaptive), *_success_by_source(adaptive, 2 * steps)],
+        "verdict": [*_accuracies(adaptive), *_success_by_source(adaptive, steps)],
         "gradients": [_surfaces(found)] if any(len(at.surface) > 1 for at in found) else [],
         "trajectories": _trajectories(adaptive),
         "detection": _curves(adaptive),
@@ -53,9 +53,7 @@ def _success_by_source(found: Sequence[AtTolerance], steps: int) -> list[Picture
         rates = [Rate(int(one.turned.sum()), int(one.tried.sum())) for one in outcomes]
         series.append(_rates(source, [at.tol for at in at_source], rates))
     title = f"Success of PGD-{steps} by the source of its gradient"
-    return [
-        chart("sources", title, series, x_label=TAU, y_label="attack success (%)", log_x=True, percent=True)
-    ]
+    return [chart("sources", title, series, x_label=TAU, y_label="attack success (%)", log_x=True, percent=True)]
 
 
 def _trajectories(found: Sequence[AtTolerance]) -> list[Picture]:

@@ -22,9 +22,7 @@ NAME = "diagnosis.json"
 GRAVITY = ("masked", "inconclusive", "credible", "not robust")
 
 
-def write(
-    folder: files.PathLike, found: Sequence[AtTolerance], settings: dict[str, Any], steps: int
-) -> dict[str, Any]:
+def write(folder: files.PathLike, found: Sequence[AtTolerance], settings: dict[str, Any], steps: int) -> dict[str, Any]:
     """Writes the document and its pictures.
 
     Args:
@@ -207,9 +205,7 @@ def _travel(found: Sequence[AtTolerance]) -> Table:
                 + [growth["amplification"], growth["fastest"]]
             )
     headers = ["τ", "block", "L2 at the start", "L2 at the end", "cosine distance at the end", "grows by"]
-    note = (
-        "Means over images (WIFS 2019, equation 5); growth: the geometric mean of L2 at the end over L2 at "
-    )
+    note = "Means over images (WIFS 2019, equation 5); growth: the geometric mean of L2 at the end over L2 at "
     note += "the start, and the t at which the perturbation grows fastest."
     return Table("Distance of clean and adversarial states", [*headers, "fastest at t ="], rows, note)
 
@@ -235,9 +231,7 @@ def _detection(found: Sequence[AtTolerance]) -> Table:
                 rates = [None, None, Rate(row["escaped"], row["images"]) if row["images"] else None]
             rows.append([at.tol, row["score"], row["attack"], row["images"], row.get("auc"), *rates])
     headers = ["τ", "score", "attack", "images", "AUC", "false positives", "true positives", "escapes"]
-    note = (
-        "Thresholds flag 5 % of the clean validation images. Escapes: correctly classified images that the "
-    )
+    note = "Thresholds flag 5 % of the clean validation images. Escapes: correctly classified images that the "
     note += "attack that knows the detector turned without being flagged."
     return Table("Detectors", headers, rows, note)
 
@@ -249,6 +243,7 @@ def _values(at: AtTolerance) -> dict[str, Any]:
         "verdict": at.verdict.to_json(),
         "meaning": LABELS[at.verdict.label],
         "accepted_steps": at.accepted_steps,
+        "failed_solves": at.failed,
         "strongest_gradient": at.strongest,
         "planted_found_by_chance": at.by_chance,
         "attacks": [
@@ -273,9 +268,7 @@ def _values(at: AtTolerance) -> dict[str, Any]:
             }
             for one in at.travel
         ],
-        "detection": [
-            {k: v for k, v in row.items() if k not in ("fpr", "tpr", "curve")} for row in at.detection
-        ],
+        "detection": [{k: v for k, v in row.items() if k not in ("fpr", "tpr", "curve")} for row in at.detection],
     }
 
 

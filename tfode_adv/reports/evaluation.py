@@ -125,9 +125,7 @@ def evaluate(
             for batch in _paced(job.indices, batch_size):
                 step = _Step(moving.update, len(batch))
                 rows = np.asarray(batch)
-                records, adversarial = _compute(
-                    subject, configuration, images[rows], labels[rows], rows, known, step
-                )
+                records, adversarial = _compute(subject, configuration, images[rows], labels[rows], rows, known, step)
                 # The pictures first: an image with a record is never looked at again.
                 for row, index in enumerate(batch):
                     if _kept(configuration, index, keep_images):
@@ -180,9 +178,7 @@ def _kept(configuration: Configuration, index: int, keep_images: int) -> bool:
     return configuration.attack != "none" and index < keep_images
 
 
-def _compute(
-    subject, configuration, images, labels, indices, known, progress
-) -> tuple[list[Record], np.ndarray]:
+def _compute(subject, configuration, images, labels, indices, known, progress) -> tuple[list[Record], np.ndarray]:
     """The records of a batch, and its images under the attack."""
     if configuration.attack == "none":
         return _clean(subject, configuration, images, labels, indices), images

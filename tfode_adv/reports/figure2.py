@@ -78,9 +78,7 @@ def _follow(probe: Probe, result: Result, num_images: int) -> list[Travel]:
     return travel(probe, clean, adversarial, labels, tol=result.configuration.tol)
 
 
-def _section(
-    model: str, found: dict[float, list[Travel]], counts: dict[float, int], num_images: int
-) -> Section:
+def _section(model: str, found: dict[float, list[Travel]], counts: dict[float, int], num_images: int) -> Section:
     rows, pictures = [], []
     for tol, travels in found.items():
         means, growth = travels[0].mean(), travels[0].growth()
@@ -100,7 +98,6 @@ def _section(
 
 def _chart(model: str, quantity: str, label: str, found: dict[float, list[Travel]]) -> Picture:
     series = [
-        Series(f"τ = {number(tol)}", travels[0].times, travels[0].mean()[quantity])
-        for tol, travels in found.items()
+        Series(f"τ = {number(tol)}", travels[0].times, travels[0].mean()[quantity]) for tol, travels in found.items()
     ]
     return chart(f"figure2-{quantity}", f"{model}: {label}", series, x_label="t", y_label=label)

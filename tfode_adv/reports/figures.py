@@ -13,9 +13,7 @@ MOST_LINES = 7
 def security_curves(results: Iterable[Result]) -> list[Picture]:
     """Attack success against eps: one chart a model, attack, norm and gradient, one line a tolerance."""
     pictures = []
-    for (model, attack, norm, gradient), group in grouped(
-        _attacked(results), _model, _attack, _norm, _gradient
-    ):
+    for (model, attack, norm, gradient), group in grouped(_attacked(results), _model, _attack, _norm, _gradient):
         series = [
             _rates(f"τ = {number(tol)}" if tol is not None else model, lines, lambda r: r.configuration.eps)
             for (tol,), lines in grouped(group, _tol)

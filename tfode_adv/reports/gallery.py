@@ -53,9 +53,7 @@ def galleries(results: Iterable[Result], most: int = MOST) -> list[Gallery]:
 
 
 def _telling(group: Sequence[Result]) -> list[Result]:
-    halved = [
-        result.configuration.eps or 0.0 for result in group if (result.summary.success.value or 0.0) >= 0.5
-    ]
+    halved = [result.configuration.eps or 0.0 for result in group if (result.summary.success.value or 0.0) >= 0.5]
     eps = min(halved, default=max(result.configuration.eps or 0.0 for result in group))
     return [result for result in group if (result.configuration.eps or 0.0) == eps]
 

@@ -36,9 +36,7 @@ def clean_table(results: Iterable[Result]) -> Table:
         for result in results
         if result.configuration.attack == "none"
     ]
-    return Table(
-        "Clean images", ["model", "τ", "solver", "images", "error", "mean NFE"], rows, note=_INTERVALS
-    )
+    return Table("Clean images", ["model", "τ", "solver", "images", "error", "mean NFE"], rows, note=_INTERVALS)
 
 
 def attack_table(results: Iterable[Result], folded: bool = False) -> Table:
@@ -87,9 +85,7 @@ def _over_tolerances(
             rows.append([attack, norm, number(eps), gradient, *(found.get(tol) for tol in tols)])
         if len(attacks) > 1:
             cells = [[cell for cell in group if cell.configuration.tol == tol] for tol in tols]
-            rows.append(
-                ["worst of these", norm, number(eps), None, *(worst(c) if c else None for c in cells)]
-            )
+            rows.append(["worst of these", norm, number(eps), None, *(worst(c) if c else None for c in cells)])
     columns = ["rate" if tol is None else f"τ = {number(tol)}" for tol in tols]
     return Table(title, ["attack", "norm", "ε", "gradient", *columns], rows, note=note)
 

@@ -203,9 +203,7 @@ def _wifs_entry(
 ) -> Measurement | None:
     if tol not in printed:
         return None
-    return Measurement(
-        model, quantity, printed[tol] / scale, float(tol) if model.adaptive else None, **(attack or {})
-    )
+    return Measurement(model, quantity, printed[tol] / scale, float(tol) if model.adaptive else None, **(attack or {}))
 
 
 def _msml() -> Layout:

@@ -159,6 +159,4 @@ def _draw(axes, line: Series, place: int, scale: float) -> None:
         low, high = (scale * np.asarray(bound, float)[order] for bound in (line.low, line.high))
         axes.fill_between(x, low, high, color=color, alpha=0.13, linewidth=0)
     for index, place in enumerate(order if line.notes is not None else ()):
-        axes.annotate(
-            line.notes[place], (x[index], y[index]), xytext=(4, 4), textcoords="offset points", fontsize=7
-        )
+        axes.annotate(line.notes[place], (x[index], y[index]), xytext=(4, 4), textcoords="offset points", fontsize=7)

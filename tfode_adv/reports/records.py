@@ -175,9 +175,7 @@ class Cell:
         values = files.read_json(path)
         try:
             if values["format"] != FORMAT:
-                raise RunError(
-                    f"{str(path)!r} has format {values['format']!r}, but this version reads {FORMAT}"
-                )
+                raise RunError(f"{str(path)!r} has format {values['format']!r}, but this version reads {FORMAT}")
             return cls(folder, Configuration.from_dict(values["configuration"]))
         except (KeyError, TypeError) as error:
             raise RunError(f"{str(path)!r} is corrupt: not a cell ({error})") from error

@@ -42,9 +42,7 @@ def of_runs(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
     if galleries:
         line = "Clean image, image under attack, and their difference, magnified around mid-grey."
         sections.append(Section("Images", [line], galleries=galleries))
-    sections += [
-        section for name, run in found.runs.items() for section in diagnosis.sections(name, run.path)
-    ]
+    sections += [section for name, run in found.runs.items() for section in diagnosis.sections(name, run.path)]
     sections.append(
         Section("Settings and versions", settings=[_settings(name, run) for name, run in found.runs.items()])
     )

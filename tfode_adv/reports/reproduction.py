@@ -182,9 +182,7 @@ def all_commands(shelf: Shelf, missing: Sequence[Missing], **more: Any) -> list[
     return list(dict.fromkeys(lines))
 
 
-def _counted(
-    layout: Layout, entries: Sequence[Measurement | None], parameters: Mapping[str, int]
-) -> list[str]:
+def _counted(layout: Layout, entries: Sequence[Measurement | None], parameters: Mapping[str, int]) -> list[str]:
     """Our number of parameters and the one in print, where the layout has that column."""
     if not layout.parameters:
         return []
@@ -196,9 +194,7 @@ def _counted(
 def _basis(shelf: Shelf) -> str:
     text = f"First {shelf.num_examples} test images; gradient of the attack: {shelf.gradient}."
     if shelf.dataset == "cifar10":
-        text += (
-            " Where CIFAR-10 comes from a folder of JPEG files, its images differ slightly from the original."
-        )
+        text += " Where CIFAR-10 comes from a folder of JPEG files, its images differ slightly from the original."
     return text
 
 

@@ -131,9 +131,7 @@ def as_dict(result: Result) -> dict[str, Any]:
 def _named(paths: Sequence[pathlib.Path]) -> dict[str, pathlib.Path]:
     """Folders by their last part, or by all of the path where two share it."""
     last = [path.resolve().name for path in paths]
-    return {
-        name if last.count(name) == 1 else str(path): path for name, path in zip(last, paths, strict=True)
-    }
+    return {name if last.count(name) == 1 else str(path): path for name, path in zip(last, paths, strict=True)}
 
 
 def _order(names: Sequence[str]):
@@ -160,7 +158,5 @@ def _uneven(results: Sequence[Result]) -> list[str]:
     for model in dict.fromkeys(result.model for result in results):
         counts = sorted({len(result.records) for result in results if result.model == model})
         if len(counts) > 1:
-            notes.append(
-                f"{model}: configurations rest on {counts[0]} to {counts[-1]} images; compare with care."
-            )
+            notes.append(f"{model}: configurations rest on {counts[0]} to {counts[-1]} images; compare with care.")
     return notes

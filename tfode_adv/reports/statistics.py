@@ -95,9 +95,7 @@ class Summary:
 
     def as_dict(self) -> dict:
         """Plain JSON values."""
-        return {
-            name: value.as_dict() if isinstance(value, Rate) else value for name, value in vars(self).items()
-        }
+        return {name: value.as_dict() if isinstance(value, Rate) else value for name, value in vars(self).items()}
 
 
 def summarize(records: Iterable[Record]) -> Summary:

@@ -28,9 +28,7 @@ class KerasSubject:
         starts = range(0, len(images), self.batch_size)
         parts = [predictor(tf.constant(images[start : start + self.batch_size])) for start in starts]
         logits, nfe = zip(*parts, strict=True)
-        return np.concatenate([part.numpy() for part in logits]), np.concatenate(
-            [part.numpy() for part in nfe]
-        )
+        return np.concatenate([part.numpy() for part in logits]), np.concatenate([part.numpy() for part in nfe])
 
     def attack(
         self,
@@ -41,17 +39,18 @@ class KerasSubject:
         progress: Callable[[int], None],
     ) -> attacks.AttackResult:
         """The configuration's attack on these images; `indices` name their random numbers."""
-        self._configure(configuration)
+        self.configure(configuration)
         attack = make_attack(configuration, self.batch_size)
         return attack(self.model, images, labels, indices=indices, progress=progress)
 
-    def _configure(self, configuration: Configuration) -> None:
+    def configure(self, configuration: Configuration) -> None:
+        """Sets the model's ODE blocks as the configuration says."""
         names = ("tol", "solver", "num_steps", "gradient")
         models.set_solver(self.model, **{name: getattr(configuration, name) for name in names})
 
     def _predictor(self, configuration: Configuration) -> Callable:
         """A compiled forward pass: one for each solver, whatever the tolerance."""
-        self._configure(configuration)
+        self.configure(configuration)
         key = configuration.solver, configuration.num_steps
         if key not in self._predictors:
             self._predictors[key] = _compiled(self.model)

@@ -146,14 +146,10 @@ class Table:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(
-            f"{header} {part}".strip()
-            for header, parts in zip(self.headers, spread, strict=True)
-            for part in parts
+            f"{header} {part}".strip() for header, parts in zip(self.headers, spread, strict=True) for part in parts
         )
         for row in self.rows:
-            writer.writerow(
-                _part(value, part) for value, parts in zip(row, spread, strict=True) for part in parts
-            )
+            writer.writerow(_part(value, part) for value, parts in zip(row, spread, strict=True) for part in parts)
         return out.getvalue()
 
     def to_json(self) -> str:
@@ -162,9 +158,7 @@ class Table:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        rows = [
-            [value.as_dict() if hasattr(value, "as_dict") else value for value in row] for row in self.rows
-        ]
+        rows = [[value.as_dict() if hasattr(value, "as_dict") else value for value in row] for row in self.rows]
         return {"title": self.title, "note": self.note, "headers": list(self.headers), "rows": rows}
 
     def is_numeric(self, column: int) -> bool:
