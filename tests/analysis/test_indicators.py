@@ -36,6 +36,11 @@ def test_only_images_that_no_gradient_turned_count_for_gradient_free_attacks():
     assert not indicators.black_box_wins(free, based).passed
 
 
+def test_a_sample_counts_for_what_it_stands_for():
+    assert indicators.gradient_free_wins(mask("xx"), mask(".."), weight=0.03).passed
+    assert indicators.gradient_free_wins(mask("xx"), mask(".."), weight=0.2).value == pytest.approx(0.2)
+
+
 def test_more_steps_keep_helping():
     assert not indicators.more_steps_keep_helping(mask("x..."), mask("xx..")).passed
     assert indicators.more_steps_keep_helping(mask("xx.."), mask("xx..")).passed

@@ -20,27 +20,39 @@ from tfode_adv.errors import check_choice
 OWN, BACKPROP, ADJOINT, FIXED, FINE = "own", "backprop", "adjoint", "fixed step", "fine tolerance"
 FIXED_SOLVER = {"solver": "rk4", "num_steps": 8}
 
-# Sizes of the rows: "quick" for a look at a few hundred images on a laptop, "full" for a paper.
+# "quick" for a look at a few hundred images on a laptop, "full" for a paper. `long`: steps of the longest
+# PGD. `every_source`: whether PGD of twice the published steps runs through every gradient source, and the
+# longest through the published one too. The rest: how many images the dearer measurements are made on.
 BUDGETS: dict[str, dict[str, Any]] = {
     "quick": {
         "long": 100,
-        "restarts": 3,
-        "apgd": {"steps": 50},
-        "cw": {"steps": 50},
-        "spsa": {"steps": 20, "samples": 64},
-        "square": {"steps": 300},
-        "gradient_free_images": 48,
-        "both_long": False,
+        "every_source": False,
+        "restarts": 2,
+        "apgd": {"steps": 30},
+        "cw": {"steps": 30},
+        "spsa": {"steps": 10, "samples": 64},
+        "square": {"steps": 200},
+        "gradient_free": 24,
+        "traced": 48,
+        "audited": 48,
+        "swept": 32,
+        "planted": 24,
+        "evaded": 24,
     },
     "full": {
         "long": 100,
+        "every_source": True,
         "restarts": 10,
         "apgd": {"steps": 100},
         "cw": {"steps": 100},
         "spsa": {"steps": 100, "samples": 128},
         "square": {"steps": 5000},
-        "gradient_free_images": None,
-        "both_long": True,
+        "gradient_free": None,
+        "traced": 200,
+        "audited": 128,
+        "swept": 128,
+        "planted": 64,
+        "evaded": 128,
     },
 }
 
@@ -104,11 +116,11 @@ def settings_of(source: str, tol: float | None, fine_tol: float) -> dict[str, An
 
 
 def sources_of(probe: Probe, protocol: Protocol, tol: float | None = None) -> list[str]:
-    """The gradient sources of a model, the published one first; FINE only where the tolerance is not."""
+    """The gradient sources of a model, the published one first; FINE only where the solve is not."""
     if not probe.blocks:
         return [OWN]
     others = [source for source in (BACKPROP, ADJOINT, FIXED, FINE) if source != protocol.gradient]
-    if tol is not None and tol <= protocol.fine_tol:
+    if tol is None or tol <= protocol.fine_tol:
         others.remove(FINE)
     return [protocol.gradient, *others]
 
@@ -136,9 +148,9 @@ def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = N
         return row(name, "pgd", {"steps": count, "step_size": size, **options}, source, *changes)
 
     rows = [pgd(steps, source) for source in sources]
-    rows += [pgd(2 * steps, source) for source in sources]
-    long_sources = [own] if own == published or not sizes["both_long"] else [own, published]
-    rows += [pgd(sizes["long"], source) for source in long_sources]
+    both = list(dict.fromkeys((own, published)))
+    rows += [pgd(2 * steps, source) for source in (sources if sizes["every_source"] else both)]
+    rows += [pgd(sizes["long"], source) for source in (both if sizes["every_source"] else [own])]
     rows.append(pgd(2 * steps, own, restarts=sizes["restarts"], random_start=True))
     cw = "cwlinf" if protocol.norm == "linf" else "cw"
     rows += [
@@ -154,7 +166,7 @@ def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = N
 
 @contextlib.contextmanager
 def solved_with(probe: Probe, **settings: Any) -> Iterator[None]:
-    """Sets `tol` and `gradient` of every ODE block while it is open, then puts back what was there."""
+    """Sets attributes of every ODE block while it is open, then puts back what was there."""
     settings = {name: value for name, value in settings.items() if value is not None}
     before = [{name: getattr(block, name) for name in settings} for block in probe.blocks]
     try:
@@ -198,7 +210,7 @@ def run_row(
     turned, images, queries = np.zeros(len(x), bool), x.copy(), 0.0
     chosen = np.flatnonzero(tried)
     if len(chosen):
-        with solved_with(probe, tol=tol, gradient=gradient):
+        with solved_with(probe, tol=tol, gradient=gradient, on_failure="status"):
             result = attack(probe.original, x[chosen], y[chosen], indices=chosen)
         # An attack that minimises the distance may succeed outside the ball; that is no success here.
         within = result.distance <= protocol.eps * (1 + 1e-5) + 1e-6
@@ -207,24 +219,19 @@ def run_row(
     return Outcome(row.name, row.changes, tried, turned), images, queries
 
 
-def transferred(
-    probe: Probe, y: np.ndarray, correct: np.ndarray, tol: float, images: dict[float, np.ndarray]
-) -> list[Outcome]:
+def transferred(probe: Probe, y: np.ndarray, correct: np.ndarray, tol: float, examples: dict) -> list[Outcome]:
     """What examples made at other tolerances do at `tol`.
 
     Args:
-        images: adversarial images [N, ...] by the tolerance they were made at.
+        examples: by the tolerance they were made at, (which images [N] bool, adversarial images [N, ...]).
     """
-    return [
-        Outcome(
-            f"transfer from tau = {other:g}",
-            frozenset({"transfer"}),
-            correct,
-            correct & (probe.predict(adversarial, tol=tol) != y),
-        )
-        for other, adversarial in images.items()
-        if other != tol
-    ]
+    outcomes = []
+    for other, (made, adversarial) in examples.items():
+        if other != tol:
+            tried = correct & made
+            turned = tried & (probe.predict(adversarial, tol=tol) != y)
+            outcomes.append(Outcome(f"transfer from τ = {other:g}", frozenset({"transfer"}), tried, turned))
+    return outcomes
 
 
 def costly_images(correct: np.ndarray, published: Outcome, budget: str) -> np.ndarray:
@@ -233,7 +240,7 @@ def costly_images(correct: np.ndarray, published: Outcome, budget: str) -> np.nd
     "full": all that are classified correctly; "quick": those among them that the published attack left,
     which are the ones in question, up to the budget's number.
     """
-    limit = BUDGETS[budget]["gradient_free_images"]
+    limit = BUDGETS[budget]["gradient_free"]
     if limit is None:
         return correct
     chosen = np.flatnonzero(correct & ~published.turned)[:limit]

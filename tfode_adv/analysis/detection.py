@@ -56,9 +56,7 @@ class Detector:
         key = ("score", self.score, len(self.references))
         return probe.ask(key, ask, {"tol": self.tol}, x, self._references(len(x)))[0]
 
-    def calibrated(
-        self, probe: Probe, validation: np.ndarray, false_positive_rate: float = 0.05
-    ) -> "Detector":
+    def calibrated(self, probe: Probe, validation: np.ndarray, false_positive_rate: float = 0.05) -> "Detector":
         """The detector that flags at most this share of clean validation images [N, ...]."""
         threshold = operating_point(self.scores(probe, validation), false_positive_rate)
         return dataclasses.replace(self, threshold=threshold)
@@ -107,7 +105,7 @@ def evade(
     eps: float,
     step_size: float,
     steps: int,
-    weights: Sequence[float] = (0.0, 1.0, 10.0),
+    weights: Sequence[float] = (0.0, 3.0),
     gradient: str = "backprop",
 ) -> dict[float, traced.Trace]:
     """The attack that knows the detector, once for each weight of the score.

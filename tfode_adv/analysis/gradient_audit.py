@@ -113,19 +113,17 @@ def audit(
     random_signs = [rng.choice([-1.0, 1.0], size=x.shape) for _ in range(directions)]
     measured = np.stack([slope(direction) for direction in random_signs])
     reference = next(iter(sources))
-    clean_loss, clean_steps = loss(x), probe.steps(x, **forward)
+    clean_loss, clean_steps = loss(x), probe.steps(x, **forward)[0]
     noisy = [(x + probe_size * direction).astype(np.float32) for direction in random_signs[:4]]
     noise_change = [np.abs(loss(image) - clean_loss) / np.maximum(clean_loss, 1e-12) for image in noisy]
-    changed = [(probe.steps(image, **forward) != clean_steps).any(axis=1) for image in noisy]
+    changed = [(probe.steps(image, **forward)[0] != clean_steps).any(axis=1) for image in noisy]
     return Audit(
         sources=list(sources),
         gradients=gradients,
         cosine={name: cosine(g, gradients[reference]) for name, g in gradients.items()},
         sign_agreement={name: _same_sign(g, gradients[reference]) for name, g in gradients.items()},
         relative_norm={name: _norm(g) / _norm(gradients[reference]) for name, g in gradients.items()},
-        difference_cosine={
-            name: cosine(_predict(g, random_signs).T, measured.T) for name, g in gradients.items()
-        },
+        difference_cosine={name: cosine(_predict(g, random_signs).T, measured.T) for name, g in gradients.items()},
         uphill={name: slope(np.sign(np.nan_to_num(g))) > 0 for name, g in gradients.items()},
         reproduced={name: cosine(again[name], g, both_zero=1.0) for name, g in gradients.items()},
         noise_change=np.mean(noise_change, axis=0),
@@ -167,9 +165,7 @@ def _same_sign(gradient: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Share of the elements [N] with the reference's sign, where the reference has one."""
     signed = _flat(reference) != 0
     agree = (np.sign(_flat(gradient)) == np.sign(_flat(reference))) & signed
-    return np.divide(
-        agree.sum(axis=1), signed.sum(axis=1), out=np.zeros(len(agree)), where=signed.any(axis=1)
-    )
+    return np.divide(agree.sum(axis=1), signed.sum(axis=1), out=np.zeros(len(agree)), where=signed.any(axis=1))
 
 
 def _norm(gradient: np.ndarray) -> np.ndarray:

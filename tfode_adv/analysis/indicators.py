@@ -54,9 +54,7 @@ def _share(mask: np.ndarray) -> float:
     return float(np.mean(mask)) if np.size(mask) else 0.0
 
 
-def unavailable_gradients(
-    gradients: np.ndarray, group: str = "masking", threshold: float = 0.05
-) -> Indicator:
+def unavailable_gradients(gradients: np.ndarray, group: str = "masking", threshold: float = 0.05) -> Indicator:
     """Share of images whose gradient [N, ...] is zero everywhere or not finite (Pintor, I1)."""
     flat = np.reshape(gradients, (len(gradients), int(np.prod(np.shape(gradients)[1:]))))
     useless = ~np.isfinite(flat).all(axis=1) | (flat == 0).all(axis=1)
@@ -64,9 +62,7 @@ def unavailable_gradients(
     return _indicator("unavailable gradients", _share(useless), threshold, text, group)
 
 
-def irreproducible_gradients(
-    cosines: np.ndarray, group: str = "masking", threshold: float = 1e-3
-) -> Indicator:
+def irreproducible_gradients(cosines: np.ndarray, group: str = "masking", threshold: float = 1e-3) -> Indicator:
     """1 - mean cosine [N] between the same gradient taken twice, the batch shuffled in between (Athalye)."""
     text = "1 - mean cosine of the same gradient taken twice in different batches (Athalye 2018, 3.1)"
     value = 1 - np.mean(cosines) if np.size(cosines) else 0.0
@@ -88,19 +84,23 @@ def unstable_loss(relative_changes: np.ndarray, group: str = "masking", threshol
 
 
 def gradient_free_wins(
-    gradient_free: np.ndarray, gradient_based: np.ndarray, group: str = "masking", threshold: float = 0.05
+    gradient_free: np.ndarray,
+    gradient_based: np.ndarray,
+    group: str = "masking",
+    threshold: float = 0.05,
+    weight: float = 1.0,
 ) -> Indicator:
     """Share of images that a gradient-free attack turned and no gradient attack did.
 
     Args:
         gradient_free: [N] bool, turned by any gradient-free attack; gradient_based: [N] bool.
+        weight: the share of all images that these stand for, in [0, 1].
         group: "masking" when `gradient_based` joins every gradient attack tried, "published" when it
             is the published attack alone.
     """
     text = "share of images turned by a gradient-free attack only (Athalye 2018, 3.1; Carlini 2019, 4.8)"
-    return _indicator(
-        "gradient-free beats gradient", _share(gradient_free & ~gradient_based), threshold, text, group
-    )
+    value = weight * _share(gradient_free & ~gradient_based)
+    return _indicator("gradient-free beats gradient", value, threshold, text, group)
 
 
 def black_box_wins(
@@ -159,21 +159,13 @@ def loss_falls_with_eps(losses: np.ndarray, group: str = "evaluation", threshold
     return _indicator("loss falls as eps grows", _share(falls), threshold, text, group)
 
 
-def unbounded_attack_fails(
-    turned: np.ndarray, group: str = "evaluation", threshold: float = 0.02
-) -> Indicator:
+def unbounded_attack_fails(turned: np.ndarray, group: str = "evaluation", threshold: float = 0.02) -> Indicator:
     """Share of images [N] not turned though everything may change (Pintor, I6)."""
-    text = (
-        "share of images not turned at eps = 1, where every image can be (Athalye 2018, 3.1; Pintor 2022, I6)"
-    )
-    return _indicator(
-        "unbounded attack fails", 1 - _share(turned) if len(turned) else 0.0, threshold, text, group
-    )
+    text = "share of images not turned at eps = 1, where every image can be (Athalye 2018, 3.1; Pintor 2022, I6)"
+    return _indicator("unbounded attack fails", 1 - _share(turned) if len(turned) else 0.0, threshold, text, group)
 
 
-def silent_success(
-    turned_by_step: np.ndarray, group: str = "evaluation", threshold: float = 0.05
-) -> Indicator:
+def silent_success(turned_by_step: np.ndarray, group: str = "evaluation", threshold: float = 0.05) -> Indicator:
     """Share of images turned at some iterate but not at the last; `turned_by_step` [S + 1, N] (I3)."""
     turned_by_step = np.asarray(turned_by_step, bool)
     lost = turned_by_step.any(axis=0) & ~turned_by_step[-1]
@@ -184,6 +176,4 @@ def silent_success(
 def planted_missed(found: np.ndarray, group: str = "evaluation", threshold: float = 0.05) -> Indicator:
     """Share of images whose planted example the attack missed; `found` [N] bool (Zimmermann)."""
     text = "share of planted adversarial examples that the attack missed (Zimmermann 2022)"
-    return _indicator(
-        "planted example missed", 1 - _share(found) if len(found) else 0.0, threshold, text, group
-    )
+    return _indicator("planted example missed", 1 - _share(found) if len(found) else 0.0, threshold, text, group)

@@ -29,8 +29,6 @@ Piece = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 EPS_MULTIPLES = (0.5, 1.0, 2.0, 4.0)
 UNBOUNDED_STEPS = 20
-# How many images the dearer measurements are made on.
-AUDITED, PLANTED, TRAVELLED = 64, 32, 64
 TRAVEL_FIELDS = ("times", "l2", "cosine", "relative", "labels")
 
 
@@ -68,6 +66,10 @@ class Bench:
         """The gradient source that differentiates what the model computes."""
         return BACKPROP if self.probe.blocks else OWN
 
+    def some(self, mask: np.ndarray, size: str) -> np.ndarray:
+        """Indices of the first images in `mask` [N], as many as the budget has for `size`."""
+        return np.flatnonzero(mask)[: attack_table.BUDGETS[self.budget][size]]
+
     def stage(self, name: str, tol: Tolerance, compute: Callable[[], Piece], **settings: Any) -> Piece:
         """The piece `name`, read or computed; `settings`: what it depends on beyond bench and tolerance."""
         self.step(name if tol is None else f"{name}, tau = {tol:g}")
@@ -95,13 +97,14 @@ class Bench:
 
 
 def clean(bench: Bench, tol: Tolerance) -> Piece:
-    """correct [N]; "steps": accepted steps, all blocks together, mean over images."""
+    """correct [N]; "steps": accepted steps, all blocks together, mean of images; "failed": solves that failed."""
 
     def compute():
         forward = bench.forward(tol)
-        steps = bench.probe.steps(bench.images.x, **forward)
+        steps, failed = bench.probe.steps(bench.images.x, **forward)
         mean = float(steps.sum(axis=1).mean()) if bench.probe.blocks else None
-        return {"steps": mean}, {"correct": bench.probe.predict(bench.images.x, **forward) == bench.images.y}
+        correct = bench.probe.predict(bench.images.x, **forward) == bench.images.y
+        return {"steps": mean, "failed": int(failed.sum())}, {"correct": correct}
 
     return bench.stage("clean", tol, compute)
 
@@ -115,41 +118,40 @@ def attack(bench: Bench, tol: Tolerance, row: Row, tried: np.ndarray) -> Piece:
         )
         return {"queries": queries}, {"turned": outcome.turned, "x_adv": x_adv}
 
-    return bench.stage(
-        row.name, tol, compute, options=row.options, source=row.source, images=int(tried.sum())
-    )
+    return bench.stage(row.name, tol, compute, options=row.options, source=row.source, images=np.flatnonzero(tried).tolist())
 
 
 def trace(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Piece:
-    """Plain PGD of twice the published steps: losses, turned [S + 1, M] of correct images, x_last."""
+    """Plain PGD of twice the published steps: losses, turned [S + 1, M], made [N] bool, x_last [N, ...]."""
+    chosen = bench.some(correct, "traced")
 
     def compute():
-        x, y = bench.images.x[correct], bench.images.y[correct]
+        x, y = bench.images.x[chosen], bench.images.y[chosen]
         path = traced.ascend(bench.probe, x, y, **bench.ascent(source, tol, 2 * bench.protocol.steps))
-        images = bench.images.x.copy()
-        images[correct] = path.x_last
-        return {}, {"losses": path.losses, "turned": path.turned, "x_last": images}
+        images, made = bench.images.x.copy(), np.zeros(len(correct), bool)
+        images[chosen], made[chosen] = path.x_last, True
+        return {}, {"losses": path.losses, "turned": path.turned, "made": made, "x_last": images}
 
-    return bench.stage(f"traced PGD, {source}", tol, compute)
+    return bench.stage(f"traced PGD, {source}", tol, compute, images=len(chosen))
 
 
-def transfer(bench: Bench, tol: Tolerance, correct: np.ndarray, examples: dict[float, np.ndarray]) -> Piece:
-    """What the examples made at other tolerances do: "names", turned [len(names), N]."""
+def transfer(bench: Bench, tol: Tolerance, correct: np.ndarray, examples: dict) -> Piece:
+    """What the examples made at other tolerances do: "names", tried and turned [len(names), N]."""
 
     def compute():
         outcomes = attack_table.transferred(bench.probe, bench.images.y, correct, tol, examples)
-        turned = np.array([outcome.turned for outcome in outcomes], bool).reshape(len(outcomes), len(correct))
-        return {"names": [outcome.name for outcome in outcomes]}, {"turned": turned}
+        tried, turned = (np.stack([getattr(one, name) for one in outcomes]) for name in ("tried", "turned"))
+        return {"names": [outcome.name for outcome in outcomes]}, {"tried": tried, "turned": turned}
 
-    return bench.stage("transfer", tol, compute, tols=bench.tols)
+    return bench.stage("transfer", tol, compute, tols=bench.tols, budget=bench.budget)
 
 
 def audit(bench: Bench, tol: Tolerance, correct: np.ndarray) -> Piece:
     """The gradient audit: "rows", "step_changes"; gradient/S, difference/S and reproduced/S by source S."""
-    chosen = np.flatnonzero(correct)[:AUDITED]
+    chosen = bench.some(correct, "audited")
     names = attack_table.sources_of(bench.probe, bench.protocol, tol)
     sources = {name: bench.gradient(name, tol) for name in sorted(names, key=lambda name: name != bench.own)}
-    if bench.probe.blocks:
+    if tol is not None:
         sources[ADJOINT_FINE] = {"gradient": ADJOINT, "tol": min(bench.protocol.fine_tol, tol)}
 
     def compute():
@@ -168,12 +170,12 @@ def audit(bench: Bench, tol: Tolerance, correct: np.ndarray) -> Piece:
             arrays[f"reproduced/{name}"] = found.reproduced[name]
         return {"rows": found.rows(), "step_changes": found.step_changes}, arrays
 
-    return bench.stage("gradient audit", tol, compute)
+    return bench.stage("gradient audit", tol, compute, images=len(chosen))
 
 
 def sweep(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Piece:
     """losses [E, M] reached at growing eps ("eps"), and unbounded [M]: turned where everything may change."""
-    chosen = np.flatnonzero(correct)[:AUDITED]
+    chosen = bench.some(correct, "swept")
     x, y = bench.images.x[chosen], bench.images.y[chosen]
     everything = float(np.sqrt(x[0].size)) if bench.protocol.norm == "l2" and len(x) else 1.0
 
@@ -189,12 +191,12 @@ def sweep(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Pie
             "unbounded": reached(everything, UNBOUNDED_STEPS).found,
         }
 
-    return bench.stage(f"eps sweep, {source}", tol, compute)
+    return bench.stage(f"eps sweep, {source}", tol, compute, images=len(chosen))
 
 
 def plant(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Piece:
     """The planted examples: planted, found [M]; "by_chance"."""
-    chosen = np.flatnonzero(correct)[:PLANTED]
+    chosen = bench.some(correct, "planted")
 
     def compute():
         ascent = bench.ascent(source, tol, 2 * bench.protocol.steps)
@@ -208,7 +210,7 @@ def plant(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Pie
         )
         return {"by_chance": test.by_chance}, {"planted": test.planted, "found": test.found}
 
-    return bench.stage(f"planted examples, {source}", tol, compute)
+    return bench.stage(f"planted examples, {source}", tol, compute, images=len(chosen))
 
 
 def loss_surface(bench: Bench, tol: Tolerance, sources: list[str], image: int) -> Piece:
@@ -236,16 +238,12 @@ def loss_surface(bench: Bench, tol: Tolerance, sources: list[str], image: int) -
 
 def travel(bench: Bench, tol: Tolerance, chosen: np.ndarray, x_adv: np.ndarray) -> list[trajectories.Travel]:
     """How the perturbations of the images `chosen` travel along t, by ODE block."""
-    chosen = np.flatnonzero(chosen)[:TRAVELLED]
+    chosen = bench.some(chosen, "traced")
 
     def compute():
         x, y = bench.images.x[chosen], bench.images.y[chosen]
         found = trajectories.travel(bench.probe, x, x_adv[chosen], y, tol=tol)
-        arrays = {
-            f"{index}/{field}": getattr(one, field)
-            for index, one in enumerate(found)
-            for field in TRAVEL_FIELDS
-        }
+        arrays = {f"{index}/{field}": getattr(one, field) for index, one in enumerate(found) for field in TRAVEL_FIELDS}
         return {"layers": [one.layer for one in found]}, arrays
 
     values, arrays = bench.stage("trajectories", tol, compute, budget=bench.budget, images=chosen.tolist())
@@ -279,7 +277,7 @@ def detect(
                 arrays[f"{len(rows)}/fpr"], arrays[f"{len(rows)}/tpr"] = found.curve
                 numbers = dataclasses.asdict(dataclasses.replace(found, curve=()))
                 rows.append({**numbers, "score": score, "attack": name, "images": len(adversarial)})
-            rows.append({"score": score, **_evasion(bench, tol, detector, chosen[:AUDITED])})
+            rows.append({"score": score, **_evasion(bench, tol, detector, bench.some(correct, "evaded"))})
         return {"rows": rows, "references": references}, arrays
 
     return bench.stage("detection", tol, compute, references=references, budget=bench.budget)

@@ -70,7 +70,7 @@ class Probe:
         blocks: its ODE blocks.
 
     Each method takes `settings`, those of `tfode_adv.layers.solver_settings`: tol, gradient, solver,
-    num_steps; a tolerance that is None is the model's own.
+    num_steps; one that is None is the model's own.
     """
 
     def __init__(self, model: Callable, batch_size: int = 128):
@@ -103,21 +103,22 @@ class Probe:
         loss, gradient = self.ask(("gradient",), ask, settings, x, y)
         return loss, gradient
 
-    def steps(self, x: np.ndarray, **settings: Any) -> np.ndarray:
-        """Accepted steps [N, number of ODE blocks], int32."""
+    def steps(self, x: np.ndarray, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Accepted steps [N, number of ODE blocks], int32, and whether a solve failed, [N] bool."""
         if not self.blocks:
-            return np.zeros((len(x), 0), np.int32)
+            return np.zeros((len(x), 0), np.int32), np.zeros(len(x), bool)
 
         def ask(images):
             with layers.record_statistics() as records:
                 self.model(images)
-            return (tf.stack([statistics.accepted for _, statistics in records], axis=-1),)
+            accepted = tf.stack([statistics.accepted for _, statistics in records], axis=-1)
+            status = tf.stack([statistics.status for _, statistics in records], axis=-1)
+            return accepted, tf.reduce_any(status != 0, axis=-1)
 
-        return self.ask(("steps",), ask, settings, x)[0]
+        accepted, failed = self.ask(("steps",), ask, settings, x)
+        return accepted, failed
 
-    def ask(
-        self, key: tuple, question: Callable, settings: dict[str, Any], *arrays: np.ndarray
-    ) -> list[np.ndarray]:
+    def ask(self, key: tuple, question: Callable, settings: dict[str, Any], *arrays: np.ndarray) -> list[np.ndarray]:
         """Compiles `question` once per `key` and settings, and runs it over the arrays in batches.
 
         Args:
@@ -126,18 +127,18 @@ class Probe:
             settings: solver settings; the tolerance may change without a new trace.
         """
         settings = {name: value for name, value in settings.items() if value is not None}
+        # One image whose solve fails must not end a diagnosis of hundreds; `steps` counts them.
+        settings = {"on_failure": "status", **settings} if self.blocks else {}
         tol = settings.pop("tol", None)
         compiled_key = (key, tol is not None, tuple(sorted(settings.items())))
         if compiled_key not in self._compiled:
 
             def traced(tensors, tolerance=None):
                 given = settings if tolerance is None else {"tol": tolerance, **settings}
-                with layers.solver_settings(**given) if given and self.blocks else contextlib.nullcontext():
+                with layers.solver_settings(**given):
                     return question(*tensors)
 
-            signature: list = [
-                tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays)
-            ]
+            signature: list = [tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays)]
             if tol is not None:
                 signature.append(tf.TensorSpec([], tf.float32))
             # Without autograph: nothing here branches on a tensor, and a model brings its own.

@@ -111,9 +111,7 @@ def ascend_on(
     current, best, best_loss = x, x, np.full(len(x), -np.inf)
     values, turned = [], []
     for number in range(steps + 1):
-        loss, success, following = probe.ask(
-            ("ascend", key, kind), step, settings, current, x, *sizes, *targets
-        )
+        loss, success, following = probe.ask(("ascend", key, kind), step, settings, current, x, *sizes, *targets)
         if judged is not None:
             loss, success = probe.ask(("judge", key), objective, judged, current, *targets)
         values.append(loss)

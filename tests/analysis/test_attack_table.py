@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from tfode_adv import attacks
+from tfode_adv.analysis import attack_table
+from tfode_adv.analysis.attack_table import Protocol
+from tfode_adv.analysis.probe import Probe
+from tfode_adv.analysis.verdict import CHANGES, Outcome
+from tfode_adv.errors import UsageError
+
+PROTOCOL = Protocol("linf", eps=0.1, step_size=0.025, steps=10)
+
+
+def names(rows):
+    return {row.name: row.changes for row in rows}
+
+
+def test_a_model_without_blocks_has_one_gradient_source(honest):
+    rows = attack_table.rows_of(Probe(honest), PROTOCOL, "full")
+    assert {row.source for row in rows} == {"own", "none"}
+    assert rows[0].name == "PGD-10" and rows[0].changes == frozenset()
+
+
+@pytest.mark.parametrize("published", ["adjoint", "backprop"])
+def test_rows_say_in_what_they_differ_from_the_published_attack(ode_probe, published):
+    other = {"adjoint": "backprop", "backprop": "adjoint"}[published]
+    protocol = Protocol("linf", 0.1, 0.025, gradient=published)
+    rows = names(attack_table.rows_of(ode_probe, protocol, "full", tol=1.0))
+    assert rows[f"PGD-10, {published}"] == set()
+    assert rows[f"PGD-10, {other}"] == {"gradient"}
+    assert rows["PGD-10, fixed step"] == rows["PGD-10, fine tolerance"] == {"gradient"}
+    assert rows[f"PGD-100, {published}"] == {"steps"}
+    assert rows[f"PGD-20, {other}"] == {"gradient", "steps"}
+    assert rows["SPSA"] == rows["Square"] == {"gradient-free"}
+    assert rows["CW, backprop"] == ({"loss"} if published == "backprop" else {"gradient", "loss"})
+    assert set().union(*rows.values()) <= set(CHANGES)
+
+
+def test_a_fine_tolerance_is_not_told_apart_from_itself(ode_probe):
+    sources = attack_table.sources_of(ode_probe, PROTOCOL, tol=1e-4)
+    assert "fine tolerance" not in sources and sources[0] == "adjoint"
+
+
+@pytest.mark.parametrize("budget", attack_table.BUDGETS)
+@pytest.mark.parametrize("norm", ["linf", "l2", "l2rms"])
+def test_every_row_is_an_attack_there_is(ode_probe, budget, norm):
+    for row in attack_table.rows_of(ode_probe, Protocol(norm, 0.1, 0.025), budget, tol=1.0):
+        attacks.get(row.kind, norm=norm, eps=0.1, **row.options)
+
+
+def test_unknown_budgets_and_gradients_are_refused(honest):
+    with pytest.raises(UsageError, match="huge.*quick, full"):
+        attack_table.rows_of(Probe(honest), PROTOCOL, "huge")
+    with pytest.raises(UsageError, match="adjoint"):
+        Protocol("linf", 0.1, 0.025, gradient="magic")
+
+
+def test_a_row_runs_at_its_tolerance_and_puts_the_blocks_back(ode_probe, ode_images):
+    x, y = ode_images
+    tried = np.arange(24) % 2 == 0
+    row = attack_table.rows_of(ode_probe, PROTOCOL, "quick", tol=1.0)[1]
+    outcome, x_adv, queries = attack_table.run_row(row, ode_probe, PROTOCOL, x, y, tried, 1.0)
+    block = ode_probe.blocks[0]
+    assert (block.tol, block.gradient, block.on_failure) == (1e-2, "backprop", "raise")
+    assert not outcome.turned[~tried].any() and (x_adv[~tried] == x[~tried]).all()
+    assert ((ode_probe.predict(x_adv, tol=1.0) != y) == outcome.turned)[tried].all()
+    assert np.abs(x_adv - x).max() <= 0.1 + 1e-6 and queries > 0
+
+
+def test_transferred_examples_are_judged_where_they_arrive(ode_probe, ode_images):
+    x, y = ode_images
+    correct, made = np.ones(24, bool), np.arange(24) < 12
+    examples = {1e-2: (made, 1 - x), 1.0: (made, 1 - x)}
+    (outcome,) = attack_table.transferred(ode_probe, y, correct, 1.0, examples)
+    assert outcome.name.endswith("0.01") and outcome.changes == {"transfer"}
+    np.testing.assert_array_equal(outcome.turned, made & (ode_probe.predict(1 - x, tol=1.0) != y))
+
+
+def test_costly_attacks_look_at_what_the_published_one_left():
+    correct = np.arange(100) > 0
+    published = Outcome("PGD", frozenset(), correct, correct & (np.arange(100) % 2 == 0))
+    chosen = attack_table.costly_images(correct, published, "quick")
+    assert chosen.sum() == attack_table.BUDGETS["quick"]["gradient_free"]
+    assert not (chosen & (published.turned | ~correct)).any()
+    np.testing.assert_array_equal(attack_table.costly_images(correct, published, "full"), correct)

@@ -1,0 +1,94 @@
+"""A network masked on purpose must be called masked, an honest one must not."""
+
+import numpy as np
+import pytest
+
+from tfode_adv.analysis import attack_table, diagnosis, indicators
+from tfode_adv.analysis.attack_table import Protocol
+from tfode_adv.analysis.probe import Probe
+from tfode_adv.analysis.stages import Stages
+from tfode_adv.reports import diagnosis as reader
+from tfode_adv.reports import diagnosis_writer
+
+PROTOCOL = Protocol("linf", eps=0.08, step_size=0.02, steps=10)
+
+
+def diagnose(model, images, folder, steps=None):
+    stages = Stages(folder, {})
+    step = steps.append if steps is not None else lambda words: None
+    found = diagnosis.run(Probe(model), images, PROTOCOL, budget="quick", tols=[1.0], stages=stages, step=step)
+    return found, stages
+
+
+@pytest.fixture(scope="module")
+def honest_found(honest, images, tmp_path_factory):
+    return diagnose(honest, images, tmp_path_factory.mktemp("honest"))[0]
+
+
+@pytest.fixture(scope="module")
+def masked_found(masked, images, tmp_path_factory):
+    return diagnose(masked, images, tmp_path_factory.mktemp("masked"))[0]
+
+
+def test_the_masked_network_is_called_masked(masked_found):
+    (at,) = masked_found
+    assert at.verdict.label == "masked"
+    assert at.verdict.published == at.verdict.clean > at.verdict.worst_case
+    failed = set(at.verdict.failed)
+    expected = {"unavailable gradients", "misleading gradients", "gradient-free beats gradient"}
+    assert expected | {"planted example missed", "unbounded attack fails"} <= failed
+
+
+def test_what_the_masked_network_lost_went_to_attacks_without_gradients(masked_found):
+    (at,) = masked_found
+    assert list(at.verdict.attribution) == ["gradient-free"]
+    assert "no gradient at all" in at.verdict.sentence
+
+
+def test_a_costly_attack_that_wins_alone_is_run_on_every_image_left(masked_found):
+    (at,) = masked_found
+    square = next(outcome for outcome in at.outcomes if outcome.name == "Square")
+    assert square.tried.sum() > attack_table.BUDGETS["quick"]["gradient_free"]
+
+
+def test_the_honest_network_is_not_called_masked(honest_found):
+    (at,) = honest_found
+    assert at.verdict.label == "credible", at.verdict.failed
+    assert 0.1 * at.verdict.clean < at.verdict.published < at.verdict.clean
+    assert at.verdict.left > 0.8
+
+
+def test_a_finished_diagnosis_is_read_not_computed(honest, images, tmp_path):
+    first, _ = diagnose(honest, images, tmp_path)
+    files = sorted(path.stat().st_mtime_ns for path in tmp_path.iterdir())
+    steps: list[str] = []
+    again, stages = diagnose(honest, images, tmp_path, steps)
+    assert again[0].verdict == first[0].verdict
+    assert len(stages.reused) == len(steps) <= diagnosis.pieces(Probe(honest), PROTOCOL, "quick", [1.0])
+    assert sorted(path.stat().st_mtime_ns for path in tmp_path.iterdir()) == files
+
+
+def test_the_document_is_what_the_report_reads(masked_found, tmp_path):
+    document = diagnosis_writer.write(tmp_path / "diagnosis", masked_found, {"ε": 0.08}, PROTOCOL.steps)
+    assert document["verdict"]["label"] == "masked"
+    sections = reader.sections("run", tmp_path)
+    titles = [section.title for section in sections]
+    assert titles[0] == "Is this robustness real?: run"
+    assert any(picture.kind == "png" for section in sections for picture in section.pictures)
+    shown = {row[0]: row[4] for section in sections[2:3] for row in section.tables[0].rows}
+    assert shown["unavailable gradients"] == "fail" and shown["silent success"] == "pass"
+
+
+def test_tolerances_are_looked_at_only_where_they_matter(honest, ode_probe):
+    assert diagnosis.tolerances_of(Probe(honest), [1.0, 0.1]) == [None]
+    assert diagnosis.tolerances_of(ode_probe, [1.0, 0.1, 1.0]) == [0.1, 1.0]
+
+
+def test_groups_have_a_meaning(masked_found):
+    groups = {one.group for at in masked_found for one in at.indicators}
+    assert groups <= set(indicators.GROUPS)
+
+
+def test_numbers_that_json_lacks_become_null():
+    values = diagnosis_writer.plain({"a": np.float32(np.nan), "b": np.arange(2), "c": (np.inf, 1.5)})
+    assert values == {"a": None, "b": [0, 1], "c": [None, 1.5]}

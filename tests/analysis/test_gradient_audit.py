@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from tfode_adv.analysis import gradient_audit
+from tfode_adv.analysis.gradient_audit import COLUMNS
+from tfode_adv.analysis.probe import Probe
+
+
+def test_backprop_and_adjoint_are_the_losss_own_at_a_fine_tolerance(ode_probe, ode_images):
+    x, y = ode_images
+    sources = {name: {"gradient": name, "tol": 1e-5} for name in ("backprop", "adjoint")}
+    found = gradient_audit.audit(ode_probe, x, y, sources, forward={"tol": 1e-5})
+    for name in sources:
+        assert np.median(found.cosine[name]) > 0.999
+        assert np.median(found.difference_cosine[name]) > 0.99
+        assert found.uphill[name].mean() > 0.9
+        assert np.median(found.relative_norm[name]) == pytest.approx(1, abs=0.01)
+        assert found.reproduced[name].min() > 0.999
+    assert 0 <= found.step_changes <= 1
+    assert all(len(row) == len(COLUMNS) for row in found.rows())
+
+
+def test_a_quantisers_gradient_is_zero_and_says_nothing(masked, toy):
+    x, y = toy[0][:10], toy[1][:10]
+    found = gradient_audit.audit(Probe(masked), x, y, {"own": {}})
+    assert found.step_changes is None
+    values = dict(zip(COLUMNS, found.rows()[0], strict=True))
+    assert values["zero"] == 1 and values["not finite"] == 0
+    assert values["cosine with finite differences"] == 0 and values["loss rises along it"] == 0
+
+
+def test_cross_entropy_keeps_its_precision_far_below_one():
+    logits, y = np.array([[60.0, 0.0], [0.0, 60.0], [1e4, 0.0]]), np.array([0, 0, 0])
+    losses = gradient_audit.exact_cross_entropy(logits, y)
+    np.testing.assert_allclose(losses, [np.exp(-60), 60, 0], rtol=1e-12)
+
+
+def test_cosine_of_what_has_no_direction():
+    a = np.array([[1.0, 0], [0, 0], [np.nan, 1], [0, 0]])
+    b = np.array([[2.0, 0], [1, 0], [1, 1], [0, 0]])
+    np.testing.assert_allclose(gradient_audit.cosine(a, b), [1, 0, 0, 0])
+    np.testing.assert_allclose(gradient_audit.cosine(a, b, both_zero=1.0), [1, 0, 0, 1])

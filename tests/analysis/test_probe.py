@@ -1,0 +1,45 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfode_adv.analysis.probe import Probe, calls_of
+
+
+def test_batches_do_not_change_the_answer(honest, toy):
+    x, y = toy[0][:10], toy[1][:10]
+    whole, parts = Probe(honest, batch_size=16), Probe(honest, batch_size=3)
+    np.testing.assert_allclose(whole.logits(x), honest.predict(x, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(parts.logits(x), whole.logits(x), atol=1e-5)
+    for one, other in zip(parts.gradient(x, y), whole.gradient(x, y), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_any_callable_will_do():
+    probe = Probe(lambda x: tf.reduce_sum(x, axis=(1, 2, 3))[:, None] * tf.constant([1.0, -1.0]))
+    x, y = np.ones((2, 2, 2, 1), np.float32), np.array([0, 1])
+    loss, gradient = probe.gradient(x, y)
+    np.testing.assert_allclose(loss, [np.log1p(np.exp(-8)), 8 + np.log1p(np.exp(-8))], rtol=1e-5)
+    assert (gradient[1] > 0).all()
+    assert probe.steps(x)[0].shape == (2, 0)
+
+
+def test_settings_reach_the_blocks(ode_probe, ode_images):
+    x, _ = ode_images
+    fine, _ = ode_probe.steps(x, tol=1e-5)
+    coarse, failed = ode_probe.steps(x, tol=1.0)
+    assert fine.shape == (24, 1) and (fine > coarse).all() and not failed.any()
+    assert np.abs(ode_probe.logits(x, tol=1e-5) - ode_probe.logits(x, tol=1.0)).max() > 1e-4
+
+
+def test_calls_are_seen_and_then_no_longer():
+    inner = keras.layers.Dense(2)
+    model = keras.Sequential([keras.Input((3,)), inner, keras.layers.ReLU()])
+    call = inner.call
+    with calls_of([inner]) as seen:
+        model(np.ones((1, 3)))
+    assert seen[0][0].shape == (1, 3) and seen[0][1].shape == (1, 2)
+    assert "call" not in inner.__dict__ and inner.call == call
+    with pytest.raises(RuntimeError), calls_of([inner]):
+        raise RuntimeError
+    assert "call" not in inner.__dict__
