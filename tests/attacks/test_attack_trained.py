@@ -11,9 +11,7 @@ def rate(attack, model, victims):
 
 
 def test_success_grows_with_eps_and_reaches_everyone(classifier, victims):
-    rates = [
-        rate(attacks.PGD(eps=eps, steps=20), classifier, victims) for eps in (0.0, 0.03, 0.06, 0.12, 1.0)
-    ]
+    rates = [rate(attacks.PGD(eps=eps, steps=20), classifier, victims) for eps in (0.0, 0.03, 0.06, 0.12, 1.0)]
     assert rates[0] == 0
     assert rates == sorted(rates)
     assert rates[1] < rates[3]
@@ -134,9 +132,7 @@ def test_autoattack_warns_of_models_that_only_seem_robust(victims):
         return tf.reshape(images, [-1, 196]) @ weights + tf.random.normal([10])
 
     def flat(images):
-        return (
-            9.0 * tf.one_hot(tf.repeat(tf.constant(y[:1]), tf.shape(images)[0]), 10) + 0.0 * images[:, 0, 0]
-        )
+        return 9.0 * tf.one_hot(tf.repeat(tf.constant(y[:1]), tf.shape(images)[0]), 10) + 0.0 * images[:, 0, 0]
 
     with pytest.warns(attacks.AttackWarning, match="differently"):
         attack(randomised, x, y)

@@ -17,9 +17,7 @@ def value_and_gradient(function: Callable, x: tf.Tensor, *, aux: bool = False):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         result = function(x)
-    gradient = tape.gradient(
-        result[0] if aux else result, x, unconnected_gradients=tf.UnconnectedGradients.ZERO
-    )
+    gradient = tape.gradient(result[0] if aux else result, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return result, tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))
 
 
@@ -63,9 +61,7 @@ def projected_ascent(
         return norms.ascend(x, x_adv, gradient, kind, eps, step_size)
 
     start = x if x_start is None else norms.inside(x, tf.stop_gradient(x_start) - x, kind, eps)
-    _, x_adv = tf.while_loop(
-        lambda i, _: i < steps, lambda i, x_adv: (i + 1, step(x_adv)), (tf.constant(0), start)
-    )
+    _, x_adv = tf.while_loop(lambda i, _: i < steps, lambda i, x_adv: (i + 1, step(x_adv)), (tf.constant(0), start))
     return tf.stop_gradient(x_adv)
 
 

@@ -118,9 +118,7 @@ class Attack:
         hit = tf.argmax(logits, -1, output_type=y.dtype) == y
         return tf.reduce_all(tf.math.is_finite(logits), -1) & (hit if self.targeted else ~hit)
 
-    def __call__(
-        self, model, x, y, *, indices=None, progress: Callable[[int], None] | None = None
-    ) -> AttackResult:
+    def __call__(self, model, x, y, *, indices=None, progress: Callable[[int], None] | None = None) -> AttackResult:
         """Attacks `model` on the images `x`.
 
         Args:
@@ -162,9 +160,7 @@ class Attack:
             if not len(rows):
                 break
             images_at_once = max(1, size // self.rows(classes))
-            work = engine.Work(
-                program, x[rows], y[rows], index[rows], restart, numbers, images_at_once, progress
-            )
+            work = engine.Work(program, x[rows], y[rows], index[rows], restart, numbers, images_at_once, progress)
             x_new, queries, gradients = self.search(work)
             x_new = self._settle(x[rows], x_new)
             success = self._judge(engine.predict(program, x_new, size), y[rows])

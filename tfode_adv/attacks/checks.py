@@ -82,9 +82,7 @@ def labels(y, count: int) -> np.ndarray:
 def logits(values: np.ndarray, y: np.ndarray) -> None:
     """Raises if `values` [N, K], the model's answers to clean images, cannot be logits for labels `y`."""
     if values.ndim != 2 or values.shape[-1] < 2 or len(values) != len(y):
-        raise UsageError(
-            f"the model returned shape {values.shape}, but must return logits ({len(y)}, classes)"
-        )
+        raise UsageError(f"the model returned shape {values.shape}, but must return logits ({len(y)}, classes)")
     if not np.isfinite(values).all():
         raise RunError(f"the model's logits for image {_first(~np.isfinite(values))} are not finite")
     if values.min() >= 0 and np.allclose(values.sum(-1), 1.0, atol=1e-3):

@@ -103,9 +103,7 @@ class CWL2(_MarginAttack):
         best = tf.where(better, distance, state["best"])
 
         by_x = norms.column(state["const"], x_new) * slope + 2.0 * (x_new - batch.x)
-        change, adam_state = adam.update(
-            inner["adam"], by_x * 2.0 * x_new * (1.0 - x_new), self.learning_rate
-        )
+        change, adam_state = adam.update(inner["adam"], by_x * 2.0 * x_new * (1.0 - x_new), self.learning_rate)
         total, i = state["const"] * hinge + distance, inner["i"] + 1
         look = (i - 1) % tf.maximum(self.steps // 10, 1) == 0
         stuck = look & (total > 0.9999 * inner["loss"]) & self.abort_early

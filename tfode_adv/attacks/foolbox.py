@@ -22,9 +22,7 @@ def _library(attack: str):
     try:
         return importlib.import_module("foolbox")
     except ImportError:
-        raise UsageError(
-            f"{attack} needs Foolbox, which is not installed: pip install 'tfode_adv[foolbox]'"
-        ) from None
+        raise UsageError(f"{attack} needs Foolbox, which is not installed: pip install 'tfode_adv[foolbox]'") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

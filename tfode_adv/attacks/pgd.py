@@ -72,7 +72,8 @@ class PGD(Attack):
 class BIM(PGD):
     """The basic iterative method (Kurakin et al. 2017): PGD from the image itself.
 
-    The published attack of WIFS 2019: 10 steps, each image stopped at its first success.
+    The published attack of WIFS 2019: 10 steps, each image stopped at its first success. As Foolbox 1.8
+    has it, a step is brought into the ball first and into [0, 1] last, where CleverHans clips before too.
     """
 
     name: ClassVar[str] = "bim"
@@ -81,7 +82,11 @@ class BIM(PGD):
     def __post_init__(self):
         super().__post_init__()
         if self.random_start:
-            raise UsageError("bim starts at the image: random_start is for pgd")
+            raise UsageError(f"random_start is True, but {self.name} starts at the image; pgd takes it")
+
+    def move(self, batch, state, gradient):
+        delta = state["x_adv"] + norms.steepest(gradient, self.kind, self.step_size) - batch.x
+        return norms.inside(batch.x, delta, self.kind, self.eps), state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,178 @@
+"""Mistakes get one line before anything runs; nothing ever returned is NaN or outside the ball."""
+
+import hypothesis
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import strategies as st
+
+from tfode_adv import attacks
+from tfode_adv.errors import RunError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "words"),
+    [
+        ("pdg", {"eps": 0.1}, ["pdg", "pgd", "autoattack"]),
+        ("pgd", {}, ["eps"]),
+        ("pgd", {"eps": -0.1}, ["eps", "-0.1"]),
+        ("pgd", {"eps": float("nan")}, ["eps", "nan"]),
+        ("pgd", {"eps": "much"}, ["eps", "much"]),
+        ("pgd", {"eps": 0.1, "norm": "l1"}, ["l1", "linf", "l2rms"]),
+        ("pgd", {"eps": 0.1, "steps": 2.5}, ["steps", "2.5"]),
+        ("pgd", {"eps": 0.1, "step_size": 0}, ["step_size", "0"]),
+        ("pgd", {"eps": 0.1, "stepsize": 0.1}, ["stepsize", "step_size"]),
+        ("pgd", {"eps": 0.1, "source": "adjoint"}, ["source", "adjoint"]),
+        ("bim", {"eps": 0.1, "random_start": True}, ["random_start"]),
+        ("cw", {"norm": "linf"}, ["linf", "l2"]),
+        ("spsa", {"eps": 0.1, "samples": 7}, ["samples", "7"]),
+        ("apgd", {"eps": 0.1, "loss": "mse"}, ["mse", "dlr"]),
+        ("pgd", {"eps": 0.1, "batch_size": 0}, ["batch_size", "0"]),
+    ],
+)
+def test_wrong_hyperparameters_are_named_at_construction(name, hyperparameters, words):
+    with pytest.raises(UsageError) as error:
+        attacks.get(name, **hyperparameters)
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_sources_check_themselves():
+    for bad in (lambda: attacks.Through(tol=0.0), lambda: attacks.EOT(0), lambda: attacks.Through(num_steps=0)):
+        with pytest.raises(UsageError):
+            bad()
+
+
+ATTACK = attacks.PGD(eps=0.1, steps=2)
+
+
+def _set(x, value):
+    x = x.copy()
+    x[1, 2, 3, 0] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, y: (_set(x, np.nan), y), "image 1"),
+        (lambda x, y: (_set(x, 1.5), y), "1.5"),
+        (lambda x, y: (_set(x, -0.2), y), "-0.2"),
+        (lambda x, y: ((x * 255).astype(np.uint8), y), "stay in"),
+        (lambda x, y: (x, y[:2]), "(3,)"),
+        (lambda x, y: (x, y + 0.5), "integers"),
+        (lambda x, y: (x, y + 2), "0 .. 1"),
+        (lambda x, y: (x, y - 1), "-1"),
+    ],
+)
+def test_wrong_images_and_labels_are_named(linear, change, words):
+    with pytest.raises(UsageError, match="^[^\n]*$") as error:
+        ATTACK(linear, *change(linear.x, linear.y))
+    assert words in str(error.value)
+
+
+def test_models_that_return_no_logits_are_named(linear):
+    with pytest.raises(UsageError, match="probabilities"):
+        ATTACK(lambda x: tf.nn.softmax(linear(x)), linear.x, linear.y)
+    with pytest.raises(UsageError, match="shape"):
+        ATTACK(lambda x: linear(x)[:, 0], linear.x, linear.y)
+    with pytest.raises(RunError, match="image 0"):
+        ATTACK(lambda x: linear(x) * np.nan, linear.x, linear.y)
+
+
+def test_no_images_no_result(linear):
+    result = ATTACK(linear, linear.x[:0], linear.y[:0])
+    assert result.x_adv.shape == (0, 6, 6, 1)
+    assert all(len(part) == 0 for part in (result.success, result.distance, result.queries, result.gradients))
+
+
+@pytest.mark.parametrize("name", ["pgd", "mim", "apgd", "square", "spsa", "fab", "cwlinf"])
+def test_eps_zero_changes_nothing(linear, name):
+    small = {"spsa": {"samples": 2}, "square": {}}.get(name, {})
+    result = attacks.get(name, eps=0.0, steps=2, **small)(linear, linear.x, linear.y)
+    np.testing.assert_array_equal(result.x_adv, linear.x)
+    assert not result.success.any()
+
+
+def test_a_model_that_breaks_down_never_counts_as_fooled():
+    """Off the clean image this one answers NaN, and its gradients are NaN too."""
+
+    def model(x):
+        moved = tf.reduce_max(tf.abs(x - 0.5), axis=[1, 2, 3])
+        score = tf.reduce_sum(x, axis=[1, 2, 3])
+        return tf.stack([0.0 * score, -score], -1) / tf.cast(moved < 0.01, tf.float32)[:, None] ** 2
+
+    def broken(x):
+        logits = model(x)
+        return tf.where(tf.math.is_finite(logits), logits, np.nan)
+
+    x, y = np.full((2, 4, 4, 1), 0.5, np.float32), np.zeros(2, np.int64)
+    for name in ("pgd", "apgd", "spsa", "square", "fab", "cwlinf"):
+        extra = {"samples": 2} if name == "spsa" else {}
+        result = attacks.get(name, eps=0.2, steps=3, **extra)(broken, x, y)
+        assert np.isfinite(result.x_adv).all()
+        assert not result.success.any()
+
+
+SHAPES = ((4, 4, 1), (5, 3, 2))
+
+
+@hypothesis.given(
+    name=st.sampled_from(["pgd", "mim", "apgd", "apgd_t", "fab", "square", "spsa", "cw"]),
+    shape=st.sampled_from(SHAPES),
+    norm=st.sampled_from(["linf", "l2", "l2rms"]),
+    eps=st.floats(0, 3),
+    seed=st.integers(0, 3),
+)
+def test_results_stay_finite_in_the_box_and_in_the_ball(name, shape, norm, eps, seed):
+    hypothesis.assume(not (name == "cw" and norm == "linf"))
+    generator = np.random.RandomState(seed)
+    x = generator.choice([0.0, 0.2, 1.0], size=(3, *shape)).astype(np.float32)
+    y = generator.randint(0, 3, size=3)
+    extra = {"pgd": {"random_start": True}, "spsa": {"samples": 2}, "fab": {"targets": 2}}.get(name, {})
+    attack = attacks.get(name, norm=norm, eps=eps, seed=seed, steps=3, **extra)
+    result = attack(THREE_CLASSES[shape], x, y)
+    assert np.isfinite(result.x_adv).all()
+    assert result.x_adv.min() >= 0
+    assert result.x_adv.max() <= 1
+    delta = (result.x_adv - x).reshape(3, -1)
+    if norm == "linf":
+        length = np.abs(delta).max(-1)
+    else:
+        length = np.linalg.norm(delta, axis=-1) / (np.sqrt(delta.shape[1]) if norm == "l2rms" else 1)
+    assert (length <= eps * (1 + 1e-4) + 1e-5).all()
+    np.testing.assert_allclose(result.distance, length, atol=1e-5)
+    answers = THREE_CLASSES[shape](tf.constant(result.x_adv)).numpy().argmax(-1)
+    np.testing.assert_array_equal(result.success, answers != y)
+
+
+def _three_classes(shape):
+    weights = tf.constant(np.random.RandomState(9).normal(size=(int(np.prod(shape)), 3)).astype(np.float32))
+    return lambda x: tf.reshape(x, [-1, weights.shape[0]]) @ weights
+
+
+THREE_CLASSES = {shape: _three_classes(shape) for shape in SHAPES}
+
+
+def test_help_lists_every_attack_with_norms_and_defaults():
+    text = attacks.describe()
+    for name, description in attacks.available().items():
+        assert f"{name}: {description.summary}" in text
+        assert description.norms
+    assert "eps=required" in text
+
+
+def test_published_budgets_are_the_papers(shared):
+    import json
+
+    wifs = json.loads((shared / "published" / "wifs2019.json").read_text())["attack"]
+    msml = json.loads((shared / "published" / "msml2022.json").read_text())["attack"]
+    mnist = attacks.defaults.hyperparameters("bim", "mnist_5k", "l2rms")
+    assert mnist["step_size"] == wifs["step_size"]["mnist"]
+    assert mnist["steps"] == wifs["iterations"]
+    cifar = attacks.defaults.hyperparameters("pgd", "cifar10", "linf")
+    assert (cifar["eps"], cifar["step_size"]) == (msml["linf"]["eps"], msml["linf"]["step_size"])
+    assert attacks.defaults.hyperparameters("cw", "cifar10", "l2")["eps"] == msml["l2"]["eps"]
+    for name, description in attacks.available().items():
+        for norm in description.norms:
+            attacks.get(name, **attacks.defaults.hyperparameters(name, "mnist", norm))
