@@ -77,9 +77,7 @@ def test_two_workers_update_as_one_and_one_of_them_writes(alone, processes, tmp_
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1
 
 
-@pytest.mark.parametrize(
-    "value", [None, "{", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}']
-)
+@pytest.mark.parametrize("value", [None, "{", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}'])
 def test_workers_without_a_usable_tf_config_are_told_what_it_looks_like(monkeypatch, value):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if value:

@@ -72,9 +72,7 @@ def test_ctrl_c_saves_and_a_resumed_run_is_the_same_bit_for_bit(undisturbed, tmp
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
     for ours, theirs in zip(resumed.history, end.history, strict=True):
         timed = {"seconds", "images_per_second"}
-        assert {k: v for k, v in ours.items() if k not in timed} == {
-            k: v for k, v in theirs.items() if k not in timed
-        }
+        assert {k: v for k, v in ours.items() if k not in timed} == {k: v for k, v in theirs.items() if k not in timed}
 
 
 def test_a_checkpoint_of_another_model_is_refused(undisturbed):
@@ -129,10 +127,9 @@ def test_accumulation_leaves_the_update_as_it_is(parts):
 def test_the_loss_is_the_mean_over_the_images_not_over_the_batches():
     model = tiny.plain_model()
     end, _ = tiny.train(model, epochs=1, rate=1e-12)
-    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    assert end.history[0]["loss"] == pytest.approx(
-        model.evaluate(tiny.IMAGES, tiny.LABELS, verbose=0), rel=1e-5
-    )
+    loss, accuracy = model.evaluate(tiny.IMAGES, tiny.LABELS, batch_size=52, verbose=0)
+    assert end.history[0]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert end.history[0]["accuracy"] == pytest.approx(accuracy)
 
 
 def _poisoned(epoch, step):
@@ -197,7 +194,7 @@ def test_keras_own_callbacks_work(tmp_path):
 @pytest.mark.parametrize("options", [{"jit_compile": True}, {"loss": Madry(eps=0.1, steps=2)}])
 def test_it_learns_in_other_ways_too(options):
     model = tiny.plain_model()
-    end, _ = tiny.train(model, epochs=4, rate=0.3, **options)
+    end, _ = tiny.train(model, epochs=5, **options)
     assert end.history[-1]["loss"] < end.history[0]["loss"]
 
 
@@ -213,5 +210,5 @@ def test_mixed_precision_keeps_float32_weights_and_close_losses(policy):
     if policy == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     end, _ = tiny.train(model, optimizer=optimizer, loss=CrossEntropy())
-    assert {variable.dtype for variable in model.variables} == {"float32", "int64"} - {"int64"}
+    assert {variable.dtype for variable in model.variables} == {"float32"}
     assert end.history[-1]["loss"] == pytest.approx(reference.history[-1]["loss"], rel=0.02)

@@ -31,7 +31,9 @@ def export(model: keras.Model, folder: PathLike) -> None:
             aside = pathlib.Path(aside)
             plain.save_weights(aside / WEIGHTS)
             serving = Serving(plain)
-            tf.saved_model.save(serving, str(aside / SAVED_MODEL), signatures=serving.serve)
+            # What serves needs no gradient, and an ODE block's captures the loop that it replays.
+            options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+            tf.saved_model.save(serving, str(aside / SAVED_MODEL), serving.serve, options)
             plain.save(aside / MODEL)
             shutil.rmtree(folder / SAVED_MODEL, ignore_errors=True)
             for name in (WEIGHTS, SAVED_MODEL, MODEL):
@@ -51,9 +53,7 @@ class Serving(tf.Module):
         super().__init__()
         self.model = model
         images = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name="images")
-        self.serve = tf.function(
-            self._serve, input_signature=[images, tf.TensorSpec([], tf.float32, name="tol")]
-        )
+        self.serve = tf.function(self._serve, input_signature=[images, tf.TensorSpec([], tf.float32, name="tol")])
 
     def _serve(self, images: tf.Tensor, tol: tf.Tensor) -> dict[str, tf.Tensor]:
         with solver_settings(tol=tol):

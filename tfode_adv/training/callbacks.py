@@ -119,9 +119,7 @@ _DATA_CLASS = {"scalars": 1, "histograms": 2}
 
 
 def _write(tag: str, plugin: str, value: Any) -> None:
-    metadata = tf.compat.v1.SummaryMetadata(
-        plugin_data={"plugin_name": plugin}, data_class=_DATA_CLASS[plugin]
-    )
+    metadata = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": plugin}, data_class=_DATA_CLASS[plugin])
     tf.summary.write(tag, value, metadata=metadata)
 
 

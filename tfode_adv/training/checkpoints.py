@@ -64,9 +64,7 @@ class Checkpoints:
     def _files(self, stem: str) -> list[pathlib.Path]:
         """The files of that stem, newest first."""
         paths = [path for path in self.folder.glob(f"{stem}-*.npz") if _NAME.fullmatch(path.name)]
-        return sorted(
-            paths, key=lambda path: (path.name[: -_DIGITS - 4], path.stat().st_mtime_ns), reverse=True
-        )
+        return sorted(paths, key=lambda path: (path.name[: -_DIGITS - 4], path.stat().st_mtime_ns), reverse=True)
 
     def _write(self, stem: str, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> pathlib.Path:
         buffer = io.BytesIO()
@@ -110,9 +108,7 @@ def locked(folder: PathLike) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RunError(
-                f"{str(folder)!r} is in use by another training; choose another --run_dir"
-            ) from None
+            raise RunError(f"{str(folder)!r} is in use by another training; choose another --run_dir") from None
         yield
     finally:
         os.close(handle)

@@ -30,9 +30,7 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto" and len(gpus) < 2:
         return tf.distribute.get_strategy()
-    return tf.distribute.MirroredStrategy(
-        [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
-    )
+    return tf.distribute.MirroredStrategy([device.name for device in gpus or tf.config.list_logical_devices("CPU")])
 
 
 def _check_tf_config() -> None:

@@ -81,7 +81,8 @@ def fit(
         validation: batches (images, labels) for the validation error after each epoch.
         epochs: how many, counted from the start of the training, resumed or not.
         loss: from `losses`.
-        optimizer: a Keras optimiser; its rate is set to the schedule's whenever that changes.
+        optimizer: a Keras optimiser, made in the strategy's scope; its rate is set to the schedule's whenever
+            that changes.
         schedule: from `schedules`; it is told each epoch's validation error.
         survival: checkpoints, resuming, and what to do about a batch that fails.
         callbacks: Keras callbacks. Logs: loss, accuracy, images_per_second and, for models with ODE blocks,
@@ -170,7 +171,7 @@ class _Loop:
             logs |= {f"val_{key}": value for key, value in _logs(seen).items()}
             logs["val_error"] = 1.0 - logs["val_accuracy"]
         logs |= {
-            "learning_rate": float(self.optimizer.learning_rate),
+            "learning_rate": float(self.optimizer.learning_rate.numpy()),
             "skipped": now.skipped,
             "seconds": now.seconds,
         }
@@ -181,9 +182,7 @@ class _Loop:
         if error < now.best_error:
             now.best_error, now.best_epoch = error, now.epoch
             if self.writes:
-                self.checkpoints.save_best(
-                    state.weights(self.model), {"epoch": now.epoch + 1, "error": error}
-                )
+                self.checkpoints.save_best(state.weights(self.model), {"epoch": now.epoch + 1, "error": error})
         now.epoch, now.step, now.seconds, now.sums = now.epoch + 1, 0, 0.0, Outcome()
         self._save()
 

@@ -145,9 +145,7 @@ class Recipe:
 
     def train_batches(self, epoch: int, step: int) -> tf.data.Dataset:
         """The training batches of an epoch from a step on, both from 0."""
-        return self.batches(
-            "train", augment=self.augment, num_examples=self.num_train_examples, epoch=epoch, step=step
-        )
+        return self.batches("train", augment=self.augment, num_examples=self.num_train_examples, epoch=epoch, step=step)
 
     def num_batches(self) -> int:
         """Batches of an epoch."""
@@ -247,9 +245,7 @@ def _statistics(text: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None
     except ValueError:
         mean = deviation = ()
     if not mean or len(mean) != len(deviation) or not all(0 < each < math.inf for each in deviation):
-        raise UsageError(
-            f"normalization is {text!r}, but must be none, data, or means/deviations: M,M,M/S,S,S"
-        )
+        raise UsageError(f"normalization is {text!r}, but must be none, data, or means/deviations: M,M,M/S,S,S")
     return mean, deviation
 
 

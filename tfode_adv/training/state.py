@@ -85,7 +85,7 @@ def assign(arrays: dict[str, np.ndarray], model: keras.Model) -> None:
 
 
 def _arrays(prefix: str, variables: list) -> dict[str, np.ndarray]:
-    return {f"{prefix}/{index:04d}": np.asarray(variable) for index, variable in enumerate(variables)}
+    return {f"{prefix}/{index:04d}": variable.numpy() for index, variable in enumerate(variables)}
 
 
 def _assign(arrays: dict[str, np.ndarray], prefix: str, variables: list) -> None:

@@ -98,9 +98,7 @@ class Objective:
         held_out = data.info(recipe.dataset, recipe.data_dir).num_examples("validation", recipe.validation)
         x, y = data.arrays(recipe.dataset, "validation", min(self.num_examples, held_out), **options)
         size = 2.5 * self.eps / self.steps
-        attack = PGD(
-            norm="linf", eps=self.eps, step_size=size, steps=self.steps, batch_size=recipe.batch_size
-        )
+        attack = PGD(norm="linf", eps=self.eps, step_size=size, steps=self.steps, batch_size=recipe.batch_size)
         logits = model.predict(attack(model, x, y).x_adv, batch_size=recipe.batch_size, verbose=0)
         return float(np.mean(np.argmax(logits, axis=-1) == y))
 

@@ -133,9 +133,7 @@ class Updates:
         x_adv = self.loss.attack(self._infer, x, y, key)
         calls = []
         with tf.GradientTape() as tape:
-            losses, logits = self.loss(
-                lambda images: self._recorded(images, calls, training=True), x, x_adv, y
-            )
+            losses, logits = self.loss(lambda images: self._recorded(images, calls, training=True), x, x_adv, y)
             loss = self.optimizer.scale_loss(tf.reduce_sum(losses) / count)
         variables = self.model.trainable_variables
         gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -149,6 +147,8 @@ class Updates:
         return self._sums(cross_entropy(logits, y), logits, y, calls)
 
     def _apply_replica(self, gradients: list[Tensor]) -> None:
+        # A function's argument has no device yet, and the sum over workers asks for one.
+        gradients = [tf.identity(gradient) for gradient in gradients]
         self.optimizer.apply(gradients, self.model.trainable_variables)
 
     def _infer(self, x: Tensor) -> Tensor:
@@ -218,8 +218,7 @@ class Updates:
             nfe=nfe,
             nfe_backward=float(sums["nfe_backward"]) if "nfe_backward" in sums else None,
             failed=Counter({text: number for text, number in failed.items() if number}),
-            finite=math.isfinite(float(sums["loss"]))
-            and (self._scaled or not float(sums.get("not_finite", 0.0))),
+            finite=math.isfinite(float(sums["loss"])) and (self._scaled or not float(sums.get("not_finite", 0.0))),
         )
 
 
