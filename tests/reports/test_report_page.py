@@ -47,9 +47,7 @@ def make_run(folder, *, eps=(0.1, 0.3), tols=(1e-3, 1.0), indices=range(20), mod
         },
     )
     run.model_path.write_bytes(model)
-    base = dataclasses.replace(
-        CONFIGURATION, model=files.sha256(run.model_path), hyperparameters={"steps": 10}
-    )
+    base = dataclasses.replace(CONFIGURATION, model=files.sha256(run.model_path), hyperparameters={"steps": 10})
     picture = np.linspace(0, 1, 36, dtype=np.float32).reshape(6, 6, 1)
     for tol in tols:
         clean = dataclasses.replace(base, tol=tol).clean
@@ -118,6 +116,8 @@ def test_the_worst_case_is_taken_image_by_image(tmp_path):
     rows = {row[0]: row[-1] for row in success.rows}
     assert rows == {"pgd": Rate(3, 9), "spsa": Rate(2, 9), "worst of these": Rate(4, 9)}
     assert {row[0]: row[-1] for row in robust.rows}["worst of these"] == Rate(5, 10)
+    (headline,) = overview.headlines(results.collect([run.path]).results)
+    assert headline == ("oon, linf, ε = 0.3: the worst of 2 attacks leaves 50.0 % (23.7–76.3) at τ = 1 correct.")
 
 
 def test_charts_cover_eps_tolerance_and_cost(written):
@@ -184,9 +184,7 @@ def test_a_diagnosis_is_shown(tmp_path):
     part["figures"] = [{"file": "surface.png", "title": "Loss surface"}]
     files.write_json(run.path / "diagnosis" / "diagnosis.json", {"report": [part]})
     page = Page(report.write(report.of_runs([run.path]), tmp_path / "out").read_text())
-    assert (
-        "It is <masked>." in page.words and "Loss surface" in page.words and "Is it real?: oon" in page.words
-    )
+    assert "It is <masked>." in page.words and "Loss surface" in page.words and "Is it real?: oon" in page.words
     assert any("fail" in attributes.get("class", "") for tag, attributes in page.tags if tag == "td")
 
 

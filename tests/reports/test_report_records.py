@@ -28,9 +28,7 @@ def test_digest_is_stable_and_tells_configurations_apart():
     assert dataclasses.replace(CONFIGURATION, hyperparameters={"a": 1, "b": 2}).digest == (
         dataclasses.replace(CONFIGURATION, hyperparameters={"b": 2, "a": 1}).digest
     )
-    assert (
-        dataclasses.replace(CONFIGURATION, eps=1).digest == dataclasses.replace(CONFIGURATION, eps=1.0).digest
-    )
+    assert dataclasses.replace(CONFIGURATION, eps=1).digest == dataclasses.replace(CONFIGURATION, eps=1.0).digest
     changed = [
         {"model": "abd"},
         {"dataset": "mnist"},

@@ -36,11 +36,7 @@ def test_latex():
 def test_csv_holds_bare_numbers():
     header, first, second = csv.reader(io.StringIO(TABLE.to_csv()))
     assert header == ["model", "error", "error low", "error high", "eps", "seen"]
-    assert (
-        first[0] == "a_b|<i>"
-        and float(first[1]) == 0.1
-        and float(first[2]) == pytest.approx(0.01787, abs=1e-4)
-    )
+    assert first[0] == "a_b|<i>" and float(first[1]) == 0.1 and float(first[2]) == pytest.approx(0.01787, abs=1e-4)
     assert second[1:4] == ["", "", ""] and second[4:] == ["1.0", "7"]
 
 

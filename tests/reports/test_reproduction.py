@@ -19,9 +19,7 @@ IMAGES = 50
 def make_run(root, name, dataset="mnist", **flags):
     flags = {"filters": 64, "loss": "cross_entropy", "epochs": 3, **flags}
     folder = root / f"{name}-{len(list(root.glob('*')))}"
-    run = Run.create(
-        folder, {"model": {"name": name}, "dataset": {"name": dataset}, "flags": flags, "seed": 0}
-    )
+    run = Run.create(folder, {"model": {"name": name}, "dataset": {"name": dataset}, "flags": flags, "seed": 0})
     run.model_path.write_bytes(folder.name.encode())
     return run
 
@@ -64,9 +62,7 @@ def test_table_2_has_the_papers_layout():
     assert (first.norm, first.eps, first.steps, first.step_size, first.tol) == ("l2rms", 0.05, 10, 0.05, None)
 
 
-@pytest.mark.parametrize(
-    ("table", "dataset", "count"), [(1, "mnist", 13), (1, "cifar10", 13), (3, "cifar10", 66)]
-)
+@pytest.mark.parametrize(("table", "dataset", "count"), [(1, "mnist", 13), (1, "cifar10", 13), (3, "cifar10", 66)])
 def test_other_tables_have_all_their_entries(table, dataset, count):
     assert len(papers.layout("wifs2019", table, dataset).measurements) == count
 

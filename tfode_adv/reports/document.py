@@ -45,6 +45,7 @@ class Report:
 
     Attributes:
         title, lead, foot: around the sections.
+        headlines: the few facts that matter most.
         sections: in order.
         data: the JSON file.
     """
@@ -53,6 +54,7 @@ class Report:
     lead: Sequence[str]
     sections: Sequence[Section]
     data: dict[str, Any]
+    headlines: Sequence[str] = ()
     foot: str = "Written by tfode_adv."
 
     @property

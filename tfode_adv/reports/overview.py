@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tfode_adv.reports.results import Result, grouped
 from tfode_adv.reports.statistics import Rate
-from tfode_adv.reports.tables import Table, number
+from tfode_adv.reports.tables import Table, number, show
 
 _INTERVALS = "Ranges are 95 % Wilson intervals."
 
@@ -20,6 +20,28 @@ def tables(results: Sequence[Result]) -> list[Table]:
         found.append(_over_tolerances(f"{model}: robust accuracy", group, _robust, _none_turned, note))
     found.append(attack_table(results, folded=True))
     return [table for table in found if table.rows]
+
+
+def headlines(results: Sequence[Result]) -> list[str]:
+    """For each model and budget, how much is left in the worst case of the attacks that were run."""
+    attacked = [result for result in results if result.configuration.attack != "none"]
+    keys = (lambda r: r.model, lambda r: r.configuration.norm, lambda r: r.configuration.eps)
+    lines = []
+    for (model, norm, eps), group in grouped(attacked, *keys):
+        ends = [cells for _, cells in grouped(sorted(group, key=_tol), lambda r: r.configuration.tol)]
+        left = [f"{show(_none_turned(cells))}{_at(cells[0])}" for cells in (ends[0], *ends[1:][-1:])]
+        attacks = len(grouped(group, lambda r: r.attack, lambda r: r.gradient, _others))
+        tried = "the attack tried" if attacks == 1 else f"the worst of {attacks} attacks"
+        lines.append(f"{model}, {norm}, ε = {number(eps)}: {tried} leaves {', '.join(left)} correct.")
+    return lines
+
+
+def _tol(result: Result) -> float:
+    return result.configuration.tol or 0.0
+
+
+def _at(result: Result) -> str:
+    return "" if result.configuration.tol is None else f" at τ = {number(result.configuration.tol)}"
 
 
 def clean_table(results: Iterable[Result]) -> Table:

@@ -13,6 +13,7 @@ from tfode_adv.reports.tables import markdown
 from tfode_adv.runs import Run, versions
 
 PAGE, MARKDOWN, LATEX, JSON = "index.html", "report.md", "tables.tex", "results.json"
+MOST_HEADLINES = 12
 CHARTS = {
     "Success against ε": figures.security_curves,
     "Success against the solver's tolerance": figures.success_against_tolerance,
@@ -33,7 +34,10 @@ def of_runs(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
     found = results.collect(paths, num_examples)
     tables = overview.tables(found.results)
     notes = found.notes if tables else [*found.notes, "Nothing was evaluated yet."]
+    diagnoses = {name: diagnosis.sections(name, run.path) for name, run in found.runs.items()}
+    # Each verdict stands next to the numbers it is about; what it rests on comes after the pictures.
     sections = [Section("Results", notes, tables=tables)]
+    sections += [section for group in diagnoses.values() for section in group[:1]]
     for title, draw in CHARTS.items():
         pictures = draw(found.results)
         if pictures:
@@ -49,7 +53,8 @@ def of_runs(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
     names = ", ".join(found.runs)
     return Report(
         title=f"Robustness of {names}",
-        lead=[_lead(found.results)] if found.results else [],
+        lead=[_lead(found.results, all(diagnoses.values()))] if found.results else [],
+        headlines=overview.headlines(found.results)[:MOST_HEADLINES],
         sections=sections,
         data={
             "runs": {name: {"path": str(run.path), "config": run.config} for name, run in found.runs.items()},
@@ -87,11 +92,13 @@ def write(report: Report, folder: files.PathLike, overwrite: bool = False) -> pa
     return path
 
 
-def _lead(found: Sequence[results.Result]) -> str:
+def _lead(found: Sequence[results.Result], diagnosed: bool) -> str:
     attacks = [result for result in found if result.configuration.attack != "none"]
     datasets = sorted({f"{r.configuration.dataset} ({r.configuration.split})" for r in found})
     most = max(len(result.records) for result in found)
-    return f"{most} images of {', '.join(datasets)}; {len(attacks)} attack configurations."
+    text = f"{most} images of {', '.join(datasets)}; {len(attacks)} attack configurations."
+    doubt = " An attack that fails proves little: bin/diagnose tells whether this robustness is real."
+    return text if diagnosed else text + doubt
 
 
 def _settings(name: str, run: Run) -> Settings:
@@ -111,6 +118,7 @@ def _plain(value: Any) -> str:
 
 def _markdown(report: Report, names: dict[int, str]) -> str:
     parts = [f"# {markdown(report.title)}", *map(markdown, report.lead)]
+    parts.append("\n".join(f"- {markdown(line)}" for line in report.headlines))
     for section in report.sections:
         parts += [f"## {markdown(section.title)}", *map(markdown, section.lines)]
         parts += [f"> {markdown(verdict)}" for verdict in section.verdicts]
