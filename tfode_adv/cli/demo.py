@@ -33,8 +33,9 @@ RECIPE = (
 TOLERANCES = "1e-3,1e-1,1"
 # Each attack, and the share of the images it gets: SPSA asks for hundreds of predictions an image.
 ATTACKS = (
-    (("--attack=pgd", "--norm=linf,l2rms", "--eps=0.1,0.3"), 1),
-    (("--attack=spsa", "--norm=linf", "--eps=0.3", "--steps=20", "--options=samples=32,learning_rate=0.05"), 5),
+    (("--attack=pgd", "--norm=linf", "--eps=0.1,0.3"), 1),
+    (("--attack=pgd", "--norm=l2rms", "--eps=0.05,0.1"), 1),
+    (("--attack=spsa", "--norm=linf", "--eps=0.1", "--steps=20", "--options=samples=32,learning_rate=0.03"), 4),
 )
 
 
