@@ -49,7 +49,7 @@ def test_an_escape_is_misclassified_and_not_flagged(detector, ode_probe, ode_ima
 
 def test_outputs_score_is_between_zero_and_one(ode_probe, ode_images):
     x, _ = ode_images
-    scores = Detector("outputs", tol=1.0, references=(1e-4, 1e-1)).scores(ode_probe, x)
+    scores = Detector("outputs", tol=1.0, references=(1e-4,)).scores(ode_probe, x)
     assert (scores >= 0).all() and (scores <= 1).all() and scores.max() > 0
 
 

@@ -63,6 +63,9 @@ def main(argv) -> None:
     protocol = _protocol(name)
     model = run.load_model()
     images = _images(run, name)
+    if model.input_shape[1:] != images.x.shape[1:]:
+        shapes = f"{images.x.shape[1:]}, but the model takes {model.input_shape[1:]}"
+        raise UsageError(f"the images of {name} are of shape {shapes}")
     probe = Probe(model, FLAGS.batch_size)
     settings = {
         "model": sha256(run.model_path),

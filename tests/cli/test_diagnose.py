@@ -1,0 +1,84 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from tfode_adv import data
+from tfode_adv.cli import app, diagnose
+from tfode_adv.reports import diagnosis as reader
+from tfode_adv.runs import Run
+
+
+def call(*arguments):
+    return app.call(diagnose.main, diagnose.FLAGS, ["diagnose", *map(str, arguments)], positional=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of a linear classifier: the least that can be diagnosed."""
+    folder = tmp_path_factory.mktemp("runs") / "linear"
+    config = {"model": {"name": "linear", "kwargs": {}}, "dataset": {"name": "mnist_5k"}}
+    run = Run.create(folder, config)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    model.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*data.arrays("mnist_5k", "train", 2000), epochs=2, verbose=0)
+    model.save(run.model_path)
+    return folder
+
+
+def test_a_run_is_diagnosed_and_a_second_time_only_read(trained, capsys):
+    arguments = (trained, "--num_examples=16", "--eps=0.03", "--step_size=0.01")
+    assert call(*arguments) == app.OK
+    printed = capsys.readouterr().out
+    assert "worst case" in printed and "Verdict:" in printed
+    document = json.loads((trained / "diagnosis" / "diagnosis.json").read_text())
+    assert document["settings"]["data set"] == "mnist_5k" and document["settings"]["ε"] == 0.03
+    assert document["verdict"]["images"] == 16
+    assert len(reader.sections("linear", trained)) >= 4
+
+    pieces = {path: path.stat().st_mtime_ns for path in (trained / "diagnosis" / "pieces").iterdir()}
+    assert call(*arguments) == app.OK
+    assert capsys.readouterr().out == printed
+    assert pieces == {path: path.stat().st_mtime_ns for path in (trained / "diagnosis" / "pieces").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "arguments, status, words",
+    [
+        (("a", "b"), app.USAGE, "one run folder"),
+        (("a", "--run=b"), app.USAGE, "one run folder"),
+        (("a", "--eps=-1"), app.USAGE, "eps"),
+        (("a", "--tol=0"), app.USAGE, "tol"),
+        (("a", "--budget=huge"), app.USAGE, "quick|full"),
+        (("a", "--norm=l7"), app.USAGE, "linf"),
+        (("nowhere",), app.FAILED, "nowhere/config.json"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, status, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call(*arguments) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1 and words in captured.err
+
+
+def test_an_unfinished_run_is_named(tmp_path, capsys):
+    Run.create(tmp_path / "run", {"model": {"name": "oon"}, "dataset": {"name": "mnist_5k"}})
+    assert call(tmp_path / "run") == app.FAILED
+    assert "model.keras" in capsys.readouterr().err
+
+
+def test_a_run_without_a_data_set_needs_one(tmp_path, capsys):
+    Run.create(tmp_path / "run", {"model": {"name": "oon"}})
+    assert call(tmp_path / "run") == app.FAILED
+    assert "--dataset" in capsys.readouterr().err
+
+
+def test_the_middle_of_the_published_radii_is_the_default():
+    diagnose.FLAGS.unparse_flags()
+    diagnose.FLAGS(["diagnose", "--norm=linf"])
+    protocol = diagnose._protocol("mnist")
+    assert (protocol.eps, protocol.step_size, protocol.steps) == (0.1, 0.05, 10)
+    assert np.isclose(diagnose._protocol("cifar10").eps, 0.031)
