@@ -1,5 +1,7 @@
 """A network masked on purpose must be called masked, an honest one must not."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from tfode_adv.analysis import attack_table, diagnosis, indicators
 from tfode_adv.analysis.attack_table import Protocol
 from tfode_adv.analysis.probe import Probe
 from tfode_adv.analysis.stages import Stages
+from tfode_adv.errors import RunError
 from tfode_adv.reports import diagnosis as reader
 from tfode_adv.reports import diagnosis_writer
 
@@ -92,3 +95,9 @@ def test_groups_have_a_meaning(masked_found):
 def test_numbers_that_json_lacks_become_null():
     values = diagnosis_writer.plain({"a": np.float32(np.nan), "b": np.arange(2), "c": (np.inf, 1.5)})
     assert values == {"a": None, "b": [0, 1], "c": [None, 1.5]}
+
+
+def test_nothing_to_attack_is_said_in_one_line(honest, images, tmp_path):
+    wrong = dataclasses.replace(images, y=(images.y + 1) % 3, x=images.x)
+    with pytest.raises(RunError, match="none of 40 images is classified correctly"):
+        diagnose(honest, wrong, tmp_path)

@@ -13,6 +13,7 @@ from tfode_adv.analysis.measurements import Bench, Images, Tolerance
 from tfode_adv.analysis.probe import Probe
 from tfode_adv.analysis.stages import Stages
 from tfode_adv.analysis.verdict import Outcome, Verdict, judge, worst_case
+from tfode_adv.errors import RunError
 from tfode_adv.solvers import is_adaptive
 
 # Once a costly attack alone turns more than this share of a sample, it is run on all images.
@@ -101,6 +102,9 @@ def run(
 
     Returns:
         One `AtTolerance` for each tolerance, ascending.
+
+    Raises:
+        RunError: if at some tolerance no image at all is classified correctly.
     """
     bench = Bench(probe, images, protocol, budget, tolerances_of(probe, tols), stages, step)
     found = [_attacked(bench, tol) for tol in bench.tols]
@@ -115,33 +119,42 @@ def run(
                 for name, tried, turned in zip(values["names"], arrays["tried"], arrays["turned"], strict=True)
             ]
         _look_closer(bench, at, found)
-        setting = "" if at.tol is None else f"at tau = {at.tol:g}"
+        setting = "" if at.tol is None else f"at τ = {at.tol:g}"
         at.verdict = judge(at.correct, at.outcomes, at.indicators, setting)
     return found
 
 
 def _attacked(bench: Bench, tol: Tolerance) -> AtTolerance:
     values, arrays = measurements.clean(bench, tol)
+    if not arrays["correct"].any():
+        where = "" if tol is None else f" at τ = {tol:g}"
+        raise RunError(f"none of {len(arrays['correct'])} images is classified correctly{where}: nothing to attack")
     rows = attack_table.rows_of(bench.probe, bench.protocol, bench.budget, tol)
     at = AtTolerance(tol, arrays["correct"], values["steps"], values["failed"], rows)
     for row in rows:
         tried = attack_table.costly_images(at.correct, at.outcomes[0], bench.budget) if row.costly else at.correct
-        values, arrays = measurements.attack(bench, tol, row, tried)
-        turned, x_adv = arrays["turned"], arrays["x_adv"]
-        left = at.correct & ~worst_case(at.outcomes) if row.costly else None
-        if row.costly and (turned & left).sum() > MASKED_SHARE * max(1, (tried & left).sum()):
-            # What was turned on a sample alone must be known of all, or the worst case would be too good.
-            rest = left & ~tried
-            _, arrays = measurements.attack(bench, tol, row, rest)
-            x_adv = np.where(rest.reshape([-1] + [1] * (x_adv.ndim - 1)), arrays["x_adv"], x_adv)
-            tried, turned = tried | rest, turned | arrays["turned"]
-        at.outcomes.append(Outcome(row.name, row.changes, tried, turned))
-        at.queries[row.name] = values["queries"]
-        at.adversarial[row.name] = x_adv
+        _attack(bench, at, row, tried)
+        left = at.correct & ~worst_case(at.outcomes[:-1])
+        if row.costly and (at.outcomes[-1].turned & left).sum() > MASKED_SHARE * max(1, (tried & left).sum()):
+            # What wins on a sample must be known of all images, or the worst case would be too good.
+            _attack(bench, at, row, left & ~tried)
     # In a tie, the gradient of what the model computes.
     turned = {source: at.pgd(source, bench.protocol.steps).turned.sum() for source in at.sources}
     at.strongest = max(turned, key=lambda source: (turned[source], source == bench.own))
     return at
+
+
+def _attack(bench: Bench, at: AtTolerance, row: Row, tried: np.ndarray) -> None:
+    """Runs a row on the images `tried`, and joins what it finds with what it found on others."""
+    values, arrays = measurements.attack(bench, at.tol, row, tried)
+    turned, x_adv = arrays["turned"], arrays["x_adv"]
+    if row.name in at.adversarial:
+        before = at.outcomes.pop()
+        x_adv = np.where(tried.reshape([-1] + [1] * (x_adv.ndim - 1)), x_adv, at.adversarial[row.name])
+        tried, turned = tried | before.tried, turned | before.turned
+    at.outcomes.append(Outcome(row.name, row.changes, tried, turned))
+    at.queries.setdefault(row.name, values["queries"])
+    at.adversarial[row.name] = x_adv
 
 
 def _look_closer(bench: Bench, at: AtTolerance, everywhere: Sequence[AtTolerance]) -> None:

@@ -118,7 +118,9 @@ def attack(bench: Bench, tol: Tolerance, row: Row, tried: np.ndarray) -> Piece:
         )
         return {"queries": queries}, {"turned": outcome.turned, "x_adv": x_adv}
 
-    return bench.stage(row.name, tol, compute, options=row.options, source=row.source, images=np.flatnonzero(tried).tolist())
+    return bench.stage(
+        row.name, tol, compute, options=row.options, source=row.source, images=np.flatnonzero(tried).tolist()
+    )
 
 
 def trace(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Piece:
