@@ -180,6 +180,7 @@ def test_the_bar_ends_where_the_work_does(tmp_path, data):
             pass
 
         def update(self, count):
+            assert count >= 0
             Bar.moved += count
 
     run(Toy(), data, [PGD], tmp_path, bar=Bar)

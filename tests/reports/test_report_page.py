@@ -61,8 +61,9 @@ def make_run(folder, *, eps=(0.1, 0.3), tols=(1e-3, 1.0), indices=range(20), mod
     return run
 
 
-@pytest.fixture
-def written(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("written")
     make_run(tmp_path / "oon")
     path = report.write(report.of_runs([tmp_path / "oon"]), tmp_path / "out")
     return path.parent, Page(path.read_text())
