@@ -15,7 +15,7 @@ from tfode_adv.reports import overview, results
 
 FLAGS = flags.new(__doc__)
 absl_flags.DEFINE_string("run_dir", "runs/demo", "The run folder; an earlier demo in it goes.", flag_values=FLAGS)
-absl_flags.DEFINE_integer("epochs", 6, "Epochs of training.", lower_bound=1, flag_values=FLAGS)
+absl_flags.DEFINE_integer("epochs", 5, "Epochs of training.", lower_bound=1, flag_values=FLAGS)
 absl_flags.DEFINE_integer("num_examples", 100, "Images attacked.", lower_bound=1, flag_values=FLAGS)
 absl_flags.DEFINE_integer("filters", 16, "Width of the network.", lower_bound=1, flag_values=FLAGS)
 
@@ -35,7 +35,7 @@ TOLERANCES = "1e-3,1e-1,1"
 ATTACKS = (
     (("--attack=pgd", "--norm=linf", "--eps=0.1,0.3"), 1),
     (("--attack=pgd", "--norm=l2rms", "--eps=0.05,0.1"), 1),
-    (("--attack=spsa", "--norm=linf", "--eps=0.1", "--steps=20", "--options=samples=32,learning_rate=0.03"), 4),
+    (("--attack=spsa", "--norm=linf", "--eps=0.1", "--steps=15", "--options=samples=32,learning_rate=0.03"), 5),
 )
 
 
