@@ -12,6 +12,8 @@ from tfode_adv.reports.plotting import Picture, Series, chart
 from tfode_adv.reports.statistics import Rate
 
 TAU = "τ, tolerance of the solver"
+# With more ODE blocks than these, one chart shows them all.
+MANY_BLOCKS = 3
 
 
 def pictures(found: Sequence[AtTolerance], steps: int) -> dict[str, list[Picture]]:
@@ -24,7 +26,7 @@ def pictures(found: Sequence[AtTolerance], steps: int) -> dict[str, list[Picture
     return {
         "verdict": [*_accuracies(adaptive), *_success_by_source(adaptive, steps)],
         "gradients": [_surfaces(found)] if any(len(at.surface) > 1 for at in found) else [],
-        "trajectories": _trajectories(adaptive),
+        "trajectories": _trajectories(found),
         "detection": _curves(adaptive),
     }
 
@@ -57,20 +59,46 @@ def _success_by_source(found: Sequence[AtTolerance], steps: int) -> list[Picture
 
 
 def _trajectories(found: Sequence[AtTolerance]) -> list[Picture]:
-    """Mean L2 and cosine distance between clean and adversarial states (WIFS 2019, Figure 2), by block."""
-    drawn = []
-    layers = dict.fromkeys(travel.layer for at in found for travel in at.travel)
-    for number, layer in enumerate(layers):
-        for field, label in (("l2", "mean L2 distance"), ("cosine", "mean cosine distance")):
-            series = [
-                Series(f"τ = {at.tol:g}", travel.times.tolist(), travel.mean()[field].tolist())
-                for at in found
-                for travel in at.travel
-                if travel.layer == layer
-            ]
-            title = f"{label.capitalize()} of clean and adversarial states in {layer}"
-            drawn.append(chart(f"{field}-{number}", title, series, x_label="t", y_label=label))
-    return drawn
+    """Distances between clean and adversarial states along t (WIFS 2019, Figure 2).
+
+    For a few blocks, each block's distances and growth with one line a tolerance; for many, each
+    tolerance's relative distance with one line a block.
+    """
+    blocks = list(dict.fromkeys(travel.layer for at in found for travel in at.travel))
+    if len(blocks) > MANY_BLOCKS:
+        return [_by_block(at) for at in found if at.travel]
+    return [picture for number, block in enumerate(blocks) for picture in _by_tolerance(found, number, block)]
+
+
+def _by_tolerance(found: Sequence[AtTolerance], number: int, block: str) -> list[Picture]:
+    travels = [(_tolerance(at), one) for at in found for one in at.travel if one.layer == block]
+    series: dict[str, list[Series]] = {"l2": [], "cosine": [], "growth": []}
+    for label, travel in travels:
+        for field, values in travel.mean().items():
+            series[field].append(Series(label, travel.times.tolist(), values.tolist()))
+        growth = travel.growth()
+        series["growth"].append(Series(label, growth["midpoints"].tolist(), growth["rate"].tolist()))
+    titles = {
+        "l2": "Mean L2 distance",
+        "cosine": "Mean cosine distance",
+        "growth": "Growth rate d log(L2) / dt of the distance",
+    }
+    return [
+        chart(
+            f"{field}-{number}",
+            f"{title} of clean and adversarial states in {block}",
+            series[field],
+            x_label="t",
+            y_label=title.lower() if field != "growth" else "growth rate",
+        )
+        for field, title in titles.items()
+    ]
+
+
+def _by_block(at: AtTolerance) -> Picture:
+    series = [Series(one.layer, one.times.tolist(), one.relative.mean(axis=1).tolist()) for one in at.travel]
+    title = f"Relative L2 distance of clean and adversarial states by block, {_tolerance(at)}"
+    return chart(f"blocks-{at.tol}", title, series, x_label="t", y_label="mean relative L2 distance")
 
 
 def _curves(found: Sequence[AtTolerance]) -> list[Picture]:
@@ -124,6 +152,10 @@ def _surfaces(found: Sequence[AtTolerance]) -> Picture:
     names = ", ".join(key.removeprefix("losses/") for key in sources)
     text = f"{title}: contours of the cross-entropy, a row for each gradient ({names}), a column for each τ"
     return Picture("surface", title, text, buffer.getvalue(), "png")
+
+
+def _tolerance(at: AtTolerance) -> str:
+    return "the model's own steps" if at.tol is None else f"τ = {at.tol:g}"
 
 
 def _rates(label: str, x: list[float], rates: Sequence[Rate]) -> Series:
