@@ -79,6 +79,16 @@ def test_a_run_without_a_data_set_needs_one(tmp_path, capsys):
 def test_the_middle_of_the_published_radii_is_the_default():
     diagnose.FLAGS.unparse_flags()
     diagnose.FLAGS(["diagnose", "--norm=linf"])
-    protocol = diagnose._protocol("mnist")
+    protocol = diagnose._protocol("mnist", "oon")
     assert (protocol.eps, protocol.step_size, protocol.steps) == (0.1, 0.05, 10)
-    assert np.isclose(diagnose._protocol("cifar10").eps, 0.031)
+    assert np.isclose(diagnose._protocol("cifar10", "oon").eps, 0.031)
+
+
+def test_each_papers_models_were_attacked_through_its_own_gradient():
+    diagnose.FLAGS.unparse_flags()
+    diagnose.FLAGS(["diagnose"])
+    assert diagnose._protocol("mnist", "oon").gradient == "adjoint"
+    assert diagnose._protocol("cifar10", "sonet").gradient == "backprop"
+    diagnose.FLAGS.unparse_flags()
+    diagnose.FLAGS(["diagnose", "--gradient=backprop"])
+    assert diagnose._protocol("mnist", "oon").gradient == "backprop"

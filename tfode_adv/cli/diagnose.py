@@ -27,6 +27,8 @@ from tfode_adv.runs import Run
 
 TOLERANCES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
 FOLDER = "diagnosis"
+# The models of WIFS 2019, which was attacked through the adjoint; MSML 2022 used backpropagation.
+THROUGH_ADJOINT = ("mix", "oon")
 
 FLAGS = flags.new(__doc__)
 _integer, _number, _text = absl_flags.DEFINE_integer, flags.define_number, absl_flags.DEFINE_string
@@ -35,8 +37,8 @@ _text("run", None, "The run folder, if not given as an argument.", flag_values=F
 _number("tol", TOLERANCES, "Tolerances of the ODE solver.", FLAGS, low=0.0, low_open=True, several=True)
 flags.define_names(
     "gradient",
-    "adjoint",
-    "How the published attack took its gradient: adjoint (WIFS 2019) or backprop (MSML 2022).",
+    None,
+    "How the published attack took its gradient (default: adjoint for WIFS 2019's models, else backprop).",
     FLAGS,
     choices=flags.GRADIENTS,
 )
@@ -52,15 +54,13 @@ flags.define_data_flags(FLAGS, dataset=None)
 
 def main(argv) -> None:
     if len(argv) > 2 or (len(argv) == 2 and FLAGS.run):
-        raise UsageError(
-            f"one run folder is wanted, not {', '.join(map(repr, [FLAGS.run or '', *argv[1:]]))}"
-        )
+        raise UsageError(f"one run folder is wanted, not {', '.join(map(repr, [FLAGS.run or '', *argv[1:]]))}")
     folder = argv[1] if len(argv) == 2 else FLAGS.run
     run = Run.open(folder) if folder else Run.newest()
     if not folder:
         print(f"diagnosing the newest run, {run.path}")
     name = FLAGS.dataset or _recorded_dataset(run)
-    protocol = _protocol(name)
+    protocol = _protocol(name, run.config["model"].get("name"))
     model = run.load_model()
     images = _images(run, name)
     if model.input_shape[1:] != images.x.shape[1:]:
@@ -81,9 +81,7 @@ def main(argv) -> None:
             progress.set_postfix(now=words)
             progress.update()
 
-        found = diagnosis.run(
-            probe, images, protocol, budget=FLAGS.budget, tols=FLAGS.tol, stages=stages, step=step
-        )
+        found = diagnosis.run(probe, images, protocol, budget=FLAGS.budget, tols=FLAGS.tol, stages=stages, step=step)
     _finish(run, found, protocol, name, len(images.x))
 
 
@@ -107,7 +105,7 @@ def _finish(run: Run, found, protocol: Protocol, dataset: str, num_examples: int
     print(f"\nverdict: {document['verdict']['label']}; all of it: {folder / diagnosis_writer.NAME}")
 
 
-def _protocol(dataset: str) -> Protocol:
+def _protocol(dataset: str, model: str | None) -> Protocol:
     published = attacks.defaults.budget(dataset, FLAGS.norm)
     middle = sorted(published.eps)[len(published.eps) // 2]
     return Protocol(
@@ -115,7 +113,7 @@ def _protocol(dataset: str) -> Protocol:
         eps=FLAGS.eps or middle,
         step_size=FLAGS.step_size or published.step_size,
         steps=FLAGS.steps or published.steps,
-        gradient=FLAGS.gradient,
+        gradient=FLAGS.gradient or ("adjoint" if model in THROUGH_ADJOINT else "backprop"),
         fine_tol=FLAGS.fine_tol,
         seed=FLAGS.seed,
     )
