@@ -75,7 +75,11 @@ def bim(oracle, model, tol, norm, **hyperparameters):
 
 @pytest.mark.parametrize("norm", ["linf", "l2rms"])
 def test_bim_is_the_published_attack(oracle, oon, norm, monkeypatch):
-    """On the program's own gradient. Rounding alone moves some images, as a twin in PyTorch shows too."""
+    """On the program's own gradient.
+
+    Four of the six images come out the same. In the other two, 1e-6 added to the pixels already turns the
+    gradient by up to 0.9 %, in PyTorch as here, and the steps amplify that.
+    """
     monkeypatch.setattr(ODEBlock, "call", differentiated_steps)
     ta.models.set_solver(oon, tol=1e-3)
 
@@ -86,7 +90,6 @@ def test_bim_is_the_published_attack(oracle, oon, norm, monkeypatch):
     np.testing.assert_array_equal(ours.success, success)
     same = (np.abs(ours.x_adv - theirs) < 1e-4).mean((1, 2, 3))
     cosine = _cosine(ours.x_adv - x, theirs - x)
-    print(same, cosine)
     if norm == "linf":
         assert np.sort(same)[2:].min() >= 0.99
         assert same.min() > 0.85
