@@ -10,6 +10,7 @@ the same command continues where it was stopped.
 
 import pathlib
 
+import tensorflow as tf
 from absl import flags as absl_flags
 
 from tfode_adv import attacks, data
@@ -56,6 +57,8 @@ def main(argv) -> None:
     if len(argv) > 2 or (len(argv) == 2 and FLAGS.run):
         raise UsageError(f"one run folder is wanted, not {', '.join(map(repr, [FLAGS.run or '', *argv[1:]]))}")
     folder = argv[1] if len(argv) == 2 else FLAGS.run
+    # Some thirty programs are compiled on purpose, which TensorFlow takes for a mistake and warns of.
+    tf.get_logger().setLevel("ERROR")
     run = Run.open(folder) if folder else Run.newest()
     if not folder:
         print(f"diagnosing the newest run, {run.path}")
