@@ -260,10 +260,7 @@ class ODEBlock(keras.layers.Layer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        names = (
-            "solver tol gradient final_time num_steps checkpoint adjoint_tol adjoint_solver max_num_steps on_failure"
-        )
-        config = {name: getattr(self, name) for name in names.split()}
+        config = {name: getattr(self, name) for name in ("final_time", *SETTINGS)}
         return super().get_config() | {"dynamics": keras.saving.serialize_keras_object(self.dynamics)} | config
 
     @classmethod

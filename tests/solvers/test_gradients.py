@@ -1,0 +1,242 @@
+"""Gradients of a solve: backprop is that of the fixed grid, adjoint converges to it, both reach everything."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tests.solvers.problems import decay
+from tfode_adv import solvers
+
+RANDOM = np.random.default_rng(0)
+WEIGHTS = RANDOM.normal(size=(6, 6))
+Y0 = RANDOM.normal(size=(3, 6))
+COTANGENT = RANDOM.normal(size=(2, 3, 6))
+TIMES = [0.4, 1.3]
+
+
+def make_field(matrix):
+    return lambda t, y, gain: gain * tf.tanh(tf.matmul(y, matrix)) + 0.2 * t * y
+
+
+def loss_of(solver, matrix, y0, gain, times=TIMES):
+    results = solver.solve(make_field(matrix), 0.0, y0, times, batch_ndims=1, constants={"gain": gain})
+    return tf.reduce_sum(results.states * COTANGENT[-len(times) :])
+
+
+def gradients(solver, times=TIMES):
+    """Of the state, of a variable the dynamics reads, and of a constant."""
+    variable = tf.Variable(WEIGHTS)
+
+    @tf.function(autograph=False)
+    def run(y0, gain):
+        with tf.GradientTape() as tape:
+            tape.watch([y0, gain])
+            loss = loss_of(solver, variable, y0, gain, times)
+        return tape.gradient(loss, [y0, variable, gain])
+
+    return [g.numpy() for g in run(tf.constant(Y0), tf.constant(0.8, tf.float64))]
+
+
+def along(solver, directions, step):
+    """Central differences of the loss along `directions`, perturbations of the same three."""
+
+    @tf.function(autograph=False)
+    def loss(y0, matrix, gain):
+        return loss_of(solver, matrix, y0, gain)
+
+    def at(direction, sign):
+        values = [a + sign * step * d for a, d in zip((Y0, WEIGHTS, 0.8), direction, strict=True)]
+        return float(loss(*(tf.constant(v, tf.float64) for v in values)))
+
+    return [(at(d, 1) - at(d, -1)) / (2 * step) for d in directions]
+
+
+def direction(seed):
+    random = np.random.default_rng(seed)
+    return random.normal(size=Y0.shape), random.normal(size=WEIGHTS.shape), random.normal()
+
+
+def dot(a, b):
+    return sum(np.sum(x * y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("name", ["euler", "midpoint", "rk4", "kutta38"])
+def test_fixed_methods_have_the_exact_gradient(name):
+    solver = solvers.get(name, num_steps=5)
+    directions = [direction(1), direction(2)]
+    found = gradients(solver)
+    assert [dot(found, d) for d in directions] == pytest.approx(along(solver, directions, 1e-5), rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "tol"), [("dopri5", 1e-2), ("bosh3", 1e-3), ("heun2", 1e-2)])
+def test_backprop_follows_finite_differences(name, tol):
+    # The step sizes' own derivative is left out: agreement to the tolerance, not to the last digit.
+    solver = solvers.get(name, rtol=tol, atol=tol)
+    found = gradients(solver)
+    directions = [direction(2), direction(3)]
+    for along_it, difference in zip(directions, along(solver, directions, 1e-6), strict=True):
+        scale = np.sqrt(dot(found, found) * dot(along_it, along_it))
+        assert abs(dot(found, along_it) - difference) < 0.05 * scale
+
+
+@pytest.mark.parametrize("endpoint", ["interpolate", "clip"])
+def test_backprop_is_the_gradient_of_the_replayed_grid(endpoint):
+    """The accepted steps of one sample, replayed by hand on a tape, step sizes constant."""
+    tol, y0 = 1e-4, tf.constant(Y0[:1])
+    solver = solvers.get("dopri5", rtol=tol, atol=tol, endpoint=endpoint)
+    field, end = make_field(tf.constant(WEIGHTS)), 1.3
+
+    def slope(t, y):
+        return field(tf.reshape(t, [-1, 1]), y, tf.constant(0.8, tf.float64))
+
+    chosen = solver.solve(slope, 0.0, y0, tfp.math.ode.ChosenBySolver(end), batch_ndims=1)
+    grid = np.concatenate([[0.0], chosen.times.numpy()])
+    assert len(grid) > 3
+    tableau = solvers.METHODS["dopri5"].tableau
+
+    def step(t, h, y):
+        slopes = []
+        for a, c in zip(tableau.a, tableau.c, strict=True):
+            state = y + h * sum((w * k for w, k in zip(a, slopes, strict=True)), tf.zeros_like(y))
+            slopes.append(slope(tf.constant([t + c * h], tf.float64), state))
+        return state, slopes
+
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(y0)
+        state = y0
+        for t, t_next in zip(grid[:-2], grid[1:-1], strict=True):
+            state, _ = step(t, t_next - t, state)
+        # The last step's own size, which an interpolated solve does not clip.
+        last = solver.solve(slope, 0.0, y0, [end], batch_ndims=1).diagnostics.final_time.numpy()[0] - grid[-2]
+        _, slopes = step(grid[-2], last, state)
+        theta = (end - grid[-2]) / last
+        weights = [sum(p * theta ** (i + 1) for i, p in enumerate(row)) for row in tableau.dense]
+        replayed = tf.reduce_sum(
+            (state + last * sum(w * k for w, k in zip(weights, slopes, strict=True))) * COTANGENT[1, :1]
+        )
+        solved = tf.reduce_sum(solver.solve(slope, 0.0, y0, [end], batch_ndims=1).states * COTANGENT[1, :1])
+    np.testing.assert_allclose(solved, replayed, rtol=1e-12)
+    np.testing.assert_allclose(tape.gradient(solved, y0), tape.gradient(replayed, y0), rtol=1e-6, atol=1e-12)
+
+
+def test_adjoint_converges_to_backprop():
+    distances = []
+    for tol in (1e-3, 1e-6, 1e-9):
+        options = {"rtol": tol, "atol": tol}
+        ours = [gradients(solvers.get("dopri5", gradient=g, **options)) for g in ("backprop", "adjoint")]
+        distances.append(max(np.abs(a - b).max() for a, b in zip(*ours, strict=True)))
+    assert distances[0] > distances[1] > distances[2]
+    assert distances[2] < 1e-5
+
+
+def test_adjoint_agrees_with_stock_tfp():
+    y0 = tf.constant(Y0)
+    found = []
+    for solver, batch_ndims in (
+        (solvers.get("dopri5", rtol=1e-8, atol=1e-8, gradient="adjoint"), 1),
+        (solvers.get("tfp", rtol=1e-8, atol=1e-8), None),
+    ):
+        variable = tf.Variable(WEIGHTS)
+        with tf.GradientTape() as tape:
+            tape.watch(y0)
+            states = solver.solve(
+                lambda t, y, v=variable: tf.tanh(tf.matmul(y, v)), 0.0, y0, TIMES, batch_ndims=batch_ndims
+            ).states
+            loss = tf.reduce_sum(states * COTANGENT)
+        found.append(tape.gradient(loss, [y0, variable]))
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_adjoint_takes_its_own_tolerance_and_solver():
+    fine = solvers.get("dopri5", rtol=1e-9, atol=1e-9)
+    coarse = {"rtol": 1e-1, "atol": 1e-1, "gradient": "adjoint"}
+    exact = gradients(fine)[0]
+    own = gradients(solvers.get("dopri5", **coarse))[0]
+    helped = gradients(solvers.get("dopri5", make_adjoint_solver_fn=lambda: fine, **coarse))[0]
+    fixed = solvers.get("rk4", num_steps=64)
+    by_steps = gradients(solvers.get("dopri5", make_adjoint_solver_fn=lambda: fixed, **coarse))[0]
+    assert np.linalg.norm(helped - exact) < np.linalg.norm(own - exact)
+    np.testing.assert_allclose(helped, by_steps, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "adjoint"])
+def test_compiled_by_xla_the_gradients_are_the_same(gradient):
+    solver = solvers.get("bosh3", rtol=1e-3, atol=1e-3, gradient=gradient)
+
+    def run(y0, gain):
+        variable = tf.constant(WEIGHTS)
+        with tf.GradientTape() as tape:
+            tape.watch([y0, gain])
+            loss = loss_of(solver, variable, y0, gain)
+        return loss, *tape.gradient(loss, [y0, gain])
+
+    arguments = tf.constant(Y0), tf.constant(0.8, tf.float64)
+    plain = tf.function(run, autograph=False)(*arguments)
+    compiled = tf.function(run, autograph=False, jit_compile=True)(*arguments)
+    for a, b in zip(plain, compiled, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "adjoint"])
+def test_no_weight_gradient_is_computed_for_the_inputs_gradient(gradient):
+    asked = []
+    weight = tf.Variable(np.linspace(0.5, 1.0, 6))
+
+    def field(t, y):
+        # Reading the variable through an operation whose gradient tells that it was asked for.
+        @tf.custom_gradient
+        def spy(w):
+            def pull_back(cotangent):
+                asked.append(True)
+                return cotangent
+
+            return tf.identity(w), pull_back
+
+        return -y * spy(tf.convert_to_tensor(weight))
+
+    solver = solvers.get("dopri5", rtol=1e-3, atol=1e-3, gradient=gradient)
+
+    @tf.function(autograph=False)
+    def gradient_of(what, y0):
+        with tf.GradientTape() as tape:
+            tape.watch(y0)
+            loss = tf.reduce_sum(solver.solve(field, 0.0, y0, [1.0], batch_ndims=1).states)
+        return tape.gradient(loss, y0 if what == "input" else weight)
+
+    gradient_of("input", tf.constant(Y0))
+    assert not asked
+    found = gradient_of("weight", tf.constant(Y0))
+    assert asked
+    expected = -np.sum(Y0 * np.exp(-weight.numpy()), axis=0)
+    np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_second_derivatives_are_refused(compiled):
+    y0 = tf.constant([[1.0]])
+    solver = solvers.get("dopri5", rtol=1e-3, atol=1e-3)
+
+    def second():
+        with tf.GradientTape() as outer:
+            outer.watch(y0)
+            with tf.GradientTape() as inner:
+                inner.watch(y0)
+                y1 = solver.solve(lambda t, y: y * y, 0.0, y0, [0.2], batch_ndims=1).states
+            first = inner.gradient(y1, y0)
+        return outer.gradient(first, y0)
+
+    run = tf.function(second, autograph=False) if compiled else second
+    with pytest.raises((NotImplementedError, tf.errors.InvalidArgumentError), match="second derivatives"):
+        run()
+
+
+def test_a_coupled_batch_has_the_same_gradient_as_one_sample():
+    y0 = tf.constant([1.0, -0.5], tf.float64)
+    solver = solvers.get("dopri5", rtol=1e-6, atol=1e-6)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(y0)
+        coupled = tf.reduce_sum(solver.solve(decay, 0.0, y0, [1.0]).states)
+        alone = tf.reduce_sum(solver.solve(decay, 0.0, y0[None], [1.0], batch_ndims=1).states)
+    np.testing.assert_allclose(tape.gradient(coupled, y0), tape.gradient(alone, y0), rtol=1e-10)
