@@ -23,17 +23,13 @@ recipes.define(FLAGS)
 
 _boolean = partial(absl_flags.DEFINE_boolean, flag_values=FLAGS)
 _choice = partial(absl_flags.DEFINE_enum, flag_values=FLAGS)
-absl_flags.DEFINE_string(
-    "run_dir", None, "The run folder (default: runs/MODEL-DATASET-TIME).", flag_values=FLAGS
-)
+absl_flags.DEFINE_string("run_dir", None, "The run folder (default: runs/MODEL-DATASET-TIME).", flag_values=FLAGS)
 _boolean("overwrite", False, "Replace the run in --run_dir.")
 _boolean("resume", False, "Go on with the run in --run_dir, with its own flags.")
 flags.define_number("checkpoint_minutes", 10.0, "Minutes between checkpoints.", FLAGS, low=0.0, low_open=True)
 absl_flags.DEFINE_integer("keep_checkpoints", 3, "How many stay.", lower_bound=1, flag_values=FLAGS)
 _choice("on_nan", "stop", ON_NAN, "What to do when a batch's loss or solve fails.")
-_choice(
-    "export", "best", recipe.KEEP, "Weights that model.keras gets: of the best validation error, or the last."
-)
+_choice("export", "best", recipe.KEEP, "Weights that model.keras gets: of the best validation error, or the last.")
 _boolean("tensorboard", True, "Write event files.")
 
 # A resumed run never takes these from its first start, and may be given others of these.
@@ -92,7 +88,10 @@ def main(argv):
     if not end.finished:
         print(f"stopped in epoch {end.epoch + 1}, all saved: go on with --run_dir={path} --resume")
         raise KeyboardInterrupt
-    print(f"{path}: done, best validation error {end.best_error:.2%} in epoch {end.best_epoch + 1}")
+    best = "no epoch was completed"
+    if end.best_epoch is not None:
+        best = f"best validation error {end.best_error:.2%} in epoch {end.best_epoch + 1}"
+    print(f"{path}: done, {best}")
 
 
 def run():
