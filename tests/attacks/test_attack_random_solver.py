@@ -1,0 +1,68 @@
+"""The randomised solver draws each sample's tolerance anew, and EOT attacks it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfode_adv as ta
+from tfode_adv.errors import UsageError
+
+
+@keras.saving.register_keras_serializable(package="test_random_solver")
+class Turn(keras.layers.Layer):
+    """A nonlinear field whose solution depends visibly on the tolerance."""
+
+    def call(self, t, h):
+        return tf.sin(7.0 * h) - h * (1.0 + tf.cast(t, h.dtype))
+
+
+@pytest.fixture(scope="module")
+def base():
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((3, 3, 1))
+    h = ta.layers.ODEBlock(Turn(), solver="bosh3")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(h)))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.RandomState(0).uniform(size=(4, 3, 3, 1)).astype(np.float32)
+
+
+def test_tolerances_fill_the_interval_and_go_on_from_call_to_call(base):
+    model = ta.models.RandomSolver(base, low=1e-3, high=1.0, seed=3)
+    draws = model.draw(2000).numpy()
+    assert draws.min() >= 1e-3
+    assert draws.max() <= 1.0
+    np.testing.assert_allclose(np.log10(draws).mean(), -1.5, atol=0.1)
+    assert not np.array_equal(draws, model.draw(2000))
+    np.testing.assert_array_equal(draws, ta.models.RandomSolver(base, low=1e-3, high=1.0, seed=3).draw(2000))
+
+
+def test_answers_vary_over_the_interval_only(base, images):
+    loose = ta.models.RandomSolver(base, low=1e-4, high=2.0)
+    answers = np.stack([loose(images) for _ in range(4)])
+    assert np.ptp(answers, axis=0).max() > 1e-3
+    fixed = ta.models.RandomSolver(base, low=1e-3, high=1e-3)
+    ta.models.set_solver(base, tol=1e-3)
+    np.testing.assert_allclose(fixed(images), base(images), atol=1e-5)
+
+
+def test_it_is_saved_and_attacked(base, images, tmp_path):
+    model = ta.models.RandomSolver(base, low=1e-4, high=2.0, seed=5)
+    model(images)
+    model.save(tmp_path / "random.keras")
+    loaded = keras.models.load_model(tmp_path / "random.keras")
+    assert (loaded.low, loaded.high, loaded.seed) == (1e-4, 2.0, 5)
+    labels = np.asarray(base(images)).argmax(-1)
+    attack = ta.attacks.PGD(eps=0.5, steps=3, source=ta.attacks.EOT(4))
+    result = attack(loaded, images, labels)
+    assert result.success.any()
+    assert (result.gradients % 4 == 0).all()
+
+
+def test_an_empty_interval_is_refused(base):
+    for low, high in ((0.0, 1.0), (0.1, 0.01)):
+        with pytest.raises(UsageError):
+            ta.models.RandomSolver(base, low=low, high=high)
