@@ -8,12 +8,14 @@ Writes RUN/diagnosis/diagnosis.json and its pictures; bin/report shows them. Eve
 the same command continues where it was stopped.
 """
 
+import hashlib
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 from absl import flags as absl_flags
 
-from tfode_adv import attacks, data
+from tfode_adv import __version__, attacks, data
 from tfode_adv.analysis import diagnosis
 from tfode_adv.analysis.attack_table import BUDGETS, Protocol
 from tfode_adv.analysis.measurements import Images
@@ -70,12 +72,8 @@ def main(argv) -> None:
         shapes = f"{images.x.shape[1:]}, but the model takes {model.input_shape[1:]}"
         raise UsageError(f"the images of {name} are of shape {shapes}")
     probe = Probe(model, FLAGS.batch_size)
-    settings = {
-        "model": sha256(run.model_path),
-        "dataset": name,
-        "num_examples": len(images.x),
-        "data_dir": FLAGS.data_dir,
-    }
+    # By what the images are, not where they lie: a run may move to another machine.
+    settings = {"model": sha256(run.model_path), "images": _digest(images), "version": __version__}
     stages = Stages(run.path / FOLDER / "pieces", settings)
     total = diagnosis.pieces(probe, protocol, FLAGS.budget, FLAGS.tol)
     with bar(total=total, desc="diagnosis", unit="piece") as progress:
@@ -139,6 +137,13 @@ def _images(run: Run, dataset: str) -> Images:
     x, y = data.arrays(dataset, "test", FLAGS.num_examples, download=FLAGS.download, **options)
     validation, _ = data.arrays(dataset, "validation", download=FLAGS.download, **options)
     return Images(x, y, validation[: FLAGS.num_examples])
+
+
+def _digest(images: Images) -> str:
+    digest = hashlib.sha256()
+    for array in (images.x, images.y, images.validation):
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
 
 def run() -> None:
