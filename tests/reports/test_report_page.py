@@ -112,10 +112,12 @@ def test_the_worst_case_is_taken_image_by_image(tmp_path):
     turned = {"pgd": {0, 1, 2}, "spsa": {2, 3}}
     for attack, images in turned.items():
         cell = Cell.of(run.path, dataclasses.replace(base, attack=attack))
-        cell.append([make_record(i, i in images, **({} if i < 9 else {"clean": 4})) for i in range(10)])
+        # A costly attack may be run on fewer images.
+        count = 10 if attack == "pgd" else 6
+        cell.append([make_record(i, i in images, **({} if i < 9 else {"clean": 4})) for i in range(count)])
     _, success, robust, _ = overview.tables(results.collect([run.path]).results)
     rows = {row[0]: row[-1] for row in success.rows}
-    assert rows == {"pgd": Rate(3, 9), "spsa": Rate(2, 9), "worst of these": Rate(4, 9)}
+    assert rows == {"pgd": Rate(3, 9), "spsa": Rate(2, 6), "worst of these": Rate(4, 9)}
     assert {row[0]: row[-1] for row in robust.rows}["worst of these"] == Rate(5, 10)
     (headline,) = overview.headlines(results.collect([run.path]).results)
     assert headline == ("oon, linf, ε = 0.3: the worst of 2 attacks leaves 50.0 % (23.7–76.3) at τ = 1 correct.")
@@ -185,7 +187,9 @@ def test_a_diagnosis_is_shown(tmp_path):
     part["figures"] = [{"file": "surface.png", "title": "Loss surface"}]
     files.write_json(run.path / "diagnosis" / "diagnosis.json", {"report": [part]})
     page = Page(report.write(report.of_runs([run.path]), tmp_path / "out").read_text())
-    assert "It is <masked>." in page.words and "Loss surface" in page.words and "Is it real?: oon" in page.words
+    assert (
+        page.words.count("It is <masked>.") == 1 and "Loss surface" in page.words and "Is it real?: oon" in page.words
+    )
     assert any("fail" in attributes.get("class", "") for tag, attributes in page.tags if tag == "td")
 
 
@@ -209,7 +213,9 @@ def test_a_report_is_replaced_but_nothing_else_is(tmp_path):
     make_run(tmp_path / "oon", eps=())
     made = report.of_runs([tmp_path / "oon"])
     report.write(made, tmp_path / "out")
+    (tmp_path / "out" / "table-99.csv").write_text("of an earlier report")
     report.write(made, tmp_path / "out")
+    assert not (tmp_path / "out" / "table-99.csv").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("years of work")
     with pytest.raises(RunError, match="other"):

@@ -7,6 +7,7 @@ from tfode_adv.reports.statistics import Rate
 from tfode_adv.reports.tables import Table, number, show
 
 _INTERVALS = "Ranges are 95 % Wilson intervals."
+_WORST = "Worst of these: an image counts as turned if any of the attacks that were run on it turned it."
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
@@ -14,9 +15,9 @@ def tables(results: Sequence[Result]) -> list[Table]:
     attacked = [result for result in results if result.configuration.attack != "none"]
     found = [clean_table(results)]
     for (model,), group in grouped(attacked, lambda result: result.model):
-        note = f"Of the correctly classified images. {_INTERVALS}"
+        note = f"Of the correctly classified images. {_WORST} {_INTERVALS}"
         found.append(_over_tolerances(f"{model}: attack success rate", group, _success, _all_turned, note))
-        note = f"Of all images. {_INTERVALS}"
+        note = f"Of all images. {_WORST} {_INTERVALS}"
         found.append(_over_tolerances(f"{model}: robust accuracy", group, _robust, _none_turned, note))
     found.append(attack_table(results, folded=True))
     return [table for table in found if table.rows]
@@ -131,12 +132,11 @@ def _none_turned(results: Sequence[Result]) -> Rate:
 
 
 def _worst(results: Sequence[Result]) -> tuple[int, int, int]:
-    """Images classified correctly, those that at least one attack turned, and all; of the images that
-    every attack was run on."""
-    shared = set.intersection(*(set(result.records) for result in results))
-    correct = [index for index in shared if results[0].records[index].correct]
-    turned = sum(any(result.records[index].success for result in results) for index in correct)
-    return len(correct), turned, len(shared)
+    """Images classified correctly, those that at least one attack run on them turned, and all images."""
+    records = [record for result in results for record in result.records.values()]
+    correct = {record.index for record in records if record.correct}
+    turned = {record.index for record in records if record.success}
+    return len(correct), len(turned), len({record.index for record in records})
 
 
 def _others(result: Result) -> str:

@@ -46,7 +46,7 @@ def of_runs(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
     if galleries:
         line = "Clean image, image under attack, and their difference, magnified around mid-grey."
         sections.append(Section("Images", [line], galleries=galleries))
-    sections += [section for name, run in found.runs.items() for section in diagnosis.sections(name, run.path)]
+    sections += [section for group in diagnoses.values() for section in group[1:]]
     sections.append(
         Section("Settings and versions", settings=[_settings(name, run) for name, run in found.runs.items()])
     )
@@ -79,6 +79,8 @@ def write(report: Report, folder: files.PathLike, overwrite: bool = False) -> pa
     if foreign and not overwrite and not (folder / JSON).is_file():
         raise RunError(f"{str(folder)!r} exists and is no report; --overwrite writes into it all the same")
     files.write_json(folder / JSON, report.data)
+    for stale in (*folder.glob("table-*.csv"), *(folder / "figures").glob("*-*.*")):
+        stale.unlink()
     for number, table in enumerate(report.tables, start=1):
         files.write_atomic(folder / f"table-{number}.csv", table.to_csv())
     files.write_atomic(folder / LATEX, "\n".join(table.to_latex() for table in report.tables))
