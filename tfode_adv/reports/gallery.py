@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from tfode_adv.reports.plotting import data_uri, magnified, png
-from tfode_adv.reports.results import Result
+from tfode_adv.reports.results import Result, grouped
 from tfode_adv.reports.tables import number
 
 MOST = 12
@@ -40,22 +40,23 @@ class Gallery:
 
 
 def galleries(results: Iterable[Result], most: int = MOST) -> list[Gallery]:
-    """A few galleries: for each model, attack and norm the smallest eps that turns half of the images
-    somewhere (else the largest), at every tolerance and gradient; at most `most` in all, spread evenly."""
+    """A few galleries: for each model, attack, norm and gradient the smallest eps that turns half of the
+    images at some tolerance (else the largest), at the finest and the coarsest tolerance."""
     attacked = [result for result in results if result.images and result.configuration.attack != "none"]
-    groups: dict[tuple, list[Result]] = {}
-    for result in attacked:
-        key = (result.model, result.attack, result.configuration.norm)
-        groups.setdefault(key, []).append(result)
-    chosen = [result for group in groups.values() for result in _telling(group)]
-    step = max(1, -(-len(chosen) // most))
-    return [_gallery(result) for result in chosen[::step]]
+    chosen = []
+    for _, group in grouped(attacked, lambda r: (r.model, r.attack, r.configuration.norm)):
+        eps = _telling(group)
+        for _, cells in grouped([r for r in group if r.configuration.eps == eps], lambda r: r.gradient):
+            ordered = sorted(cells, key=lambda r: r.configuration.tol or 0.0)
+            chosen += [ordered[0], *ordered[1:][-1:]]
+    return [_gallery(result) for result in chosen[:most]]
 
 
-def _telling(group: Sequence[Result]) -> list[Result]:
-    halved = [result.configuration.eps or 0.0 for result in group if (result.summary.success.value or 0.0) >= 0.5]
-    eps = min(halved, default=max(result.configuration.eps or 0.0 for result in group))
-    return [result for result in group if (result.configuration.eps or 0.0) == eps]
+def _telling(group: Sequence[Result]) -> float | None:
+    radii = [(result.configuration.eps or 0.0, result) for result in group]
+    halved = [eps for eps, result in radii if (result.summary.success.value or 0.0) >= 0.5]
+    eps = min(halved, default=max(eps for eps, _ in radii))
+    return next(result.configuration.eps for found, result in radii if found == eps)
 
 
 def _gallery(result: Result) -> Gallery:

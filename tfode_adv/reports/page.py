@@ -20,6 +20,7 @@ def render(report: Any) -> str:
     environment.filters["cell"] = _cell
     environment.tests["deviating"] = lambda value: isinstance(value, Compared) and value.deviates
     environment.tests["worst"] = lambda value: isinstance(value, str) and value.startswith("worst")
+    environment.tests["lengthy"] = lambda value: isinstance(value, str) and len(value) > 40
     environment.tests["verdictive"] = lambda value: value in ("pass", "fail")
     return environment.get_template("report.html").render(report=report)
 
