@@ -22,7 +22,7 @@ from tfode_adv.solvers.status import Status, check_status
 from tfode_adv.solvers.tableaus import Tableau
 
 GRADIENTS = ("backprop", "adjoint")
-CHECKPOINTS = ("steps", "none", "auto")
+CHECKPOINTS = ("steps", "auto")
 ENDPOINTS = ("interpolate", "clip")
 ON_FAILURE = ("raise", "status")
 DEFAULT_MAX_NUM_STEPS = 10_000
@@ -107,8 +107,8 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
             gradient: "backprop", through the accepted steps with their sizes held constant, or "adjoint", the
                 continuous adjoint equation. The derivative of the step sizes is left out: the gradient is that of
                 the fixed grid the solve has chosen.
-            checkpoint: what "backprop" keeps: "steps", the start of each step; "none" (no checkpointing), all
-                intermediate results; "auto", by the memory it would take.
+            checkpoint: what "backprop" keeps for its backward pass: "steps", the start of each accepted step, from
+                which the step is recomputed; "auto" leaves the choice, today always "steps".
             on_gradient_failure: "raise", or "status": samples whose adjoint solve fails have gradient zero.
 
         Raises:
