@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfode_adv.layers import ODEBlock
 from tfode_adv.training import SGD, CrossEntropy, fit, schedules
 
 IMAGES = np.random.default_rng(0).uniform(size=(52, 6, 6, 1)).astype(np.float32)
@@ -34,6 +35,29 @@ def plain_model() -> keras.Model:
     return keras.Sequential(
         [keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(5, "tanh"), keras.layers.Dense(3)]
     )
+
+
+class Dynamics(keras.layers.Layer):
+    """dh/dt = tanh(h W), which needs more steps the larger `stiffness`."""
+
+    def __init__(self, stiffness, **kwargs):
+        super().__init__(**kwargs)
+        self.stiffness, self.dense = stiffness, keras.layers.Dense(4, "tanh")
+
+    def build(self, *shapes):
+        self.dense.build((None, 4))
+
+    def call(self, t, h):
+        return self.stiffness * self.dense(h)
+
+
+def ode_model(stiffness: float = 1.0, **settings) -> keras.Model:
+    """One ODE block between two dense layers."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((6, 6, 1))
+    state = keras.layers.Dense(4)(keras.layers.Flatten()(inputs))
+    block = ODEBlock(Dynamics(stiffness), **settings)
+    return keras.Model(inputs, keras.layers.Dense(3)(block(state)))
 
 
 def batches(epoch: int, step: int):

@@ -180,6 +180,12 @@ class Search(keras_tuner.Tuner):
         self.report(f"trial {trial.trial_id}: " + _line(result))
         return result
 
+    def on_trial_end(self, trial):
+        super().on_trial_end(trial)
+        # KerasTuner keeps a failed trial's traceback and goes on; its last line says why.
+        if trial.message:
+            self.report(f"trial {trial.trial_id} failed: {trial.message.strip().splitlines()[-1]}")
+
     def winner(self) -> tuple[dict[str, Any], float]:
         """The values of the best trial, by name, and its score.
 

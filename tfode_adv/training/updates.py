@@ -63,8 +63,8 @@ class Outcome:
     def fault(self) -> str:
         """One line that says what is wrong with it; empty where nothing is."""
         if self.failed:
-            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.failed.items()))
-            return f"the solve failed for some of the {self.images} images ({counts})"
+            counts = (f"{count} solves {reason}" for reason, count in sorted(self.failed.items()))
+            return f"of the {self.images} images' solves some failed: {', '.join(counts)}"
         if not np.isfinite(self.loss):
             return f"the loss is {self.loss}"
         return "" if self.finite else "the gradient is not finite"

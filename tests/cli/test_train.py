@@ -1,0 +1,132 @@
+"""bin/train end to end on a few images, its flags, and the published recipes."""
+
+import csv
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfode_adv import models
+from tfode_adv.cli import app, recipes, train
+from tfode_adv.runs import Run
+from tfode_adv.training.checkpoints import locked
+from tfode_adv.training.state import State
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
+SMALL = [
+    "--model=oon",
+    "--filters=4",
+    "--tol=0.1",
+    "--dataset=mnist_5k",
+    "--num_train_examples=48",
+    "--batch_size=16",
+    "--validation=0.01",
+    "--epochs=1",
+    "--normalization=data",
+]
+
+
+def _call(*arguments):
+    return app.call(train.main, train.FLAGS, ["train", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "oon"
+    assert _call(*SMALL, f"--run_dir={folder}") == app.OK
+    return folder
+
+
+def test_a_run_folder_holds_all_it_should(folder):
+    run = Run.open(folder)
+    assert run.finished and run.config["model"]["name"] == "oon" and run.config["seed"] == 0
+    assert run.config["flags"]["tol"] == 0.1 and run.config["flags"]["epochs"] == 1
+    assert {"tensorflow", "keras"} <= run.config["versions"].keys() and "git_revision" in run.config
+    with open(folder / "metrics.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert {"loss", "nfe", "nfe_backward", "val_error"} <= row.keys()
+    assert len(list((folder / "checkpoints").glob("step-*"))) == 1
+    assert len(list((folder / "checkpoints").glob("best-*"))) == 1
+    assert list((folder / "tensorboard").iterdir())
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_the_exports_agree_and_the_saved_model_takes_a_tolerance(folder):
+    model = Run.open(folder).load_model()
+    images = tf.constant(np.random.default_rng(0).uniform(size=(3, 28, 28, 1)), tf.float32)
+    serve = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
+    for tol in (0.1, 1e-5):
+        models.set_solver(model, tol=tol)
+        logits = serve(images=images, tol=tf.constant(tol))["logits"]
+        np.testing.assert_allclose(logits, model(images), atol=1e-5)
+    coarse = serve(images=images, tol=tf.constant(10.0))["logits"]
+    assert np.abs(coarse - logits).max() > 1e-5
+    again = keras.models.clone_model(model)
+    again.load_weights(folder / "model.weights.h5")
+    for ours, theirs in zip(again.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_a_finished_run_goes_on_with_its_own_flags_and_refuses_others(folder, capsys):
+    assert _call("--resume", f"--run_dir={folder}", "--batch_size=8") == app.USAGE
+    assert "batch_size is 8" in capsys.readouterr().err
+    assert _call("--resume", f"--run_dir={folder}", "--epochs=2") == app.OK
+    assert "resumed from" in capsys.readouterr().out
+    with open(folder / "metrics.csv", newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+
+
+def test_a_folder_in_use_is_left_alone(folder, capsys):
+    before = (folder / "config.json").read_bytes()
+    with locked(folder):
+        for flag in ("--overwrite", "--resume"):
+            assert _call(*([] if flag == "--resume" else SMALL), f"--run_dir={folder}", flag) == app.FAILED
+            assert "in use" in capsys.readouterr().err
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_an_interrupted_run_says_how_to_go_on(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(train.training, "train", lambda *args, **options: (None, State(epoch=3)))
+    assert _call(*SMALL, f"--run_dir={tmp_path / 'run'}") == app.INTERRUPTED
+    assert f"--run_dir={tmp_path / 'run'} --resume" in capsys.readouterr().out
+
+
+def _recipe(path):
+    found = []
+    status = app.call(
+        lambda argv: found.append(recipes.make_recipe(train.FLAGS)), train.FLAGS, ["train", f"--flagfile={path}"]
+    )
+    assert status == app.OK
+    return found[0]
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+@pytest.mark.parametrize("model", ["res", "mix", "oon"])
+def test_wifs_recipes_are_the_published_ones(model, dataset):
+    recipe = _recipe(CONFIGS / "wifs2019" / f"{dataset}_{model}.cfg")
+    large = dataset == "cifar10"
+    assert (recipe.model, recipe.dataset) == (model, dataset)
+    assert recipe.model_options["filters"] == (256 if large else 64) and recipe.model_options["dropout"] == 0.5
+    assert (recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (0.1, 0.9, 1e-4)
+    assert (recipe.schedule, recipe.factor, recipe.batch_size) == ("plateau", 0.1, 128)
+    assert (recipe.epochs, recipe.patience) == ((250, 15) if large else (25, 5))
+    assert recipe.augment == ("crop+flip+jitter" if large else "none")
+    assert (recipe.normalization != "none") == large
+
+
+def test_msml_recipes_are_the_published_ones():
+    found = {path.stem: _recipe(path) for path in (CONFIGS / "msml2022").glob("*.cfg")}
+    names = {"sonet", "soblock_resnet10", "resnet10", "wide_resnet", "soblock_wide_resnet", "odenet_tq"}
+    assert {recipe.model for recipe in found.values()} == names
+    for recipe in found.values():
+        assert (recipe.learning_rate, recipe.weight_decay, recipe.batch_size) == (0.01, 0.0, 100)
+        assert (recipe.schedule, recipe.milestones, recipe.epochs) == ("steps", (150, 300), 350)
+    for width in (32, 64):
+        for weight in (1, 6):
+            loss = found[f"resnet10_trades_{weight}_{width}"].make_loss()
+            assert (loss.inverse_lambda, loss.eps, loss.step_size, loss.steps) == (weight, 0.031, 0.031 / 4, 10)
+        for model in ("sonet", "soblock_resnet10"):
+            recipe = found[f"{model}_{width}"]
+            assert (recipe.model_options["filters"], recipe.model_options["tol"]) == (width, 0.1)
