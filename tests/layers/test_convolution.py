@@ -10,9 +10,7 @@ from tfode_adv.layers import Conv2D, ConvDynamics, TimeConv2D
 
 
 @pytest.mark.parametrize("size", [7, 8])
-@pytest.mark.parametrize(
-    "kernel_size, strides, padding", [(3, 1, 1), (3, 2, 1), (4, 2, 1), (1, 2, 0), (3, 1, 0)]
-)
+@pytest.mark.parametrize("kernel_size, strides, padding", [(3, 1, 1), (3, 2, 1), (4, 2, 1), (1, 2, 0), (3, 1, 0)])
 def test_padding_is_the_same_on_all_sides(size, kernel_size, strides, padding):
     x = tf.random.stateless_normal([2, size, size + 1, 3], seed=[0, size])
     layer = Conv2D(5, kernel_size, strides, padding)

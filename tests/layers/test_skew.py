@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfode_adv.errors import UsageError
-from tfode_adv.layers import AveragePoolTo, ConstantState, SkewDenseDynamics, SkewDynamics, TileChannels
+from tfode_adv.layers import AppendConstant, AveragePoolTo, LastFeatures, SkewDenseDynamics, SkewDynamics, TileChannels
 from tfode_adv.layers.skew import SLOPE
 
 T = tf.constant(0.0)
@@ -19,14 +19,14 @@ def normal(*shape):
 def test_dense_dynamics_is_its_equations():
     dynamics = SkewDenseDynamics(units=3, features=5, gamma=0.5)
     y, z = normal(2, 5), normal(2, 3)
-    dy, dz = dynamics(T, (y, z))
+    slope = dynamics(T, tf.concat([y, z], axis=1))
     w, b = np.asarray(dynamics.kernel).T, np.asarray(dynamics.bias)
 
     def lrelu(v):
         return np.where(v > 0, v, SLOPE * v)
 
-    np.testing.assert_allclose(dy, lrelu(z.numpy()) @ w.T + b[:5] - 0.5 * y, atol=1e-5)
-    np.testing.assert_allclose(dz, -lrelu(y.numpy()) @ w + b[5:] - 0.5 * z, atol=1e-5)
+    np.testing.assert_allclose(slope[:, :5], lrelu(z.numpy()) @ w.T + b[:5] - 0.5 * y, atol=1e-5)
+    np.testing.assert_allclose(slope[:, 5:], -lrelu(y.numpy()) @ w + b[5:] - 0.5 * z, atol=1e-5)
 
 
 @pytest.mark.parametrize("strides, size", [(1, 6), (2, 6), (2, 7)])
@@ -82,8 +82,11 @@ def test_adaptive_pooling_windows(height, width):
             np.testing.assert_allclose(y[:, i, j], x.numpy()[:, rows, columns].mean((1, 2)), atol=1e-5)
 
 
-def test_constant_state_follows_the_batch():
-    assert ConstantState(4, 0.1)(normal(3, 7)).numpy().tolist() == [[np.float32(0.1)] * 4] * 3
+def test_constants_are_appended_and_taken_off():
+    x = normal(3, 7)
+    y = AppendConstant(4, 0.1)(x)
+    np.testing.assert_array_equal(y[:, :7], x)
+    assert LastFeatures(4)(y).numpy().tolist() == [[np.float32(0.1)] * 4] * 3
 
 
 @pytest.mark.parametrize(

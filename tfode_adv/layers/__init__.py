@@ -6,16 +6,17 @@ from tfode_adv.layers.convolution import Conv2D, TimeConv2D
 from tfode_adv.layers.dynamics import ConvDynamics
 from tfode_adv.layers.normalization import GroupNormalization, group_normalization
 from tfode_adv.layers.ode_block import ODEBlock
-from tfode_adv.layers.shaping import AveragePoolTo, ConstantState, TileChannels
+from tfode_adv.layers.shaping import AppendConstant, AveragePoolTo, LastFeatures, TileChannels
 from tfode_adv.layers.skew import SkewDenseDynamics, SkewDynamics
 
 __all__ = [
+    "AppendConstant",
     "AveragePoolTo",
     "BasicBlock",
-    "ConstantState",
     "Conv2D",
     "ConvDynamics",
     "GroupNormalization",
+    "LastFeatures",
     "ODEBlock",
     "ResidualBlock",
     "SkewDenseDynamics",

@@ -24,9 +24,7 @@ def kernel_initializer(initialization: str) -> keras.initializers.Initializer:
     if initialization == "keras":
         return keras.initializers.GlorotUniform()
     if initialization == "he_fan_out":
-        return keras.initializers.VarianceScaling(
-            scale=2.0, mode="fan_out", distribution="untruncated_normal"
-        )
+        return keras.initializers.VarianceScaling(scale=2.0, mode="fan_out", distribution="untruncated_normal")
     return keras.initializers.VarianceScaling(scale=1 / 3, mode="fan_in", distribution="uniform")
 
 

@@ -51,14 +51,14 @@ class TileChannels(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="tfode_adv")
-class ConstantState(keras.layers.Layer):
-    """A vector `[B, units]` of one value for every sample of its input, whatever the input holds.
+class AppendConstant(keras.layers.Layer):
+    """Vectors `[B, features]` followed by `units` entries of one value: `[B, features + units]`.
 
-    SONet's classifier starts its ten outputs at 0.1 (MSML 2021's program).
+    SONet's classifier starts its outputs at 0.1 (MSML 2021's program).
 
     Args:
-        units: length of the vector, positive.
-        value: what fills it.
+        units: how many entries are added, positive.
+        value: what they hold.
 
     Raises:
         UsageError: units out of range.
@@ -70,13 +70,38 @@ class ConstantState(keras.layers.Layer):
         self.value = value
 
     def call(self, x):
-        return tf.fill([tf.shape(x)[0], self.units], tf.cast(self.value, x.dtype))
+        return tf.pad(x, [[0, 0], [0, self.units]], constant_values=tf.cast(self.value, x.dtype))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], input_shape[1] + self.units)
+
+    def get_config(self):
+        return super().get_config() | {"units": self.units, "value": self.value}
+
+
+@keras.saving.register_keras_serializable(package="tfode_adv")
+class LastFeatures(keras.layers.Layer):
+    """The last `units` entries of vectors: `[B, features]` to `[B, units]`.
+
+    Args:
+        units: how many stay, positive.
+
+    Raises:
+        UsageError: units out of range.
+    """
+
+    def __init__(self, units: int, **kwargs):
+        super().__init__(**kwargs)
+        self.units = int(check_range("units", units, low=1))
+
+    def call(self, x):
+        return x[:, -self.units :]
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.units)
 
     def get_config(self):
-        return super().get_config() | {"units": self.units, "value": self.value}
+        return super().get_config() | {"units": self.units}
 
 
 @keras.saving.register_keras_serializable(package="tfode_adv")

@@ -1,7 +1,7 @@
 """The skew-symmetric dynamics of SONet: each half of the state drives the other, with opposite signs.
 
 MSML 2021 (Huang et al., "Adversarial Robustness of Stabilized Neural ODEs Might Be from Obfuscated
-Gradients"), section 3.2. The state is a pair (y, z) of unlike shapes and the time does not appear. The
+Gradients"), section 3.2. The state is a pair (y, z), and the time does not appear. The
 linearised field [[-gamma I, W], [-W^T, -gamma I]] has eigenvalues with real part -gamma, so for gamma = 0 it
 neither damps nor amplifies; the normalisations and the activations between are not part of that argument.
 """
@@ -104,8 +104,11 @@ class SkewDynamics(keras.layers.Layer):
 class SkewDenseDynamics(keras.layers.Layer):
     """y' = W lrelu(z) + b1 - gamma y, z' = -W^T lrelu(y) + b2 - gamma z: SONet's classifier.
 
-    Calling it takes t, which it does not use, and the pair of y `[B, features]` and z `[B, units]`; it
-    returns the pair of their derivatives. The kernel is `[units, features]`; the bias holds b1, then b2.
+    The paper writes a pair; its program joins y and z to one vector, so that one norm over both controls the
+    step sizes, and this follows the program.
+
+    Calling it takes t, which it does not use, and the vectors `[B, features + units]`, y first; it returns
+    their derivatives. The kernel is `[units, features]`; the bias holds b1, then b2.
 
     Args:
         units: size of z, the classes.
@@ -117,9 +120,7 @@ class SkewDenseDynamics(keras.layers.Layer):
         UsageError: an argument out of range.
     """
 
-    def __init__(
-        self, units: int, features: int, gamma: float = 0.0, initialization: str = "torch", **kwargs
-    ):
+    def __init__(self, units: int, features: int, gamma: float = 0.0, initialization: str = "torch", **kwargs):
         super().__init__(**kwargs)
         self.units = int(check_range("units", units, low=1))
         self.features = int(check_range("features", features, low=1))
@@ -140,14 +141,12 @@ class SkewDenseDynamics(keras.layers.Layer):
         self.built = True
 
     def call(self, t, state):
-        y, z = state
-        kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
-        towards_y = tf.matmul(tf.nn.leaky_relu(z, SLOPE), kernel) + bias[: self.features]
-        towards_z = bias[self.features :] - tf.matmul(tf.nn.leaky_relu(y, SLOPE), kernel, transpose_b=True)
-        if self.gamma:
-            towards_y -= self.gamma * y
-            towards_z -= self.gamma * z
-        return towards_y, towards_z
+        kernel = tf.convert_to_tensor(self.kernel)
+        active = tf.nn.leaky_relu(state, SLOPE)
+        towards_y = tf.matmul(active[:, self.features :], kernel)
+        towards_z = -tf.matmul(active[:, : self.features], kernel, transpose_b=True)
+        slope = tf.nn.bias_add(tf.concat([towards_y, towards_z], axis=1), self.bias)
+        return slope - self.gamma * state if self.gamma else slope
 
     def compute_output_shape(self, t_shape=None, state_shape=None):
         return state_shape

@@ -35,9 +35,7 @@ def so_block(x, filters, strides, ode, initialization, name):
 def stage_plan(filters, blocks):
     """(name, filters, strides) of every block: each stage but the first doubles the width and strides."""
     if not isinstance(blocks, (tuple, list)) or not blocks:
-        raise UsageError(
-            f"blocks is {blocks!r}, but must be a tuple of blocks per stage, such as (2, 2, 2, 2)"
-        )
+        raise UsageError(f"blocks is {blocks!r}, but must be a tuple of blocks per stage, such as (2, 2, 2, 2)")
     for count in blocks:
         check_range("blocks per stage", count, low=1)
     return [

@@ -35,9 +35,7 @@ FAMILIES = {
     "oon": Family(wifs.oon, "WIFS 2019: one convolution, then one ODE block", _WIFS),
     "sonet": Family(sonet.sonet, "MSML 2021: skew-symmetric ODE blocks only", _STAGES, _MSML_ODE),
     "resnet10": Family(resnet.resnet10, "MSML 2021: four stages of basic blocks, no ODE", _RESNET10),
-    "soblock_resnet10": Family(
-        resnet.soblock_resnet10, "MSML 2021: resnet10 behind an SO block", _RESNET10, _MSML_ODE
-    ),
+    "soblock_resnet10": Family(resnet.soblock_resnet10, "MSML 2021: resnet10 behind an SO block", _RESNET10, _MSML_ODE),
     "wide_resnet": Family(resnet.wide_resnet, "MSML 2021: wide ResNet, no ODE", _WIDE),
     "soblock_wide_resnet": Family(
         resnet.soblock_wide_resnet, "MSML 2021: wide ResNet behind an SO block", _WIDE, _MSML_ODE
@@ -118,9 +116,7 @@ def build(
 def _options(name, family, given):
     unknown = sorted(given.keys() - family.options.keys())
     if unknown:
-        raise UsageError(
-            f"{name} has no option {', '.join(unknown)}; it has: {', '.join(sorted(family.options))}"
-        )
+        raise UsageError(f"{name} has no option {', '.join(unknown)}; it has: {', '.join(sorted(family.options))}")
     options = family.options | given
     for key in options.keys() & {"filters", "depth", "widen"}:
         if not isinstance(options[key], (int, np.integer)):
@@ -134,9 +130,7 @@ def _options(name, family, given):
 def _image_shape(input_shape):
     shape = tuple(input_shape)
     if len(shape) != 3 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
-        raise UsageError(
-            f"input_shape is {input_shape!r}, but must be (height, width, channels), all positive"
-        )
+        raise UsageError(f"input_shape is {input_shape!r}, but must be (height, width, channels), all positive")
     return shape
 
 
@@ -147,11 +141,10 @@ def _standardize(x, normalization):
         mean, deviation = (np.broadcast_to(np.asarray(v, np.float64), channels) for v in normalization)
     except (TypeError, ValueError):
         raise UsageError(
-            f"normalization is {normalization!r}, but must be (mean, standard deviation), "
-            f"each one number or {channels}"
+            f"normalization is {normalization!r}, but must be (mean, standard deviation), each one number or {channels}"
         ) from None
     for value in deviation:
         check_range("the standard deviation of normalization", value, low=0, low_open=True)
-    return keras.layers.Normalization(
-        mean=mean.tolist(), variance=np.square(deviation).tolist(), name="normalization"
-    )(x)
+    return keras.layers.Normalization(mean=mean.tolist(), variance=np.square(deviation).tolist(), name="normalization")(
+        x
+    )

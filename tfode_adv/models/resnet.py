@@ -48,9 +48,7 @@ def _basic_stages(x, num_classes, filters, blocks, initialization):
 def _wide_stages(x, num_classes, filters, depth, widen, initialization):
     check_range("widen", widen, low=1)
     if depth < 10 or depth % 6 != 4:
-        raise UsageError(
-            f"depth is {depth}, but must be 6 n + 4 for n blocks a stage: 10, 16, 22, 28, 34, ..."
-        )
+        raise UsageError(f"depth is {depth}, but must be 6 n + 4 for n blocks a stage: 10, 16, 22, 28, 34, ...")
     for name, width, strides in stage_plan(filters * widen, 3 * ((depth - 4) // 6,)):
         x = WideBlock(width, strides, _he(initialization), name=name)(x)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(_norm_relu(x, "bn1"))

@@ -2,13 +2,13 @@
 MSML 2021 (PMLR 145), section 3.2 and appendix.
 
 Every block is an ODE with skew-symmetric dynamics, the classifier included. The four group normalisations
-of a block and the start of the classifier's outputs at 0.1 are the program's; the paper's equations show
-neither.
+of a block, the start of the classifier's outputs at 0.1 and its state, one vector where the paper writes a
+pair, are the program's.
 """
 
 import keras
 
-from tfode_adv.layers import ConstantState, SkewDenseDynamics
+from tfode_adv.layers import AppendConstant, LastFeatures, SkewDenseDynamics
 from tfode_adv.models.parts import so_block, stage_plan
 
 
@@ -19,6 +19,5 @@ def sonet(x, num_classes, ode, *, filters, blocks, initialization):
         x = so_block(x, width, strides, ode, initialization, name)
     features = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     dynamics = SkewDenseDynamics(num_classes, features.shape[-1], initialization=initialization)
-    start = ConstantState(num_classes, 0.1, name="logits_start")(features)
-    _, logits = ode(dynamics, name="logits")((features, start))
-    return logits
+    state = AppendConstant(num_classes, 0.1, name="logits_start")(features)
+    return LastFeatures(num_classes, name="logits_end")(ode(dynamics, name="logits")(state))
