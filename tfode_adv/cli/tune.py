@@ -102,6 +102,8 @@ def main(argv):
         FLAGS.objective, FLAGS.robust_weight, FLAGS.robust_eps, FLAGS.robust_steps, FLAGS.robust_examples
     )
     space = _space()
+    # A mistake that all trials share is one line here; in a trial, KerasTuner makes a traceback of it.
+    plan.make_model()
     with checkpoints.locked(folder):
         _same_search(folder / "search.json")
         search = tuning.Search(plan, space, objective, folder, method=FLAGS.method, trials=FLAGS.trials)
