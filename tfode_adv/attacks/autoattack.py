@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfode_adv.attacks import checks, engine, losses
 from tfode_adv.attacks.apgd import APGD
-from tfode_adv.attacks.base import Attack, AttackResult
+from tfode_adv.attacks.base import Attack, AttackResult, trace_settings
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.fab import FAB
 from tfode_adv.attacks.sources import Source, as_function
@@ -83,7 +83,7 @@ class AutoAttack(Attack):
     def _warn_first(self, model, x, y):
         """Warns of a randomised model and of vanishing gradients, judged on the first images."""
         first = slice(0, self.batch_size or self.default_batch_size)
-        program = engine.program(model, self._structure(), x.shape[1:], ())
+        program = engine.program(model, self._structure(), x.shape[1:], trace_settings(model))
         x, y = x[first], y[first]
         logits = engine.predict(program, x, len(x))
         checks.logits(logits, y)

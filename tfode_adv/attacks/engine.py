@@ -35,11 +35,10 @@ class Batch:
 class Program:
     """The compiled parts of one kind of attack on one model: `logits`, `start` and `step`."""
 
-    def __init__(self, model, attack, image_shape: tuple[int, ...]):
+    def __init__(self, model, attack, logits):
         self._attack = attack
         self.model = sources.as_function(model)
-        self._images = tf.TensorSpec([None, *image_shape], tf.float32)
-        self.logits = tf.function(self.model, input_signature=[self._images], autograph=False)
+        self.logits = logits
         self._start = self._step = None
 
     def start(self, x, y, index, restart: int, numbers: dict[str, tf.Tensor]) -> dict:
@@ -103,7 +102,14 @@ def program(model, attack, image_shape: tuple[int, ...], settings) -> Program:
 
     `settings` is whatever else the trace depends on: see `base.trace_settings`.
     """
-    return Program(model, attack, image_shape)
+    return Program(model, attack, logits(model, image_shape, settings))
+
+
+@functools.lru_cache(maxsize=32)
+def logits(model, image_shape: tuple[int, ...], settings):
+    """Returns the compiled model, shared by all attacks on it."""
+    images = tf.TensorSpec([None, *image_shape], tf.float32)
+    return tf.function(sources.as_function(model), input_signature=[images], autograph=False)
 
 
 def bucket(count: int, size: int) -> int:
