@@ -34,8 +34,9 @@ def _imports(file):
             continue
         for module in modules:
             head, _, rest = module.partition(".")
-            if head == "tfode_adv" and rest:
-                yield rest.partition(".")[0], node.lineno
+            part = rest.partition(".")[0]
+            if head == "tfode_adv" and part and not part.startswith("__"):
+                yield part, node.lineno
 
 
 def _files():
