@@ -12,7 +12,7 @@ def test_the_code_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(blocks) == 2
-    assert len([line for line in blocks[0].splitlines() if line.strip()]) <= 11
+    assert len([line for line in blocks[0].splitlines() if line.strip()]) <= 10
     names, printed = {"__name__": "readme"}, io.StringIO()
     with contextlib.redirect_stdout(printed):
         for block in blocks:

@@ -80,9 +80,7 @@ class Run:
         """
         models = [m for m in pathlib.Path(root).rglob(MODEL) if (m.parent / CONFIG).is_file()]
         if not models:
-            raise RunError(
-                f"no finished run under {str(root)!r}: train one with bin/train, or name one with --run"
-            )
+            raise RunError(f"no finished run under {str(root)!r}: train one with bin/train, or name one with --run")
         return cls.open(max(models, key=lambda m: m.stat().st_mtime_ns).parent)
 
     def load_model(self):

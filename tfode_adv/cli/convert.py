@@ -24,9 +24,7 @@ absl_flags.DEFINE_string(
 absl_flags.DEFINE_string("data_dir", None, "Where TFDS data sets are prepared.", flag_values=FLAGS)
 flags.define_number("image_size", None, "Height,width of an image.", FLAGS, low=1, several=True)
 flags.define_number("mean", None, "Per-channel mean, applied inside the model.", FLAGS, several=True)
-flags.define_number(
-    "deviation", None, "Per-channel standard deviation.", FLAGS, low=0.0, low_open=True, several=True
-)
+flags.define_number("deviation", None, "Per-channel standard deviation.", FLAGS, low=0.0, low_open=True, several=True)
 flags.define_solver_flags(FLAGS, tol=None, solver=None, gradient=None)
 absl_flags.DEFINE_boolean("overwrite", False, "Replace the run in --run_dir.", flag_values=FLAGS)
 

@@ -35,16 +35,12 @@ _integer, _number, _text = absl_flags.DEFINE_integer, flags.define_number, absl_
 _text("run", None, "The run folder (default: the newest finished one under runs/).", flag_values=FLAGS)
 absl_flags.DEFINE_enum("split", "test", ("test", "validation", "train"), "Images of.", flag_values=FLAGS)
 _integer("num_examples", None, "Only the first so many images.", lower_bound=1, flag_values=FLAGS)
-_integer(
-    "num_images", KEEP_IMAGES, "Images kept for the report's pictures.", lower_bound=0, flag_values=FLAGS
-)
+_integer("num_images", KEEP_IMAGES, "Images kept for the report's pictures.", lower_bound=0, flag_values=FLAGS)
 _number("gradient_tol", None, "Tolerance the gradient is taken at.", FLAGS, low=0.0, low_open=True)
 _text("gradient_solver", None, "Solver the gradient is taken through.", flag_values=FLAGS)
 _integer("gradient_num_steps", None, "Its steps, if fixed.", lower_bound=1, flag_values=FLAGS)
 _integer("eot", None, "Draws a gradient is averaged over.", lower_bound=1, flag_values=FLAGS)
-absl_flags.DEFINE_list(
-    "options", [], "More of an attack's hyperparameters: NAME=VALUE,...", flag_values=FLAGS
-)
+absl_flags.DEFINE_list("options", [], "More of an attack's hyperparameters: NAME=VALUE,...", flag_values=FLAGS)
 _text("shard", "1/1", "i/n: every n-th image from the i-th on.", flag_values=FLAGS)
 _text("distribute", "none", "none, gpus (one process a GPU), or a number of processes.", flag_values=FLAGS)
 absl_flags.DEFINE_boolean("overwrite", False, "Compute everything anew.", flag_values=FLAGS)
@@ -147,9 +143,7 @@ def _report(run: Run, configurations, num_examples: int) -> None:
     write_json(run.path / FOLDER / "summary.json", {"results": values, "versions": versions()})
     asked = {configuration.digest for configuration in in_order(configurations)}
     shown = [
-        result
-        for result in results.collect([run.path], num_examples).results
-        if result.configuration.digest in asked
+        result for result in results.collect([run.path], num_examples).results if result.configuration.digest in asked
     ]
     tables = [overview.clean_table(shown), overview.attack_table(shown)]
     print("\n".join(table.to_text() for table in tables if table.rows), end="")

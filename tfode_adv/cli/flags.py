@@ -116,9 +116,7 @@ def define_names(
         flags.DEFINE_string(name, default, help, flag_values=flag_values)
 
 
-def define_data_flags(
-    values: flags.FlagValues, *, dataset: str | None = "mnist_5k", batch_size: int = 128
-) -> None:
+def define_data_flags(values: flags.FlagValues, *, dataset: str | None = "mnist_5k", batch_size: int = 128) -> None:
     """`--dataset --data_dir --download --batch_size --seed`."""
     flags.DEFINE_string(
         "dataset",
@@ -130,9 +128,7 @@ def define_data_flags(
     flags.DEFINE_string(
         "data_dir", None, "Where TFDS data sets are prepared (default: TFDS's own).", flag_values=values
     )
-    flags.DEFINE_boolean(
-        "download", False, "Download and prepare the data set if it is not there.", flag_values=values
-    )
+    flags.DEFINE_boolean("download", False, "Download and prepare the data set if it is not there.", flag_values=values)
     flags.DEFINE_integer("batch_size", batch_size, "Images a step.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0, flag_values=values)
 
@@ -143,9 +139,7 @@ def define_model_flags(values: flags.FlagValues, *, model: str | None = "oon") -
     flags.DEFINE_integer("filters", None, "Width of the network.", lower_bound=1, flag_values=values)
     flags.DEFINE_list("blocks", None, "Blocks per stage, as in 2,2,2,2.", flag_values=values)
     flags.DEFINE_integer("depth", None, "Depth of a wide ResNet.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
-        "widen", None, "Widening factor of a wide ResNet.", lower_bound=1, flag_values=values
-    )
+    flags.DEFINE_integer("widen", None, "Widening factor of a wide ResNet.", lower_bound=1, flag_values=values)
     flags.DEFINE_float(
         "dropout",
         None,
@@ -189,9 +183,7 @@ def define_solver_flags(
         choices=GRADIENTS,
         several=several,
     )
-    flags.DEFINE_integer(
-        "num_steps", None, "Steps of a fixed-step solver.", lower_bound=1, flag_values=values
-    )
+    flags.DEFINE_integer("num_steps", None, "Steps of a fixed-step solver.", lower_bound=1, flag_values=values)
 
 
 def define_attack_flags(values: flags.FlagValues, *, several: bool = False, attack: str = "pgd") -> None:
@@ -200,9 +192,7 @@ def define_attack_flags(values: flags.FlagValues, *, several: bool = False, atta
     With `several`, `--attack`, `--norm` and `--eps` are lists that span a grid. None leaves the
     published value of the data set, or the attack's own default.
     """
-    define_names(
-        "attack", attack, "pgd, spsa, cw, ...; an unknown name lists them all.", values, several=several
-    )
+    define_names("attack", attack, "pgd, spsa, cw, ...; an unknown name lists them all.", values, several=several)
     define_names(
         "norm",
         "linf",

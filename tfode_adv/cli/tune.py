@@ -19,9 +19,7 @@ recipes.define(FLAGS)
 
 def _define() -> None:
     absl_flags.DEFINE_enum("method", "random", tuning.METHODS, "How values are chosen.", flag_values=FLAGS)
-    absl_flags.DEFINE_integer(
-        "trials", 10, "How many; hyperband counts its own.", lower_bound=1, flag_values=FLAGS
-    )
+    absl_flags.DEFINE_integer("trials", 10, "How many; hyperband counts its own.", lower_bound=1, flag_values=FLAGS)
     for name, searched in (
         ("learning_rates", "learning rate"),
         ("tols", "tolerance"),

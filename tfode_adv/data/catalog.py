@@ -48,9 +48,7 @@ class Info:
     def num_examples(self, split: str, validation: float = VALIDATION) -> int:
         """Images in "train", "validation" or "test", with a share `validation` held out of train."""
         held_out = round(validation * self.sizes["train"])
-        return {"train": self.sizes["train"] - held_out, "validation": held_out, "test": self.sizes["test"]}[
-            split
-        ]
+        return {"train": self.sizes["train"] - held_out, "validation": held_out, "test": self.sizes["test"]}[split]
 
 
 def info(name: str, data_dir: PathLike | None = None, download: bool = False) -> Info:
@@ -74,9 +72,7 @@ class Source:
 
 def source(name: str, data_dir: PathLike | None = None, download: bool = False) -> Source:
     """Finds a data set's files; see `info` for the errors."""
-    return _source(
-        name, None if data_dir is None else os.path.abspath(os.path.expanduser(data_dir)), download
-    )
+    return _source(name, None if data_dir is None else os.path.abspath(os.path.expanduser(data_dir)), download)
 
 
 @functools.lru_cache(maxsize=16)

@@ -157,9 +157,7 @@ def _read(found: Source, split: str) -> tuple[np.ndarray, np.ndarray]:
     builder, info = found.builder, found.info
     size = info.sizes[split]
     if size * np.prod(info.image_shape) > MEMORY_LIMIT:
-        raise RunError(
-            f"{info.name!r} is too large: its {size} images of {info.image_shape} must fit in memory"
-        )
+        raise RunError(f"{info.name!r} is too large: its {size} images of {info.image_shape} must fit in memory")
     images, labels = np.empty((size, *info.image_shape), np.uint8), np.empty(size, np.int64)
     image_key, label_key = builder.info.supervised_keys[:2]
     examples = builder.as_dataset(split=found.splits[split], shuffle_files=False)
