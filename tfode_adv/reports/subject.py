@@ -61,7 +61,6 @@ def _compiled(model: keras.Model) -> Callable:
     @tf.function(
         input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)],
         autograph=False,
-        reduce_retracing=True,
     )
     def predict(images):
         with layers.record_statistics() as records:
@@ -71,7 +70,7 @@ def _compiled(model: keras.Model) -> Callable:
             nfe += statistics.nfe
         return tf.cast(logits, tf.float32), nfe
 
-    return predict
+    return predict.get_concrete_function()
 
 
 def make_attack(configuration: Configuration, batch_size: int | None = None) -> attacks.Attack:
