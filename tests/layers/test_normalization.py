@@ -107,6 +107,13 @@ def test_half_precision_sums_in_float32(arrays, dtype):
     assert np.isfinite(tf.cast(dx, tf.float32)).all()
 
 
+def test_a_mean_far_from_zero_costs_no_digits(arrays):
+    x, gamma, beta, _ = arrays
+    far = tf.cast(x + 1000, tf.float32)
+    y = group_normalization(far, gamma, beta, GROUPS)
+    np.testing.assert_allclose(y, textbook(tf.cast(far, tf.float64), gamma, beta, GROUPS), atol=2e-3)
+
+
 def test_a_sample_does_not_see_its_neighbours(arrays):
     x, gamma, beta, _ = arrays
     spoiled = tf.concat([x[:1], x[1:2] * np.nan, x[2:] * np.inf], axis=0)
