@@ -14,18 +14,17 @@ def rotation(t, y):
     return tf.stack([y[:, 1] + t[:, 0], -y[:, 0]], axis=1)
 
 
-def logistic(t, y):
-    """y' = y (1 - y)."""
-    del t
-    return y * (1 - y)
+def forced(t, y):
+    """y' = -y + sin 2t. (Autonomous scalar problems will not do: methods converge faster than their order there.)"""
+    return -y + tf.sin(2 * t)
 
 
 Y0 = {
     "decay": np.array([[1.0], [-0.7], [2.0]]),
     "rotation": np.array([[1.0, 0.0], [0.3, -0.8], [-1.0, 2.0]]),
-    "logistic": np.array([[0.2], [0.5], [1.7]]),
+    "forced": np.array([[0.5], [1.0], [-1.7]]),
 }
-FIELDS = {"decay": decay, "rotation": rotation, "logistic": logistic}
+FIELDS = {"decay": decay, "rotation": rotation, "forced": forced}
 
 
 def exact(name, t):
@@ -33,8 +32,8 @@ def exact(name, t):
     y0 = Y0[name]
     if name == "decay":
         return y0 * np.exp(-np.sin(t))
-    if name == "logistic":
-        return y0 * np.exp(t) / (1 + y0 * (np.exp(t) - 1))
+    if name == "forced":
+        return (np.sin(2 * t) - 2 * np.cos(2 * t)) / 5 + (y0 + 0.4) * np.exp(-t)
     # x'' + x = 1 with x = y1, and y2 = x' - t.
     x0, v0 = y0[:, 0], y0[:, 1]
     x = (x0 - 1) * np.cos(t) + v0 * np.sin(t) + 1

@@ -121,11 +121,20 @@ def test_backprop_is_the_gradient_of_the_replayed_grid(endpoint):
 
 
 def test_adjoint_converges_to_backprop():
-    distances = []
-    for tol in (1e-3, 1e-6, 1e-9):
-        options = {"rtol": tol, "atol": tol}
-        ours = [gradients(solvers.get("dopri5", gradient=g, **options)) for g in ("backprop", "adjoint")]
-        distances.append(max(np.abs(a - b).max() for a, b in zip(*ours, strict=True)))
+    def at_tolerances(gradient):
+        @tf.function(autograph=False)
+        def run(tol, y0, gain):
+            solver = solvers.get("dopri5", rtol=tol, atol=tol, gradient=gradient)
+            with tf.GradientTape() as tape:
+                tape.watch([y0, gain])
+                loss = loss_of(solver, tf.constant(WEIGHTS), y0, gain)
+            return tape.gradient(loss, [y0, gain])
+
+        arguments = tf.constant(Y0), tf.constant(0.8, tf.float64)
+        return [run(tf.constant(tol, tf.float64), *arguments) for tol in (1e-3, 1e-6, 1e-9)]
+
+    pairs = zip(at_tolerances("backprop"), at_tolerances("adjoint"), strict=True)
+    distances = [max(np.abs(a - b).max() for a, b in zip(*pair, strict=True)) for pair in pairs]
     assert distances[0] > distances[1] > distances[2]
     assert distances[2] < 1e-5
 
@@ -150,20 +159,17 @@ def test_adjoint_agrees_with_stock_tfp():
 
 
 def test_adjoint_takes_its_own_tolerance_and_solver():
-    fine = solvers.get("dopri5", rtol=1e-9, atol=1e-9)
+    fine = solvers.get("rk4", num_steps=64)
     coarse = {"rtol": 1e-1, "atol": 1e-1, "gradient": "adjoint"}
     exact = gradients(fine)[0]
     own = gradients(solvers.get("dopri5", **coarse))[0]
     helped = gradients(solvers.get("dopri5", make_adjoint_solver_fn=lambda: fine, **coarse))[0]
-    fixed = solvers.get("rk4", num_steps=64)
-    by_steps = gradients(solvers.get("dopri5", make_adjoint_solver_fn=lambda: fixed, **coarse))[0]
     assert np.linalg.norm(helped - exact) < np.linalg.norm(own - exact)
-    np.testing.assert_allclose(helped, by_steps, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("gradient", ["backprop", "adjoint"])
 def test_compiled_by_xla_the_gradients_are_the_same(gradient):
-    solver = solvers.get("bosh3", rtol=1e-3, atol=1e-3, gradient=gradient)
+    solver = solvers.get("heun2", rtol=1e-3, atol=1e-3, gradient=gradient)
 
     def run(y0, gain):
         variable = tf.constant(WEIGHTS)

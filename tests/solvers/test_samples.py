@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tfode_adv import solvers
 from tfode_adv.solvers import Status
 
-SPEEDS = np.array([0.0, 0.5, 1.0, 3.0, 9.0, 27.0, 81.0, 5.0, 2.0], np.float32)
+SPEEDS = np.array([0.0, 0.5, 1.0, 3.0, 9.0, 27.0, 5.0, 2.0], np.float32)
 
 
 def oscillator(t, y):
@@ -49,9 +49,8 @@ def solve(request):
 
 
 def test_unlike_samples_take_unlike_steps(solve):
-    nfe = solve(starts(SPEEDS))[2]
-    order = np.argsort(SPEEDS)
-    assert (np.diff(nfe[order]) >= 0).all()
+    nfe = solve(starts([1.0, 3.0, 9.0, 27.0, 81.0]))[2]
+    assert (np.diff(nfe) > 0).all()
     assert nfe.max() > 5 * nfe.min()
 
 
@@ -66,7 +65,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(solve, alone, order, size):
     together = solve(starts(SPEEDS[chosen]))
     for row, i in enumerate(chosen):
         for a, b in zip(together, alone[i], strict=True):
-            np.testing.assert_allclose(a[row], b[0], rtol=1e-5, atol=1e-5)
+            assert np.linalg.norm(a[row] - b[0]) <= 1e-5 * np.linalg.norm(b[0])
 
 
 def test_exploding_and_broken_neighbours_change_nothing(solve):

@@ -204,9 +204,8 @@ class _Integration:
             step = hairer_first_step(self.f, self.method, t, y0, slope, rtol, atol)
             evaluations += 1
         zeros = tf.zeros_like(t, tf.int32)
-        sizes = rk.largest([rk.mean_square(r) for r in y0 + slope], t.dtype)
         status = tf.where(_below_resolution(y0, rtol, atol) & self.method.adaptive, int(Status.UNDERFLOW), zeros)
-        status = tf.where(tf.math.is_finite(sizes), status, int(Status.NON_FINITE))
+        status = tf.where(rk.not_finite(y0 + slope, t.dtype) == 0, status, int(Status.NON_FINITE))
         good = status == int(Status.OK)
         # Hopeless samples are set to zero, so that no NaN of theirs meets a sum over the batch.
         y, slope = tf.cond(
@@ -265,7 +264,7 @@ class _Integration:
         if self.method.adaptive:
             ratio = rk.error_ratio(self.method, h, batch.y, y_next, slopes, batch.rtol, batch.atol)
         else:
-            ratio = rk.largest([rk.mean_square(r) for r in y_next], h.dtype) * 0
+            ratio = rk.not_finite(y_next, h.dtype)
         # An infinite ratio is a step much too long; one that is not a number, a state or slope that overflowed.
         finite = ~tf.math.is_nan(ratio)
         accepted = batch.active & (ratio <= 1)

@@ -96,6 +96,11 @@ def mean_square(rows: Row) -> tf.Tensor:
     return tf.reduce_mean(tf.reshape(square, [tf.shape(rows)[0], _size(rows)]), axis=1)
 
 
+def not_finite(components: list[Row], dtype: tf.DType) -> tf.Tensor:
+    """0 for each row that is finite in every component, NaN for the others, `[n]`."""
+    return largest([mean_square(c * 0) for c in components], dtype)
+
+
 def _size(rows: Row) -> int | tf.Tensor:
     # Spelled out because -1 is ambiguous for a batch of zero samples.
     size = rows.shape[1:].num_elements()
