@@ -131,8 +131,8 @@ def _look(asked: _Asked, gradient: str) -> _Found:
         return _Found(gradient, [Section(title, lines), *figure.sections], figure.missing, commands, lines)
     layout = papers.layout(FLAGS.paper, asked.table, asked.dataset)
     one = reproduce(layout, shelf, _parameters(layout, shelf))
-    lines = [f"{one.deviations} of {one.entries} published figures lie outside our 95 % interval."]
-    lines += [*one.notes, *_missing_lines(one.missing)]
+    counted = f"{one.deviations} of {one.entries} published figures lie outside our 95 % interval."
+    lines = [*([counted] if one.entries else []), *one.notes, *_missing_lines(one.missing)]
     commands = all_commands(shelf, one.missing)
     return _Found(gradient, [Section(title, lines, tables=[one.table])], one.missing, commands, lines)
 
