@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_changed(model, state):
     message = str(caught.value)
     assert "\n" not in message
     assert "misshapen downsample.module.weight (3, 1, 4, 4) for (4, 1, 4, 4)" in message
-    assert "missing classifier.module.5.bias" in message
+    assert "missing logits.bias" in message
     assert "left over layer9.0.conv1.weight" in message
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -128,7 +128,7 @@ def test_wide_resnet_starts_from_he_s_normal_distribution():
         ("oon", {"tol": 0.0}, "tol"),
         ("oon", {"solver": "rk5"}, "'rk5'"),
         ("oon", {"gradient": "exact"}, "'exact'"),
-        ("res", {"speed": 3}, "speed"),
+        ("res", {"speed": 3}, "option is 'speed', but must be one of: solver, tol"),
     ],
 )
 def test_bad_arguments(name, options, words):

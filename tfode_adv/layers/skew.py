@@ -90,7 +90,9 @@ class SkewDynamics(keras.layers.Layer):
         if self.gamma:
             towards_y -= self.gamma * normal_y
             towards_z -= self.gamma * normal_z
-        return after_y(tf.nn.leaky_relu(towards_y, SLOPE)), after_z(tf.nn.leaky_relu(towards_z, SLOPE))
+        slopes = [after_y(tf.nn.leaky_relu(towards_y, SLOPE)), after_z(tf.nn.leaky_relu(towards_z, SLOPE))]
+        # A reloaded functional model passes lists where it passed tuples.
+        return tf.nest.pack_sequence_as(state, slopes)
 
     def compute_output_shape(self, t_shape=None, state_shape=None):
         return state_shape

@@ -1,6 +1,7 @@
 """Models by name: `build`, and `available`, which lists them."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ _STAGES = {"filters": 64, "blocks": (2, 2, 2, 2)}
 _RESNET10 = {"filters": 64, "blocks": (1, 1, 1, 1)}
 _WIDE = {"filters": 16, "depth": 34, "widen": 10}
 _MSML_ODE = {"tol": 0.1}
+
+ODE_SETTINGS = tuple(inspect.signature(ODEBlock).parameters)[1:-1]
 
 FAMILIES = {
     "res": Family(wifs.res, "WIFS 2019: eight residual blocks, no ODE", _WIFS),
@@ -103,6 +106,8 @@ def build(
     image_shape = _image_shape(input_shape)
     check_range("num_classes", num_classes, low=2)
     check_choice("initialization", initialization, INITIALIZATIONS)
+    for setting in ode:
+        check_choice("option", setting, ODE_SETTINGS)
 
     def ode_block(dynamics, **kwargs):
         return ODEBlock(dynamics, **(family.ode | ode), **kwargs)
@@ -143,7 +148,7 @@ def _standardize(x, normalization):
         raise UsageError(
             f"normalization is {normalization!r}, but must be (mean, standard deviation), each one number or {channels}"
         ) from None
-    for value in deviation:
+    for value in deviation.tolist():
         check_range("the standard deviation of normalization", value, low=0, low_open=True)
     return keras.layers.Normalization(mean=mean.tolist(), variance=np.square(deviation).tolist(), name="normalization")(
         x

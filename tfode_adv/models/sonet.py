@@ -18,6 +18,9 @@ def sonet(x, num_classes, ode, *, filters, blocks, initialization):
     for name, width, strides in stage_plan(filters, blocks):
         x = so_block(x, width, strides, ode, initialization, name)
     features = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    dynamics = SkewDenseDynamics(num_classes, features.shape[-1], initialization=initialization)
-    state = AppendConstant(num_classes, 0.1, name="logits_start")(features)
-    return LastFeatures(num_classes, name="logits_end")(ode(dynamics, name="logits")(state))
+    # Logits are float32 whatever the policy.
+    precise = {"dtype": "float32"}
+    dynamics = SkewDenseDynamics(num_classes, features.shape[-1], initialization=initialization, **precise)
+    state = AppendConstant(num_classes, 0.1, name="logits_start", **precise)(features)
+    state = ode(dynamics, name="logits", **precise)(state)
+    return LastFeatures(num_classes, name="logits_end", **precise)(state)
