@@ -95,7 +95,7 @@ def test_bim_is_the_published_attack(oracle, oon, norm, monkeypatch):
         assert same.min() > 0.7
         assert cosine.min() > 0.8
     else:
-        assert np.median(cosine) > 0.999
+        assert np.sort(cosine)[3:].min() > 0.999
         assert cosine.min() > 0.95
 
 
