@@ -127,6 +127,8 @@ def test_a_pair_of_unlike_shapes():
 
 
 def test_xla_gives_the_same(block):
+    # At a coarse tolerance another rounding may take other steps, as right as these but not the same.
+    block.tol = 1e-5
     plain, compiled = (tf.function(block, autograph=False, jit_compile=jit)(H0) for jit in (False, True))
     np.testing.assert_allclose(plain, compiled, rtol=1e-4, atol=1e-5)
 
@@ -146,10 +148,11 @@ def test_mixed_precision_keeps_the_solver_in_float32():
 
 
 def test_stock_tfp_stays_selectable(block):
+    block.tol = 1e-5
     expected = block(H0)
     with solver_settings(solver="tfp"), record_statistics() as records:
         found = block(H0)
-    np.testing.assert_allclose(found, expected, atol=1e-2)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
     assert len(set(records[0][1].nfe.numpy())) == 1
 
 
