@@ -4,6 +4,8 @@ The binarization test of Zimmermann et al., "Increasing Confidence in Adversaria
 Evaluations", NeurIPS 2022, section 3. For every image the classifier's last layer is replaced by a
 linear readout of its own, fitted on the frozen features: class 0 for points well inside the ball of
 radius eps, class 1 for one point on its surface. That point is an adversarial example by construction.
+Unlike the paper's, our class 0 also holds other random points of the surface: without them the readout
+learns how strong the noise is, and chance finds the example as well as an attack does.
 """
 
 import dataclasses
@@ -55,7 +57,8 @@ def run(
     steps: int,
     settings: dict[str, Any] | None = None,
     forward: dict[str, Any] | None = None,
-    inner: int = 64,
+    inner: int = 48,
+    decoys: int = 16,
     closeness: float = 0.5,
     seed: int = 0,
 ) -> Planted:
@@ -65,7 +68,7 @@ def run(
         x: [N, ...] in [0, 1].
         norm, eps, step_size, steps: of the attack under test.
         settings: solver settings through which its gradient is taken; forward: those of the model tested.
-        inner: points inside the ball that the readout must call class 0.
+        inner, decoys: points inside the ball, and on its surface, that the readout must call class 0.
         closeness: where between the highest inner score (0) and the planted one (1) the boundary lies.
         seed: of all random points.
     """
@@ -86,7 +89,8 @@ def run(
         return found.reshape(*points.shape[:2], -1)
 
     surface = look(_surface(rng, x, 1, kind, radius))[0]
-    inside = look(np.concatenate([x[None], _inside(rng, x, inner - 1, kind, INNER_SHARE * radius)]))
+    drawn = [_inside(rng, x, inner - 1, kind, INNER_SHARE * radius), _surface(rng, x, decoys, kind, radius)]
+    inside = look(np.concatenate([x[None], *drawn]))
     fitted = [readout(inside[:, image], surface[image], closeness) for image in range(len(x))]
     planted = np.array([fit is not None for fit in fitted], bool)
     weights = np.stack([fit[0] if fit else np.zeros(surface.shape[1]) for fit in fitted]).astype(np.float32)
