@@ -30,7 +30,7 @@ def test_a_damaged_newest_is_reported_and_the_one_before_used(tmp_path, damage):
         data[len(data) // 2] ^= 1
     newest.write_bytes(data)
     assert store.newest()[1] == {"step": 1}
-    assert len(lines) == 1 and newest.name in lines[0]
+    assert len(lines) == 1 and newest.name in lines[0] and "checksum" in lines[0]
 
 
 def test_nothing_is_unpickled(tmp_path):
