@@ -6,6 +6,7 @@ import tensorflow as tf
 from tfode_adv.errors import UsageError, check_choice, check_range
 
 ACTIVATIONS = (None, "relu")
+ONE_SUM_PIXELS = 200
 
 
 def group_count(name: str, channels: int, groups: int) -> int:
@@ -97,10 +98,14 @@ def _statistics(maps, groups, epsilon):
 
 
 def _pixel_sum(maps):
-    """The sum over the pixels, `[B, C]`: of the rows by a product with ones, faster than reduce_sum; then of the
-    rest. One sum over all pixels at once would round more."""
-    height, width = (static or tf.shape(maps)[axis] for axis, static in ((1, maps.shape[1]), (2, maps.shape[2])))
-    channels = maps.shape[3]
+    """The sum over the pixels, `[B, C]`: products with rows of ones, which are faster than reduce_sum.
+
+    Large maps are summed over their rows first: one running sum over all their pixels would round too much.
+    """
+    channels, pixels = maps.shape[3], _pixels(maps)
+    if isinstance(pixels, int) and pixels <= ONE_SUM_PIXELS:
+        return tf.matmul(tf.ones([1, pixels], maps.dtype), tf.reshape(maps, [-1, pixels, channels]))[:, 0]
+    height, width = (maps.shape[axis] or tf.shape(maps)[axis] for axis in (1, 2))
     rows = tf.matmul(tf.ones([1, height], maps.dtype), tf.reshape(maps, [-1, height, width * channels]))
     return tf.reduce_sum(tf.reshape(rows, [-1, width, channels]), axis=1)
 
