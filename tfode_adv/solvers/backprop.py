@@ -53,7 +53,8 @@ def backpropagate(
     """Pulls the cotangents of a solve's outputs back to its initial rows and to `parameters`.
 
     Every accepted step is recomputed from its stored start, and differentiated; rejected steps cost nothing. The
-    dependence of the step sizes on the state is left out, as in the papers' programs.
+    dependence of the step sizes on the state is left out. (The papers' program keeps it: its gradient is another one
+    where the tolerance is coarse.)
 
     Args:
         field: `field(t, y)`, reading `parameters`.
