@@ -25,6 +25,8 @@ def trained(monkeypatch):
         return None, State(best_error=error, finished=True)
 
     monkeypatch.setattr(tuning, "train", train)
+    # Collecting the garbage of a whole test run takes a minute a trial; there is no model here to clear.
+    monkeypatch.setattr(tuning.keras.utils, "clear_session", lambda: None)
     return recipes
 
 
