@@ -31,8 +31,7 @@ LABELS = {
     "not robust": "there is no robustness to explain",
 }
 
-# Less than this share of the apparent robustness left in the worst case is masking. Adversarially
-# trained networks keep more than 0.9 from PGD to the best attacks known.
+# Less than this share of the apparent robustness left in the worst case is masking: our choice.
 LEAST_LEFT = 0.8
 # Below this share of the correctly classified images, the published attack already breaks the model.
 LEAST_ROBUST = 0.1

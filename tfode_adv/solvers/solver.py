@@ -12,7 +12,7 @@ from tensorflow_probability.python.math.ode.base import Diagnostics as TfpDiagno
 from tfode_adv.errors import UsageError, check_choice, check_range
 from tfode_adv.solvers.adjoint import solve_adjoint
 from tfode_adv.solvers.backprop import Gradients, backpropagate
-from tfode_adv.solvers.control import CONTROLLERS, IController, hairer_first_step
+from tfode_adv.solvers.control import CONTROLLERS, hairer_first_step
 from tfode_adv.solvers.differentiate import VariablesRead, differentiable, stop_recording
 from tfode_adv.solvers.graph import in_xla
 from tfode_adv.solvers.integrate import Settings, Solution, integrate
@@ -318,6 +318,3 @@ class _Problem:
             else:
                 step = tf.zeros_like(t)
         return SolverState(self.rows.per_sample(step))
-
-
-__all__ = ["Diagnostics", "IController", "RungeKuttaSolver", "SolverState"]
