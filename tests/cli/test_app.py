@@ -57,7 +57,7 @@ def test_a_flag_file_is_read(values, tmp_path):
         ("--step_size=0", ["step_size", "greater than 0"]),
         ("--step_size=1,2", ["step_size", "one number"]),
         ("--norm=l3", ["norm", "l3", "linf, l2, l2rms"]),
-        ("--gradient=exact", ["gradient", "backprop, adjoint"]),
+        ("--gradient=exact", ["gradient", "backprop, backprop_steps, adjoint"]),
         ("--batch_size=0", ["batch_size", "positive"]),
         ("--toll=1", ["toll"]),
         ("--flagfile=/nowhere/preset.cfg", ["/nowhere/preset.cfg"]),

@@ -187,7 +187,7 @@ def test_two_replicas_share_the_block():
         ({"tol": 0.0}, "tol is 0.0"),
         ({"tol": -1.0}, "greater than 0"),
         ({"solver": "rk5"}, "rk5.*dopri5"),
-        ({"gradient": "none"}, "backprop, adjoint"),
+        ({"gradient": "none"}, "backprop, backprop_steps, adjoint"),
         ({"final_time": 0.0}, "final_time is 0.0"),
         ({"num_steps": 0}, "num_steps is 0"),
         ({"on_failure": "ignore"}, "raise, status"),

@@ -80,6 +80,53 @@ def test_backprop_follows_finite_differences(name, tol):
         assert abs(dot(found, along_it) - difference) < 0.05 * scale
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dopri5", {}),
+        ("dopri5", {"endpoint": "clip"}),
+        ("bosh3", {"controller": "pi"}),
+        ("heun2", {"first_step_size": 0.9}),  # the first trial is rejected
+    ],
+)
+def test_backprop_steps_is_the_derivative_of_what_was_computed(name, options):
+    solver = solvers.get(name, rtol=3e-2, atol=3e-2, gradient="backprop_steps", **options)
+    directions = [direction(2), direction(3)]
+    found = gradients(solver)
+    assert [dot(found, d) for d in directions] == pytest.approx(along(solver, directions, 1e-6), rel=1e-6)
+    held = gradients(solvers.get(name, rtol=3e-2, atol=3e-2, **options))
+    assert abs(dot(held, directions[0]) - dot(found, directions[0])) > 1e-4
+
+
+def test_backprop_steps_of_fixed_steps_is_backprop():
+    both = [gradients(solvers.get("rk4", num_steps=3, gradient=g)) for g in ("backprop", "backprop_steps")]
+    for a, b in zip(*both, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "backprop_steps"])
+def test_neighbours_do_not_matter_to_a_gradient(gradient):
+    """Neither one that explodes nor one at rest, where the error is exactly zero."""
+    solver = solvers.get("dopri5", rtol=1e-2, atol=1e-2, gradient=gradient, max_num_steps=60)
+
+    def gradient_of(y0):
+        rate = tf.Variable(1.0, dtype=tf.float64)
+        y0 = tf.constant(y0, tf.float64)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(y0)
+            results = solver.solve(lambda t, y: rate * y * y * tf.cos(t), 0.0, y0, [0.5, 1.5], batch_ndims=1)
+        return results.diagnostics.status, tape.gradient(results.states, y0), tape.gradient(results.states, rate)
+
+    status, alone, to_rate = gradient_of([[0.3, -0.4]])
+    assert status.numpy().tolist() == [0]
+    status, among, to_rate_among = gradient_of([[0.0, 0.0], [0.3, -0.4], [40.0, 3.0], [1e200, 1.0]])
+    assert (status.numpy() == 0).tolist() == [True, True, False, False]
+    np.testing.assert_allclose(among[1], alone[0], rtol=1e-12)
+    np.testing.assert_array_equal(among[2:], 0)
+    np.testing.assert_allclose(to_rate_among, to_rate, rtol=1e-12)
+    np.testing.assert_allclose(among[0], 2.0)
+
+
 @pytest.mark.parametrize("endpoint", ["interpolate", "clip"])
 def test_backprop_is_the_gradient_of_the_replayed_grid(endpoint):
     """The accepted steps of one sample, replayed by hand on a tape, step sizes constant."""
@@ -167,7 +214,7 @@ def test_adjoint_takes_its_own_tolerance_and_solver():
     assert np.linalg.norm(helped - exact) < np.linalg.norm(own - exact)
 
 
-@pytest.mark.parametrize("gradient", ["backprop", "adjoint"])
+@pytest.mark.parametrize("gradient", ["backprop", "backprop_steps", "adjoint"])
 def test_compiled_by_xla_the_gradients_are_the_same(gradient):
     solver = solvers.get("heun2", rtol=1e-3, atol=1e-3, gradient=gradient)
 
@@ -185,7 +232,7 @@ def test_compiled_by_xla_the_gradients_are_the_same(gradient):
         np.testing.assert_allclose(a, b, rtol=1e-9)
 
 
-@pytest.mark.parametrize("gradient", ["backprop", "adjoint"])
+@pytest.mark.parametrize("gradient", ["backprop", "backprop_steps", "adjoint"])
 def test_no_weight_gradient_is_computed_for_the_inputs_gradient(gradient):
     asked = []
     weight = tf.Variable(np.linspace(0.5, 1.0, 6))

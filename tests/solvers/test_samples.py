@@ -202,7 +202,7 @@ def test_the_proportional_integral_controller_rejects_no_more():
         ({"rtol": 0.0}, "greater than 0"),
         ({"controller": "pid"}, "i, pi"),
         ({"endpoint": "stop"}, "interpolate, clip"),
-        ({"gradient": "magic"}, "backprop, adjoint"),
+        ({"gradient": "magic"}, "backprop, backprop_steps, adjoint"),
         ({"max_num_steps": 0}, "max_num_steps is 0"),
         ({"num_steps": 3}, "chooses its own steps"),
     ],

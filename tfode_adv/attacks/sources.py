@@ -54,7 +54,7 @@ class Through(Source):
     is None stays the model's.
 
     Args:
-      gradient: "backprop" or "adjoint".
+      gradient: "backprop", "backprop_steps" or "adjoint".
       tol: above 0.
       solver: see `tfode_adv.solvers`.
       num_steps: of a fixed-step solver, at least 1.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-GRADIENTS = ("backprop", "adjoint")
+GRADIENTS = ("backprop", "backprop_steps", "adjoint")
 NORMS = ("linf", "l2", "l2rms")
 
 

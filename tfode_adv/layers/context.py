@@ -31,8 +31,8 @@ class Statistics(NamedTuple):
         rejected: steps tried and rejected.
         status: a `tfode_adv.solvers.Status`, 0 for success.
         time: the time reached.
-        nfe_backward: evaluations differentiated by `gradient="backprop"`; None for an adjoint, whose cost is known
-            only once it is solved.
+        nfe_backward: evaluations differentiated by "backprop" or "backprop_steps"; None for an
+            adjoint, whose cost is known only once it is solved.
     """
 
     nfe: tf.Tensor

@@ -32,8 +32,8 @@ class ODEBlock(keras.layers.Layer):
             steps), or "tfp", the stock `tfp.math.ode.DormandPrince`: the batch shares one step size, and the
             gradient is its own adjoint.
         tol: tolerance of adaptive solvers, relative and absolute, > 0.
-        gradient: "backprop", through the accepted steps with step sizes held constant; or "adjoint", the continuous
-            adjoint equation.
+        gradient: "backprop", through the accepted steps with step sizes held constant; "backprop_steps", through the
+            step sizes too, as the papers' programs did; or "adjoint", the continuous adjoint equation.
         final_time: > 0.
         num_steps: steps of a fixed-step solver; default 1.
         checkpoint: what "backprop" keeps: "steps" or "auto" (see `tfode_adv.solvers.RungeKuttaSolver`).
@@ -246,7 +246,11 @@ class ODEBlock(keras.layers.Layer):
             return Statistics(nfe, nfe // 6, zeros, status, tf.cast(zeros, tf.float32), None)
         tableau = solvers.methods.METHODS[settings["solver"]].tableau
         backward = None
-        if settings["gradient"] == "backprop":
+        if settings["gradient"] == "backprop_steps" and tableau.adaptive:
+            tried = diagnostics.num_accepted_steps + diagnostics.num_rejected_steps
+            # Two more for the choice of the first step.
+            backward = tried * tableau.stages + 2
+        elif settings["gradient"] != "adjoint":
             backward = diagnostics.num_accepted_steps * tableau.evaluations_per_step
             # The last step's state is read off a dense output that uses the slope at its end.
             backward += int(tableau.first_same_as_last)

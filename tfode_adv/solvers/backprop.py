@@ -1,5 +1,6 @@
 """The gradient of a recorded solve: its accepted steps replayed backwards, step sizes held constant."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -9,7 +10,7 @@ from tfode_adv.solvers import runge_kutta as rk
 from tfode_adv.solvers.graph import in_xla, isolated
 from tfode_adv.solvers.integrate import Solution, step_weights
 from tfode_adv.solvers.status import Status
-from tfode_adv.solvers.steps import Step
+from tfode_adv.solvers.steps import Step, StepStore
 from tfode_adv.solvers.tableaus import Tableau
 
 
@@ -53,8 +54,7 @@ def backpropagate(
     """Pulls the cotangents of a solve's outputs back to its initial rows and to `parameters`.
 
     Every accepted step is recomputed from its stored start, and differentiated; rejected steps cost nothing. The
-    dependence of the step sizes on the state is left out. (The papers' program keeps it: its gradient is another one
-    where the tolerance is coarse.)
+    dependence of the step sizes on the state is left out; see `tfode_adv.solvers.step_sizes` for the gradient with it.
 
     Args:
         field: `field(t, y)`, reading `parameters`.
@@ -62,6 +62,63 @@ def backpropagate(
         parameters: variables and tensors; empty where only the state's gradient is wanted.
     """
     return _Backpropagation(field, method, t0, times, cotangents, parameters).run(solution)
+
+
+def sweep(
+    steps: StepStore,
+    carried: list[tf.Tensor],
+    parameters: list[Any],
+    pull_back: Callable[[Any, list[tf.Tensor]], tuple[list[tf.Tensor], list[tf.Tensor]]],
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Goes back through the stored steps, last one first.
+
+    Args:
+        carried: cotangents at the end, `[B, ...]` each.
+        pull_back: from a stored step and the cotangents of its samples at its end, `[m, ...]` each, to those at its
+            start and the step's shares of the parameters' cotangents.
+
+    Returns:
+        The cotangents at the start, and the parameters'.
+    """
+    full = tf.shape(carried[0])[0]
+    totals = [tf.zeros_like(p) for p in parameters]
+    pull_back = isolated(pull_back)
+
+    def body(i, carried, totals):
+        step = steps.read(i)
+        size = tf.size(step.t)
+        whole = size == full
+
+        def through_step() -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+            rows = tf.cond(whole, lambda: carried, lambda: [tf.gather(c, step.index) for c in carried])
+            rows, shares = pull_back(step, rows)
+            where = step.index[:, tf.newaxis]
+            moved = tf.cond(
+                whole,
+                lambda: rows,
+                lambda: [tf.tensor_scatter_nd_update(c, where, r) for c, r in zip(carried, rows, strict=True)],
+            )
+            moved = [tf.ensure_shape(r, c.shape) for r, c in zip(moved, carried, strict=True)]
+            return moved, [a + b for a, b in zip(totals, shares, strict=True)]
+
+        carried, totals = tf.cond(size > 0, through_step, lambda: (carried, totals))
+        return i - 1, carried, totals
+
+    shapes = tf.nest.map_structure(lambda x: x.shape, (carried, totals))
+    _, carried, totals = tf.while_loop(
+        lambda i, *_: i >= 0,
+        body,
+        (steps.count - 1, carried, totals),
+        shape_invariants=(tf.TensorShape([]), *shapes),
+        maximum_iterations=steps.size,
+    )
+    return carried, totals
+
+
+def initial_cotangent(cotangent: tf.Tensor, times: tf.Tensor, t0: tf.Tensor) -> tf.Tensor:
+    """What solution times equal to the initial time, which read the initial state itself, add to its cotangent."""
+    here = times <= t0
+    return tf.reduce_sum(tf.where(tf.reshape(here, [-1] + [1] * (cotangent.shape.rank - 1)), cotangent, 0), 0)
 
 
 class _Backpropagation:
@@ -77,45 +134,11 @@ class _Backpropagation:
     def run(self, solution: Solution) -> Gradients:
         succeeded = solution.totals.status == int(Status.OK)
         adjoint = [tf.where(tf.reshape(succeeded, [-1] + [1] * (c.shape.rank - 1)), c, 0) for c in self.at_end]
-        totals = [tf.zeros_like(p) for p in self.parameters]
-        pull_back = isolated(self._pull_back_step)
-
-        def body(i, adjoint, totals):
-            step = solution.steps.read(i)
-            size = tf.size(step.t)
-            whole = size == self.full
-
-            def through_step() -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-                rows = tf.cond(whole, lambda: adjoint, lambda: [tf.gather(a, step.index) for a in adjoint])
-                rows, shares = pull_back(step, rows)
-                where = step.index[:, tf.newaxis]
-                moved = tf.cond(
-                    whole,
-                    lambda: rows,
-                    lambda: [tf.tensor_scatter_nd_update(a, where, r) for a, r in zip(adjoint, rows, strict=True)],
-                )
-                moved = [tf.ensure_shape(r, a.shape) for r, a in zip(moved, adjoint, strict=True)]
-                return moved, [a + b for a, b in zip(totals, shares, strict=True)]
-
-            adjoint, totals = tf.cond(size > 0, through_step, lambda: (adjoint, totals))
-            return i - 1, adjoint, totals
-
-        shapes = tf.nest.map_structure(lambda x: x.shape, (adjoint, totals))
-        _, adjoint, totals = tf.while_loop(
-            lambda i, *_: i >= 0,
-            body,
-            (solution.steps.count - 1, adjoint, totals),
-            shape_invariants=(tf.TensorShape([]), *shapes),
-            maximum_iterations=solution.steps.size,
-        )
+        adjoint, totals = sweep(solution.steps, adjoint, self.parameters, self._pull_back_step)
         if self.inner:
-            adjoint = [a + self._at_start(c) for a, c in zip(adjoint, self.inner, strict=True)]
+            times = self.times[:-1]
+            adjoint = [a + initial_cotangent(c, times, self.t0) for a, c in zip(adjoint, self.inner, strict=True)]
         return Gradients(adjoint, totals)
-
-    def _at_start(self, cotangent: tf.Tensor) -> tf.Tensor:
-        """Solution times equal to the initial time read the initial state itself."""
-        here = self.times[:-1] <= self.t0
-        return tf.reduce_sum(tf.where(tf.reshape(here, [-1] + [1] * (cotangent.shape.rank - 1)), cotangent, 0), 0)
 
     def _pull_back_step(self, step: Step, adjoint: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Cotangents of a step's start and its shares of the parameters', from those of its end.

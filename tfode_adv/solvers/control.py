@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow as tf
 
 from tfode_adv.errors import check_range
-from tfode_adv.solvers.runge_kutta import Field, Row, exact, largest, mean_square, per_row
+from tfode_adv.solvers.runge_kutta import Field, Row, exact, largest, per_row, root_mean_square
 from tfode_adv.solvers.tableaus import Tableau
 
 
@@ -85,9 +85,7 @@ def hairer_first_step(
     scales = [per_row(atol, tf.abs(c)) + per_row(rtol, tf.abs(c)) * tf.abs(c) for c in y]
 
     def norms(rows: list[Row]) -> list[tf.Tensor]:
-        return [
-            tf.cast(tf.sqrt(mean_square(r / tf.cast(s, r.dtype))), t.dtype) for r, s in zip(rows, scales, strict=True)
-        ]
+        return [tf.cast(root_mean_square(r / tf.cast(s, r.dtype)), t.dtype) for r, s in zip(rows, scales, strict=True)]
 
     d0, d1 = norms(y), norms(slope)
     trial = largest(

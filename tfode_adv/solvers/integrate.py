@@ -20,6 +20,8 @@ XLA_MAX_RECORDED_STEPS = 128
 # A batch is made smaller in units of an eighth of its first size: few enough sizes that the kernels
 # specialised to each are reused, small enough that little work is wasted on finished samples.
 COMPACTION_UNITS = 8
+# Remembered in place of smaller ones: zero errors would make the next proportional-integral factor zero.
+SMALLEST_RATIO = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Attempt(NamedTuple):
     slopes: list[list[tf.Tensor]]
     accepted: tf.Tensor
     failed: tf.Tensor
+    step_next: tf.Tensor
 
 
 class Integral(NamedTuple):
@@ -119,7 +122,7 @@ def integrate(
     atol: tf.Tensor,
     settings: Settings,
     *,
-    record: bool = False,
+    record: type | None = None,
     integral: Integral | None = None,
 ) -> Solution:
     """Integrates every sample from `t0` and reads its state at `times`.
@@ -130,14 +133,14 @@ def integrate(
         times: `[T]`, not decreasing, none before `t0`.
         rtol: `[B]`.
         atol: `[B]`.
-        record: whether to keep the start of every accepted step.
+        record: what to keep of every step: `Step`, `Trial` or None.
         integral: integrated along, if given.
     """
     return _Integration(f, t0, times, settings, record, integral).run(y0, rtol, atol)
 
 
 class _Integration:
-    def __init__(self, f, t0, times, settings: Settings, record: bool, integral: Integral | None):
+    def __init__(self, f, t0, times, settings: Settings, record: type | None, integral: Integral | None):
         self.f, self.t0, self.times, self.settings, self.record = f, t0, times, settings, record
         self.integral = integral
         self.method = settings.method
@@ -154,14 +157,16 @@ class _Integration:
         self.full = tf.shape(y0[0])[0]
         batch, totals = self._start(y0, rtol, atol)
         outputs = out.initial_outputs(y0, self.times)
-        store = StepStore.empty(y0, self.t0.dtype, XLA_MAX_RECORDED_STEPS if self.xla else None)
-        arrays = store.arrays if self.record else ()
+        store, arrays = None, ()
+        if self.record:
+            store = StepStore.empty(self.record, y0, self.t0.dtype, XLA_MAX_RECORDED_STEPS if self.xla else None)
+            arrays = store.arrays
         value = self.integral.start if self.integral else []
         work, add_to_integral = isolated(self._work), isolated(self._add_to_integral)
 
         def body(i, batch, totals, outputs, arrays, value):
             attempt, following, totals = work(i, batch, totals)
-            if self.record:
+            if store:
                 arrays = store.write(arrays, i, batch, attempt)
             if self.integral:
                 value = add_to_integral(value, batch, attempt)
@@ -181,7 +186,7 @@ class _Integration:
                 [x.shape for x in value],
             ),
         )
-        steps = store.finished(arrays, count) if self.record else None
+        steps = store.finished(arrays, count) if store else None
         return Solution([self._by_time(o, c) for o, c in zip(outputs, y0, strict=True)], totals, steps, value)
 
     def _by_time(self, flat: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
@@ -244,17 +249,13 @@ class _Integration:
             },
             replaced={"t": t, "step": step},
         )
-        return Attempt(t_next, h, y_next, slopes, accepted, failed), following, totals
+        return Attempt(t_next, h, y_next, slopes, accepted, failed, step), following, totals
 
     def _next_time(self, i: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        t_next = batch.t + batch.step
-        if not self.method.adaptive:
-            done = tf.cast(i + 1, self.t0.dtype)
-            t_next = tf.where(i + 1 >= self.num_steps, self.end, self.t0 + done * batch.step)
-            return t_next, batch.step
-        if self.settings.endpoint == "clip":
-            over = t_next >= self.end
-            return tf.where(over, self.end, t_next), tf.where(over, self.end - batch.t, batch.step)
+        if self.method.adaptive:
+            return adaptive_step(self.settings, batch.t, batch.step, self.end)
+        done = tf.cast(i + 1, self.t0.dtype)
+        t_next = tf.where(i + 1 >= self.num_steps, self.end, self.t0 + done * batch.step)
         return t_next, batch.step
 
     def _judge(
@@ -273,8 +274,7 @@ class _Integration:
             step = h * self.settings.controller.factor(ratio, batch.ratio, accepted, self.method.control_order)
             t = tf.where(accepted, t_next, batch.t)
             stuck = t + step <= t
-        # Zero errors would make the next proportional-integral factor zero.
-        ratio = tf.where(accepted, tf.maximum(ratio, 1e-4), batch.ratio)
+        ratio = tf.where(accepted, tf.maximum(ratio, SMALLEST_RATIO), batch.ratio)
         unfinished = batch.active & ~(accepted & (t_next >= self.end))
         status = tf.where(unfinished & (i + 1 >= self.max_num_steps), int(Status.MAX_NUM_STEPS), int(Status.OK))
         status = tf.where(unfinished & stuck, int(Status.UNDERFLOW), status)
@@ -345,6 +345,15 @@ class _Integration:
             return tf.nest.map_structure(lambda x: tf.gather(x, positions), batch)
 
         return tf.cond((size < tf.size(batch.t)) & (active > 0), smaller, lambda: batch)
+
+
+def adaptive_step(settings: Settings, t: tf.Tensor, step: tf.Tensor, end: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """End and size of the step that an adaptive method tries when `step` is proposed."""
+    t_next = t + step
+    if settings.endpoint == "clip":
+        over = t_next >= end
+        return tf.where(over, end, t_next), tf.where(over, end - t, step)
+    return t_next, step
 
 
 def step_weights(method: Tableau, where: tf.Tensor, t: tf.Tensor, t_next: tf.Tensor, end: tf.Tensor) -> list[tf.Tensor]:

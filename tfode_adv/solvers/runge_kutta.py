@@ -96,6 +96,13 @@ def mean_square(rows: Row) -> tf.Tensor:
     return tf.reduce_mean(tf.reshape(square, [tf.shape(rows)[0], _size(rows)]), axis=1)
 
 
+def root_mean_square(rows: Row) -> tf.Tensor:
+    """Root mean square over all but the first axis, `[n]`; its derivative at 0 is 0."""
+    square = mean_square(rows)
+    zero = square == 0
+    return tf.where(zero, square, tf.sqrt(tf.where(zero, tf.ones_like(square), square)))
+
+
 def not_finite(components: list[Row], dtype: tf.DType) -> tf.Tensor:
     """0 for each row that is finite in every component, NaN for the others, `[n]`."""
     return largest([mean_square(c * 0) for c in components], dtype)
@@ -130,5 +137,5 @@ def error_ratio(
     for a, b, *terms in zip(y, y_next, *slopes, strict=True):
         error = weighted_sum(method.error, terms)
         scale = per_row(atol, tf.abs(a)) + per_row(rtol, tf.abs(a)) * tf.maximum(tf.abs(a), tf.abs(b))
-        ratios.append(tf.sqrt(mean_square(error / tf.cast(scale, error.dtype))) * tf.cast(h, scale.dtype))
+        ratios.append(root_mean_square(error / tf.cast(scale, error.dtype)) * tf.cast(h, scale.dtype))
     return largest(ratios, h.dtype)

@@ -19,9 +19,11 @@ from tfode_adv.solvers.integrate import Settings, Solution, integrate
 from tfode_adv.solvers.rows import Rows
 from tfode_adv.solvers.runge_kutta import exact
 from tfode_adv.solvers.status import Status, check_status
+from tfode_adv.solvers.step_sizes import backpropagate_with_step_sizes
+from tfode_adv.solvers.steps import Step, Trial
 from tfode_adv.solvers.tableaus import Tableau
 
-GRADIENTS = ("backprop", "adjoint")
+GRADIENTS = ("backprop", "backprop_steps", "adjoint")
 CHECKPOINTS = ("steps", "auto")
 ENDPOINTS = ("interpolate", "clip")
 ON_FAILURE = ("raise", "status")
@@ -104,9 +106,11 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
             controller: "i" (the papers'), or "pi" (Gustafsson's).
             endpoint: "interpolate": the last step may pass the end, and the state is read off the dense output;
                 "clip": the last step is shortened.
-            gradient: "backprop", through the accepted steps with their sizes held constant, or "adjoint", the
-                continuous adjoint equation. The derivative of the step sizes is left out: the gradient is that of
-                the fixed grid the solve has chosen.
+            gradient: "backprop", through the accepted steps with their sizes held constant: the derivative of the
+                step sizes is left out, the gradient is that of the fixed grid the solve has chosen;
+                "backprop_steps", through every step tried and its size too, the derivative of what the solver
+                computed, as the papers' programs took it (dearer, and it jumps where a step's acceptance changes);
+                or "adjoint", the continuous adjoint equation.
             checkpoint: what "backprop" keeps for its backward pass: "steps", the start of each accepted step, from
                 which the step is recomputed; "auto" leaves the choice, today always "steps".
             on_gradient_failure: "raise", or "status": samples whose adjoint solve fails have gradient zero.
@@ -242,11 +246,10 @@ class _Problem:
     def solve(self, times: tf.Tensor) -> tfp.math.ode.Results:
         solver = self.solver
         rtol, atol = solver._tolerances(self.rows)
-        backprop = solver._gradient == "backprop"
         wanted = not tf.executing_eagerly() or record.could_possibly_record()
         with stop_recording():
             solution = integrate(
-                self.field, self.t0, self.y0, times, rtol, atol, self.settings, record=backprop and wanted
+                self.field, self.t0, self.y0, times, rtol, atol, self.settings, record=self._kept() if wanted else None
             )
         outputs = solution.outputs
         if wanted:
@@ -258,15 +261,25 @@ class _Problem:
         state = SolverState(self.rows.per_sample(totals.step))
         return tfp.math.ode.Results(times, self.rows.states(outputs), diagnostics, state)
 
+    def _kept(self) -> type | None:
+        """What the backward pass reads of each step."""
+        if self.solver._gradient == "adjoint":
+            return None
+        return Trial if self.solver._gradient == "backprop_steps" and self.settings.method.adaptive else Step
+
     def _differentiable(self, times: tf.Tensor, solution: Solution) -> list[tf.Tensor]:
         constants = tf.nest.flatten(self.constants)
         variables = list(self.read.variables)
 
         def pull_back(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
             parameters = variables + constants if with_parameters else []
-            if self.solver._gradient == "backprop":
-                return backpropagate(self.field, self.settings.method, self.t0, times, solution, cotangents, parameters)
-            return self._adjoint(times, solution, cotangents, parameters)
+            problem = (times, solution, cotangents, parameters)
+            if self._kept() is Step:
+                return backpropagate(self.field, self.settings.method, self.t0, *problem)
+            if self._kept() is Trial:
+                tolerances = self.solver._tolerances(self.rows)
+                return backpropagate_with_step_sizes(self.field, self.settings, self.t0, *problem, self.y0, *tolerances)
+            return self._adjoint(*problem)
 
         return differentiable(solution.outputs, self.y0, variables, constants, pull_back)
 
@@ -292,7 +305,7 @@ class _Problem:
             raise UsageError("ChosenBySolver needs a number of times known beforehand under jit_compile=True")
         rtol, atol = self.solver._tolerances(self.rows)
         with stop_recording():
-            solution = integrate(self.field, self.t0, self.y0, end[tf.newaxis], rtol, atol, self.settings, record=True)
+            solution = integrate(self.field, self.t0, self.y0, end[tf.newaxis], rtol, atol, self.settings, record=Step)
             sample = tf.argmax(solution.totals.accepted, output_type=tf.int32)
 
             def add(i, times):

@@ -1,0 +1,152 @@
+"""The gradient of a recorded solve with that of its step sizes: every step tried is differentiated as it was computed.
+
+The size of a step is a function of the state through the first step's choice and the error ratio of every step before
+it, rejected ones included. `backprop` holds the sizes constant; torchdiffeq 0.0.1, with which the papers' programs
+were run, differentiates them. At a coarse tolerance the two gradients part.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfode_adv.solvers import outputs as out
+from tfode_adv.solvers import runge_kutta as rk
+from tfode_adv.solvers.backprop import Gradients, initial_cotangent, sweep
+from tfode_adv.solvers.control import hairer_first_step
+from tfode_adv.solvers.graph import in_xla, isolated
+from tfode_adv.solvers.integrate import SMALLEST_RATIO, Settings, Solution, adaptive_step
+from tfode_adv.solvers.status import Status
+from tfode_adv.solvers.steps import Trial
+
+# Far below the ratio at which the largest factor is reached; the factor's own derivative is infinite at 0.
+_TINY_RATIO = 1e-20
+
+
+def backpropagate_with_step_sizes(
+    field: rk.Field,
+    settings: Settings,
+    t0: tf.Tensor,
+    times: tf.Tensor,
+    solution: Solution,
+    cotangents: list[tf.Tensor],
+    parameters: list[Any],
+    y0: list[tf.Tensor],
+    rtol: tf.Tensor,
+    atol: tf.Tensor,
+) -> Gradients:
+    """Pulls the cotangents of a solve's outputs back to its initial rows and to `parameters`.
+
+    The derivative of what the solver computed, between the points where a step's acceptance, a clipped factor or the
+    number of steps changes. A step rejected with an error that is not finite passes on the factor alone.
+
+    Args:
+        field: `field(t, y)`, reading `parameters`.
+        solution: with a `Trial` for each step tried.
+        cotangents: rows `[T, B, ...]` a component.
+        parameters: variables and tensors; empty where only the state's gradient is wanted.
+        y0: rows `[B, ...]`.
+        rtol, atol: `[B]`.
+    """
+    problem = _ThroughStepSizes(field, settings, t0, times, cotangents, parameters, rtol, atol)
+    return problem.run(solution, y0)
+
+
+class _ThroughStepSizes:
+    def __init__(self, field, settings, t0, times, cotangents, parameters, rtol, atol):
+        self.field, self.settings, self.t0, self.times, self.parameters = field, settings, t0, times, parameters
+        self.rtol, self.atol, self.cotangents = rtol, atol, cotangents
+        self.end = times[-1]
+        self.full = tf.size(rtol)
+        self.xla = in_xla()
+
+    def run(self, solution: Solution, y0: list[tf.Tensor]) -> Gradients:
+        succeeded = solution.totals.status == int(Status.OK)
+        zeros = tf.zeros_like(self.rtol)
+        cotangents = [_where(succeeded, c, axis=1) for c in self.cotangents]
+        self.flat = [tf.reshape(c, tf.concat([[-1], tf.shape(c)[2:]], 0)) for c in cotangents]
+        carried = [zeros, zeros, zeros, *[tf.zeros_like(c) for c in y0]]
+        (_, step, _, *adjoint), totals = sweep(solution.steps, carried, self.parameters, self._pull_back)
+        adjoint = [a + initial_cotangent(c, self.times, self.t0) for a, c in zip(adjoint, cotangents, strict=True)]
+        if self.settings.first_step is None:
+            finite = [_where(succeeded, c) for c in y0]
+            rows, shares = isolated(self._pull_back_first_step)(finite, _where(succeeded, step))
+            adjoint = [a + _where(succeeded, r) for a, r in zip(adjoint, rows, strict=True)]
+            totals = [a + b for a, b in zip(totals, shares, strict=True)]
+        return Gradients(adjoint, totals)
+
+    def _pull_back_first_step(self, y0: list[tf.Tensor], cotangent: tf.Tensor) -> Gradients:
+        t = tf.zeros_like(self.rtol) + self.t0
+
+        def first_step(y: list[tf.Tensor]) -> list[tf.Tensor]:
+            slope = self.field(t, y)
+            return [hairer_first_step(self.field, self.settings.method, t, y, slope, self.rtol, self.atol)]
+
+        return _pull_back(first_step, y0, self.parameters, [cotangent])
+
+    def _pull_back(self, trial: Trial, carried: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Cotangents of (t, step, ratio, y) before a trial, from those after it, and its shares of the parameters'."""
+        t_next, _ = adaptive_step(self.settings, trial.t, trial.step, self.end)
+        at = self._crossings(trial, trial.t, t_next)
+        read = [_where(at.valid, tf.gather(c, at.row)) for c in self.flat]
+
+        def after(rows: list[tf.Tensor]) -> list[tf.Tensor]:
+            t, step, ratio, *y = rows
+            return self._after(trial, t, step, ratio, y)
+
+        # Of rows that do not count nothing depends on what is computed here, be it finite or not.
+        outgoing = [_where(trial.counts, c) for c in carried] + read
+        before = [trial.t, trial.step, trial.ratio, *trial.y]
+        rows, shares = _pull_back(after, before, self.parameters, outgoing)
+        rows = [
+            tf.where(tf.reshape(trial.counts, [-1] + [1] * (r.shape.rank - 1)), r, c)
+            for r, c in zip(rows, carried, strict=True)
+        ]
+        return rows, shares
+
+    def _after(self, trial: Trial, t, step, ratio, y) -> list[tf.Tensor]:
+        """(t, step, ratio, y) after the trial, and the states read off it: the forward computation again."""
+        method, controller, accepted = self.settings.method, self.settings.controller, trial.accepted
+        hopeless = ~accepted & (trial.step_next <= trial.step * controller.min_factor * 1.001)
+        t_next, h = adaptive_step(self.settings, t, step, self.end)
+        # What such a step computes leaves no trace but the clipped factor; a short one is computed in its place.
+        tried = tf.where(hopeless, h * 1e-3, h)
+        slopes, y_next = rk.stages(self.field, method, t, tried, y, None)
+        if not method.first_same_as_last:
+            y_next = rk.advance(y, tried, method.b, slopes)
+        rtol, atol = (tf.gather(tolerance, trial.index) for tolerance in (self.rtol, self.atol))
+        error = rk.error_ratio(method, tried, y, y_next, slopes, rtol, atol)
+        factor = controller.factor(tf.maximum(error, _TINY_RATIO), ratio, accepted, method.control_order)
+        step_next = h * tf.where(hopeless, rk.exact(controller.min_factor, h.dtype), factor)
+
+        at = self._crossings(trial, t, t_next)
+        if self.settings.lands_on_end and self.times.shape[0] == 1:
+            read = [tf.gather(rows, at.sample) for rows in y_next]
+        else:
+            read = out.states_inside(method, at, h, y, slopes)
+        y = [
+            tf.where(tf.reshape(accepted, [-1] + [1] * (a.shape.rank - 1)), b, a)
+            for a, b in zip(y, y_next, strict=True)
+        ]
+        t = tf.where(accepted, t_next, t)
+        return [t, step_next, tf.where(accepted, tf.maximum(error, SMALLEST_RATIO), ratio), *y, *read]
+
+    def _crossings(self, trial: Trial, t: tf.Tensor, t_next: tf.Tensor) -> out.Crossings:
+        where = trial.accepted & trial.counts
+        return out.find_crossings(self.times, trial.index, self.full, t, t_next, where, self.xla, self.end)
+
+
+def _pull_back(function, rows: list[tf.Tensor], parameters: list[Any], cotangents: list[tf.Tensor]) -> Gradients:
+    """Cotangents of the `rows` and `parameters` that `function(rows)` depends on, from those of its results."""
+    sources = (rows, parameters)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        for source in tf.nest.flatten(sources):
+            tape.watch(source)
+        results = function(rows)
+    gradients = tape.gradient(results, sources, cotangents, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return Gradients(*tf.nest.map_structure(tf.convert_to_tensor, gradients))
+
+
+def _where(condition: tf.Tensor, rows: tf.Tensor, axis: int = 0) -> tf.Tensor:
+    """`rows` where `condition` `[n]`, which counts along `axis`, holds, else 0."""
+    shape = [1] * axis + [-1] + [1] * (rows.shape.rank - 1 - axis)
+    return tf.where(tf.reshape(condition, shape), rows, tf.zeros_like(rows))
