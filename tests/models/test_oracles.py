@@ -7,13 +7,14 @@ import functools
 import os
 import pathlib
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tfode_adv as ta
-from tests.models.papers_gradient import compiled_dynamics, plain_loops
+from tfode_adv.layers import ODEBlock
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = pathlib.Path(os.environ.get("TFODE_SHARED", ROOT.parent / "shared")) / "oracles"
@@ -55,13 +56,14 @@ class Oracle:
             logits = self.model(self.x, training=False)
         return logits.numpy(), sum(statistics.nfe.numpy() for _, statistics in records)
 
-    def gradient(self):
-        """The gradient of each image's cross-entropy, NCHW."""
+    def gradient(self, factor=1.0):
+        """The gradient of each image's cross-entropy, NCHW, at the images times `factor`."""
+        x = self.x * tf.cast(factor, self.x.dtype)
         with tf.GradientTape() as tape:
-            tape.watch(self.x)
-            logits = self.model(self.x, training=False)
+            tape.watch(x)
+            logits = self.model(x, training=False)
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(self.y, logits)
-        return tape.gradient(loss, self.x).numpy().transpose(0, 3, 1, 2)
+        return tape.gradient(loss, x).numpy().transpose(0, 3, 1, 2)
 
 
 def cosine(a, b):
@@ -85,10 +87,17 @@ def cases(ending):
         yield from (Case(file, name.removesuffix(ending)) for name in names if name.split("/")[-1] == ending)
 
 
+@functools.cache
+def compiled_dynamics(block):
+    return tf.function(block.dynamics, autograph=False, reduce_retracing=True)
+
+
 @pytest.fixture(scope="module")
 def oracle():
-    with compiled_dynamics():
+    """Models called eagerly, each block's dynamics one compiled function: many settings, few traces."""
+    with mock.patch.object(ODEBlock, "_field", lambda block, t, h: compiled_dynamics(block)(t, h)):
         yield functools.cache(Oracle)
+    compiled_dynamics.cache_clear()
 
 
 @pytest.mark.parametrize("case", list(cases("logits")), ids=str)
@@ -103,28 +112,29 @@ def test_logits_and_evaluations(oracle, case):
 
 @pytest.mark.parametrize("case", list(cases("grad")), ids=str)
 def test_gradient(oracle, case):
-    """The programs differentiated their step sizes too; so does the plain loop, and so it is what agrees.
+    """The programs differentiated their step sizes too: "backprop_steps".
 
-    Half of the images will do: that derivative jumps wherever the larger of two norms changes, and SONet's norms
-    nearly tie, so that rounding decides (`sonet_2x`, first image).
+    That derivative jumps where the larger of two norms changes, and SONet's nearly tie, so that rounding decides: an
+    image also agrees if it does so after a change of its pixels that rounding could make (`sonet_2x`, the first one).
     """
     vectors = oracle(case.file)
-    vectors.use(case.prefix)
-    with plain_loops(through_step_sizes=True):
-        dx = vectors.gradient()
-    assert np.mean(cosine(dx, vectors.arrays[f"{case.prefix}grad"]) > 0.999) >= 0.5
+    vectors.use(case.prefix, "backprop_steps")
+    agrees = cosine(vectors.gradient(), vectors.arrays[f"{case.prefix}grad"]) > 0.999
+    random = np.random.default_rng(0)
+    for _ in range(6):
+        if agrees.all():
+            return
+        rounded = random.uniform(1 - 1e-6, 1 + 1e-6, size=vectors.x.shape)
+        agrees |= cosine(vectors.gradient(rounded), vectors.arrays[f"{case.prefix}grad"]) > 0.999
+    assert agrees.all()
 
 
 SMALLEST = {family(case.file): case for case in cases("grad") if case.prefix}
 
 
 @pytest.mark.parametrize("case", [c for n, c in SMALLEST.items() if n in ("oon", "soblock_resnet10")], ids=str)
-def test_backprop_is_the_gradient_of_the_grid_it_chose(oracle, case):
+def test_what_holding_the_step_sizes_costs(oracle, case):
+    """On random weights little; by how much in every file, BUILD_NOTES.md says."""
     vectors = oracle(case.file)
-    vectors.use(case.prefix)
-    dx = vectors.gradient()
-    with plain_loops(through_step_sizes=False):
-        expected = vectors.gradient()
-    assert cosine(dx, expected).min() > 0.99999
-    # What leaving out the step sizes' derivative costs, on random weights.
-    assert cosine(dx, vectors.arrays[f"{case.prefix}grad"]).min() > 0.98
+    vectors.use(case.prefix, "backprop")
+    assert cosine(vectors.gradient(), vectors.arrays[f"{case.prefix}grad"]).min() > 0.98

@@ -17,7 +17,8 @@ from tfode_adv.analysis.probe import Probe
 from tfode_adv.analysis.verdict import Outcome
 from tfode_adv.errors import check_choice
 
-OWN, BACKPROP, ADJOINT, FIXED, FINE = "own", "backprop", "adjoint", "fixed step", "fine tolerance"
+OWN, BACKPROP, STEPS, ADJOINT = "own", "backprop", "backprop_steps", "adjoint"
+FIXED, FINE = "fixed step", "fine tolerance"
 FIXED_SOLVER = {"solver": "rk4", "num_steps": 8}
 
 # "quick" for a look at a few hundred images on a laptop, "full" for a paper. `long`: steps of the longest
@@ -63,8 +64,8 @@ class Protocol:
 
     Attributes:
         norm, eps, step_size, steps: PGD's, without random start, stopped at an image's first success.
-        gradient: through which it was published: "adjoint" (WIFS 2019) or "backprop" (MSML 2022); means
-            nothing for a model without ODE blocks.
+        gradient: through which it was published: "adjoint" (WIFS 2019), "backprop" or "backprop_steps" (MSML
+            2022); means nothing for a model without ODE blocks.
         fine_tol: the tolerance of the rows that differentiate through an accurate solve.
         seed: of every attack.
     """
@@ -78,7 +79,7 @@ class Protocol:
     seed: int = 0
 
     def __post_init__(self):
-        check_choice("published gradient", self.gradient, (BACKPROP, ADJOINT))
+        check_choice("published gradient", self.gradient, (BACKPROP, STEPS, ADJOINT))
 
     def step_for(self, steps: int) -> float:
         """A step for more steps: 2.5 eps / steps (Madry et al. 2018), never above the published one."""
@@ -109,6 +110,7 @@ def settings_of(source: str, tol: float | None, fine_tol: float) -> dict[str, An
     return {
         OWN: {},
         BACKPROP: {"gradient": BACKPROP, "tol": tol},
+        STEPS: {"gradient": STEPS, "tol": tol},
         ADJOINT: {"gradient": ADJOINT, "tol": tol},
         FIXED: {"gradient": BACKPROP, **FIXED_SOLVER},
         FINE: {"gradient": BACKPROP, "tol": min(fine_tol, tol) if tol else fine_tol},
@@ -119,7 +121,7 @@ def sources_of(probe: Probe, protocol: Protocol, tol: float | None = None) -> li
     """The gradient sources of a model, the published one first; FINE only where the solve is not."""
     if not probe.blocks:
         return [OWN]
-    others = [source for source in (BACKPROP, ADJOINT, FIXED, FINE) if source != protocol.gradient]
+    others = [source for source in (BACKPROP, STEPS, ADJOINT, FIXED, FINE) if source != protocol.gradient]
     if tol is None or tol <= protocol.fine_tol:
         others.remove(FINE)
     return [protocol.gradient, *others]
@@ -206,7 +208,7 @@ def run_row(
         batch_size=probe.batch_size,
         **options,
     )
-    gradient = ADJOINT if row.source == ADJOINT else BACKPROP
+    gradient = row.source if row.source in (STEPS, ADJOINT) else BACKPROP
     turned, images, queries = np.zeros(len(x), bool), x.copy(), 0.0
     chosen = np.flatnonzero(tried)
     if len(chosen):

@@ -18,7 +18,7 @@ from tfode_adv.analysis import (
     traced,
     trajectories,
 )
-from tfode_adv.analysis.attack_table import ADJOINT, BACKPROP, OWN, Protocol, Row
+from tfode_adv.analysis.attack_table import ADJOINT, BACKPROP, OWN, STEPS, Protocol, Row
 from tfode_adv.analysis.probe import Probe
 from tfode_adv.analysis.stages import Stages
 from tfode_adv.attacks import norms
@@ -92,7 +92,7 @@ class Bench:
             "step_size": self.protocol.step_for(steps),
             "steps": steps,
             "settings": self.gradient(source, tol),
-            "judged": None if source in (OWN, BACKPROP, ADJOINT) else self.forward(tol),
+            "judged": None if source in (OWN, BACKPROP, STEPS, ADJOINT) else self.forward(tol),
         }
 
 
