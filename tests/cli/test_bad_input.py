@@ -36,8 +36,8 @@ def call(capsys):
         program = importlib.import_module(f"tfode_adv.cli.{name}")
         positional = name in ("report", "diagnose", "convert")
         status = app.call(program.main, program.FLAGS, [name, *map(str, arguments)], positional)
-        line = capsys.readouterr().err
-        assert line.count("\n") == 1 and line.startswith(f"{name}: "), line
+        printed, line = capsys.readouterr()
+        assert not printed and line.count("\n") == 1 and line.startswith(f"{name}: "), printed + line
         return status, line
 
     return call
@@ -56,7 +56,15 @@ def call(capsys):
         (["train", "--tol=0"], ["tol", "greater than 0"]),
         (["train", "--validation=1"], ["validation", "1"]),
         (["train", "--learning_rate=-1"], ["learning_rate", "-1"]),
+        (["train", "--schedule=linear"], ["linear", "plateau", "cosine"]),
+        (["train", "--loss=hinge"], ["hinge", "madry", "trades"]),
+        (["train", "--mixed_precision=int8"], ["int8", "bfloat16"]),
+        (["train", "--distribute=moon"], ["moon", "mirrored"]),
+        (["train", "--on_nan=hope"], ["hope", "stop", "skip"]),
+        (["train", "--normalization=some"], ["'some'", "data"]),
         (["evaluate", "--attack=pdg"], ["'pdg'", "pgd", "spsa", "cw"]),
+        (["evaluate", "--gradient=exact"], ["exact", "backprop", "adjoint"]),
+        (["evaluate", "--split=dev"], ["dev", "validation"]),
         (["evaluate", "--norm=l3"], ["l3", "linf", "l2rms"]),
         (["evaluate", "--eps=-0.1"], ["eps", "at least 0"]),
         (["evaluate", "--tol=-1"], ["tol", "greater than 0"]),
@@ -65,9 +73,18 @@ def call(capsys):
         (["evaluate", "--steps=0"], ["steps", "positive"]),
         (["report"], ["run folder"]),
         (["diagnose", "--tol=x"], ["tol", "x"]),
+        (["diagnose", "--budget=huge"], ["huge", "quick", "full"]),
+        (["reproduce", "--dataset=svhn"], ["svhn", "mnist", "cifar10"]),
         (["reproduce", "--paper=nips1999"], ["nips1999", "wifs2019", "msml2022"]),
         (["tune", "--filter_choices=16,32", "--dataset=mnits"], ["'mnits'", "mnist_5k"]),
-        (["convert"], []),
+        (["tune", "--method=grid"], ["grid", "bayesian", "hyperband"]),
+        (["tune", "--objective=fame"], ["fame", "robust"]),
+        (["tune", "--solver_choices=rk4,dopri"], ["'dopri'", "dopri5", "bosh3"]),
+        (["tune", "--filter_choices=16,0"], ["filters", "0"]),
+        (["convert"], ["--model"]),
+        (["convert", "--model=onn", "--from=a.npz", "--run_dir=b"], ["'onn'", "oon", "sonet"]),
+        (["convert", "--model=oon", "--solver=dopri", "--from=a.npz", "--run_dir=b"], ["'dopri'", "dopri5"]),
+        (["demo", "--epochs=0"], ["epochs", "positive"]),
     ],
     ids=" ".join,
 )
@@ -78,6 +95,13 @@ def test_a_mistake_is_named_with_the_choices(call, no_data, elsewhere, arguments
     for word in words:
         assert word in line
     assert [path.name for path in (elsewhere / "runs").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("program", ["evaluate", "diagnose"])
+def test_a_data_set_that_does_not_exist_is_one_line(call, elsewhere, program):
+    Run.create(elsewhere / "runs" / "a", CONFIG).model_path.write_text("never read")
+    status, line = call(program, "--dataset=mnits")
+    assert status == 2 and "'mnits'" in line and "mnist_5k" in line
 
 
 @pytest.mark.parametrize("program", ["evaluate", "diagnose", "report"])

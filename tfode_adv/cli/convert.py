@@ -9,7 +9,7 @@ they have one channel and 32 x 32 otherwise, unless --image_size says more.
 
 from absl import flags as absl_flags
 
-from tfode_adv import interop, models
+from tfode_adv import interop, models, solvers
 from tfode_adv.cli import app, flags
 from tfode_adv.errors import UsageError, check_choice
 from tfode_adv.runs import Run
@@ -39,6 +39,8 @@ def main(argv):
         if not given[name]:
             raise UsageError(f"--{name} is missing")
     check_choice("model", given["model"], models.available())
+    if given["solver"]:
+        check_choice("solver", given["solver"], solvers.available())
     state = interop.read_state(given["from"])
     options = _options(given, interop.architecture(given["model"], state))
     model = models.build(given["model"], **options)

@@ -62,15 +62,15 @@ def main(argv) -> None:
     # Some thirty programs are compiled on purpose, which TensorFlow takes for a mistake and warns of.
     tf.get_logger().setLevel("ERROR")
     run = Run.open(folder) if folder else Run.newest()
-    if not folder:
-        print(f"diagnosing the newest run, {run.path}")
     name = FLAGS.dataset or _recorded_dataset(run)
     protocol = _protocol(name, run.config["model"].get("name"))
-    model = run.load_model()
     images = _images(run, name)
+    model = run.load_model()
     if model.input_shape[1:] != images.x.shape[1:]:
         shapes = f"{images.x.shape[1:]}, but the model takes {model.input_shape[1:]}"
         raise UsageError(f"the images of {name} are of shape {shapes}")
+    if not folder:
+        print(f"diagnosing the newest run, {run.path}")
     probe = Probe(model, FLAGS.batch_size)
     # By what the images are, not where they lie: a run may move to another machine.
     settings = {"model": sha256(run.model_path), "images": _digest(images), "version": __version__}

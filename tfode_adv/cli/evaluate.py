@@ -55,14 +55,15 @@ def main(argv) -> None:
     if FLAGS.attack == ["help"]:
         print(f"none: no attack, the clean pass alone\n{attacks.describe()}")
         return
-    run = Run.open(FLAGS.run) if FLAGS.run else Run.newest()
-    if not FLAGS.run:
-        print(f"evaluating the newest run, {run.path}")
+    # Flags first: a mistake is one line, whether there is a run or not.
     axes = _axes(hyperparameters)
+    parts = shard.split(workers.count(FLAGS.distribute))
+    run = Run.open(FLAGS.run) if FLAGS.run else Run.newest()
     dataset = FLAGS.dataset or _recorded(run, "name")
     attacked = grid.attack_grid(axes, dataset)
-    parts = shard.split(workers.count(FLAGS.distribute))
     images, labels = _images(run, dataset)
+    if not FLAGS.run:
+        print(f"evaluating the newest run, {run.path}")
     model = run.load_model()
     base = {"model": sha256(run.model_path), "split": FLAGS.split}
     configurations = [

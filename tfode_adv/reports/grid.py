@@ -29,6 +29,9 @@ class Axes:
         eot: draws a gradient is averaged over.
         seed: of the attacks' draws.
         hyperparameters: given to every attack that has them.
+
+    Raises:
+        UsageError: for an unknown name, or a hyperparameter that none of the attacks has.
     """
 
     attacks: Sequence[str] = ("pgd",)
@@ -45,28 +48,30 @@ class Axes:
     seed: int = 0
     hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        known = attacks.available()
+        for solver in (*(self.solvers or ()), *([self.gradient_solver] if self.gradient_solver else ())):
+            check_choice("solver", solver, solvers.available())
+        for name in self.attacks:
+            check_choice("attack", name, ["none", *known])
+        names = [name for name in self.attacks if name != "none"]
+        for given in self.hyperparameters if names else ():
+            if not any(given in known[name].defaults for name in names):
+                raise UsageError(f"{', '.join(names)} takes no {given}; --attack=help lists what each takes")
+
 
 def attack_grid(axes: Axes, dataset: str) -> list[Configuration]:
     """Every attack at every norm, eps and gradient, its settings checked; the model is still open.
 
     Raises:
-        UsageError: for an unknown name, a norm or hyperparameter that no attack of the grid has, or a
-            value out of range.
+        UsageError: for a norm that an attack lacks, or a value out of range.
     """
-    known = attacks.available()
-    for solver in (*(axes.solvers or ()), *([axes.gradient_solver] if axes.gradient_solver else ())):
-        check_choice("solver", solver, solvers.available())
     grid = []
     for name in axes.attacks:
-        check_choice("attack", name, ["none", *known])
         if name == "none":
             grid.append(Configuration("", dataset))
         else:
-            grid += _one_attack(axes, dataset, name, known[name])
-    names = [name for name in axes.attacks if name != "none"]
-    for given in axes.hyperparameters if names else ():
-        if not any(given in known[name].defaults for name in names):
-            raise UsageError(f"{', '.join(names)} takes no {given}; --attack=help lists what each takes")
+            grid += _one_attack(axes, dataset, name, attacks.available()[name])
     return grid
 
 

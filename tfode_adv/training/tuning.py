@@ -10,7 +10,7 @@ import keras
 import keras_tuner
 import numpy as np
 
-from tfode_adv import data
+from tfode_adv import data, solvers
 from tfode_adv.attacks import PGD
 from tfode_adv.errors import RunError, UsageError, check_choice, check_range
 from tfode_adv.files import PathLike
@@ -45,6 +45,10 @@ class Space:
             pair = getattr(self, name)
             if pair is not None and (len(pair) != 2 or not pair[0] < pair[1]):
                 raise UsageError(f"the range of {name} is {list(pair)}, but must be two numbers, low,high")
+        for solver in self.solver or ():
+            check_choice("solver", solver, solvers.available())
+        for filters in self.filters or ():
+            check_range("filters", filters, low=1)
         if not any(vars(self).values()):
             raise UsageError(f"nothing to search: give a range or choices for {', '.join(vars(self))}")
 
