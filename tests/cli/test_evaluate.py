@@ -49,7 +49,7 @@ def plain(tmp_path_factory):
 def ode(tmp_path_factory):
     """A narrow OON as it was initialised."""
     keras.utils.set_random_seed(0)
-    model = ta.models.build("oon", (28, 28, 1), 10, filters=2, tol=0.1)
+    model = ta.models.build("oon", (28, 28, 1), 10, filters=2, tol=0.1, solver="bosh3")
     return make_run(tmp_path_factory.mktemp("ode") / "oon", model, "oon")
 
 

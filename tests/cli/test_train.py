@@ -19,6 +19,7 @@ SMALL = [
     "--model=oon",
     "--filters=4",
     "--tol=0.1",
+    "--solver=bosh3",
     "--dataset=mnist_5k",
     "--num_train_examples=48",
     "--batch_size=16",

@@ -51,12 +51,12 @@ class Dynamics(keras.layers.Layer):
         return self.stiffness * self.dense(h)
 
 
-def ode_model(stiffness: float = 1.0, **settings) -> keras.Model:
-    """One ODE block between two dense layers."""
+def ode_model(stiffness: float = 1.0, solver: str = "bosh3", **settings) -> keras.Model:
+    """One ODE block between two dense layers. The method of the fewest stages is the quickest to trace."""
     keras.utils.set_random_seed(3)
     inputs = keras.Input((6, 6, 1))
     state = keras.layers.Dense(4)(keras.layers.Flatten()(inputs))
-    block = ODEBlock(Dynamics(stiffness), **settings)
+    block = ODEBlock(Dynamics(stiffness), solver=solver, **settings)
     return keras.Model(inputs, keras.layers.Dense(3)(block(state)))
 
 
