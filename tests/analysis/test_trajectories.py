@@ -15,8 +15,9 @@ RATE = 0.7
 def flows():
     """Two blocks: h' = h, then a pair of states, of which one grows and one stands still."""
     image = keras.Input((2, 2, 1))
-    state = layers.ODEBlock(lambda t, h: RATE * h, solver="rk4", num_steps=8, name="first")(keras.layers.Flatten()(image))
-    pair = layers.ODEBlock(lambda t, h: (RATE * h[0], 0 * h[1]), solver="rk4", num_steps=8, name="second")((state, state))
+    fixed = {"solver": "rk4", "num_steps": 8}
+    state = layers.ODEBlock(lambda t, h: RATE * h, name="first", **fixed)(keras.layers.Flatten()(image))
+    pair = layers.ODEBlock(lambda t, h: (RATE * h[0], 0 * h[1]), name="second", **fixed)((state, state))
     return Probe(keras.Model(image, keras.layers.Dense(2)(pair[0])), batch_size=4)
 
 

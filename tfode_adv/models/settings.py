@@ -98,7 +98,8 @@ _counters = weakref.WeakKeyDictionary()
 
 
 def _counter(model, image_shape):
-    settings = tuple((block.solver, block.gradient, block.num_steps) for block in ode_blocks(model))
+    # Tolerances and numbers of steps are variables, which a trace reads anew.
+    settings = tuple((block.solver, block.gradient) for block in ode_blocks(model))
     known = _counters.setdefault(model, {})
     key = (tuple(image_shape), settings)
     if key not in known:
