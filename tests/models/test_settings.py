@@ -14,8 +14,8 @@ from tfode_adv.errors import UsageError
 
 @pytest.fixture(scope="module")
 def nested():
-    """A model within a model, with an ODE block of the user's own before it. The method of the fewest stages is
-    the quickest to trace."""
+    """A model within a model, with an ODE block of the user's own before it. Fewer stages than dopri5's are
+    quicker to trace."""
     inner = ta.models.build("oon", input_shape=(6, 6, 4), filters=4, tol=0.1, solver="bosh3")
     inputs = keras.Input((6, 6, 4))
     own = ta.layers.ODEBlock(ta.layers.ConvDynamics(4), tol=0.1, solver="bosh3")

@@ -52,7 +52,7 @@ class Dynamics(keras.layers.Layer):
 
 
 def ode_model(stiffness: float = 1.0, solver: str = "bosh3", **settings) -> keras.Model:
-    """One ODE block between two dense layers. The method of the fewest stages is the quickest to trace."""
+    """One ODE block between two dense layers. Fewer stages than dopri5's are quicker to trace."""
     keras.utils.set_random_seed(3)
     inputs = keras.Input((6, 6, 1))
     state = keras.layers.Dense(4)(keras.layers.Flatten()(inputs))
