@@ -11,8 +11,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfode_adv.solvers import runge_kutta as rk
-from tfode_adv.solvers.backprop import Gradients, TapedSlope
 from tfode_adv.solvers.integrate import Integral, Settings, Solution, integrate
+from tfode_adv.solvers.slopes import Gradients, taped_slope
 from tfode_adv.solvers.status import Status
 
 
@@ -44,12 +44,12 @@ def solve_adjoint(
 
     def augmented(s: tf.Tensor, rows: list[tf.Tensor]) -> list[tf.Tensor]:
         y, a = rows[:components], rows[components:]
-        slope = TapedSlope(field, -s, y, [])
-        return [-k for k in slope.slope] + slope.pull_back(a).state
+        slope = taped_slope(field, -s, y, [])
+        return [-k for k in slope.value] + slope.pull_back(a).state
 
     def parameter_integrand(s: tf.Tensor, rows: list[tf.Tensor], weights: tf.Tensor) -> list[tf.Tensor]:
         y, a = rows[:components], rows[components:]
-        slope = TapedSlope(field, -s, y, parameters)
+        slope = taped_slope(field, -s, y, parameters)
         return slope.pull_back([rk.per_row(weights, c) * c for c in a]).parameters
 
     def interval(m, adjoint, totals, status, reached):

@@ -1,7 +1,7 @@
-"""The gradient of a recorded solve: its accepted steps replayed backwards, step sizes held constant."""
+"""The gradient of a recorded solve: its accepted steps pulled back one by one, step sizes held constant."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
@@ -9,41 +9,14 @@ from tfode_adv.solvers import outputs as out
 from tfode_adv.solvers import runge_kutta as rk
 from tfode_adv.solvers.graph import in_xla, isolated
 from tfode_adv.solvers.integrate import Solution, step_weights
+from tfode_adv.solvers.slopes import Gradients, Slope
 from tfode_adv.solvers.status import Status
 from tfode_adv.solvers.steps import Step, StepStore
 from tfode_adv.solvers.tableaus import Tableau
 
 
-class Gradients(NamedTuple):
-    """Cotangents of the initial rows, and of the parameters where they were asked for (else empty)."""
-
-    state: list[tf.Tensor]
-    parameters: list[tf.Tensor]
-
-
-class TapedSlope:
-    """One evaluation of a field that can be pulled back, to the rows and to `parameters`."""
-
-    def __init__(self, field: rk.Field, t: tf.Tensor, y: list[tf.Tensor], parameters: list[Any]):
-        self._sources = (y, parameters)
-        with tf.GradientTape(watch_accessed_variables=False) as self._tape:
-            self._tape.watch(y)
-            for parameter in parameters:
-                self._tape.watch(parameter)
-            self.slope = field(t, y)
-
-    def pull_back(self, cotangent: list[tf.Tensor]) -> Gradients:
-        gradients = self._tape.gradient(self.slope, self._sources, cotangent)
-        flat = [
-            tf.zeros_like(source) if gradient is None else tf.convert_to_tensor(gradient)
-            for source, gradient in zip(tf.nest.flatten(self._sources), tf.nest.flatten(gradients), strict=True)
-        ]
-        count = len(self._sources[0])
-        return Gradients(flat[:count], flat[count:])
-
-
 def backpropagate(
-    field: rk.Field,
+    evaluate: Callable[[tf.Tensor, list[tf.Tensor]], Slope],
     method: Tableau,
     t0: tf.Tensor,
     times: tf.Tensor,
@@ -53,29 +26,31 @@ def backpropagate(
 ) -> Gradients:
     """Pulls the cotangents of a solve's outputs back to its initial rows and to `parameters`.
 
-    Every accepted step is recomputed from its stored start, and differentiated; rejected steps cost nothing. The
-    dependence of the step sizes on the state is left out; see `tfode_adv.solvers.step_sizes` for the gradient with it.
+    The evaluations of an accepted step are pulled back from what was kept of them; or else the step is recomputed
+    from its stored start. A rejected step costs nothing, or its share of a kept iteration that most samples accepted.
+    The dependence of the step sizes on the state is left out; see `tfode_adv.solvers.step_sizes` for the gradient
+    with it.
 
     Args:
-        field: `field(t, y)`, reading `parameters`.
+        evaluate: `evaluate(t, y)`, an evaluation of the field, to be pulled back to `y` and `parameters`.
         cotangents: rows `[T, B, ...]` a component.
         parameters: variables and tensors; empty where only the state's gradient is wanted.
     """
-    return _Backpropagation(field, method, t0, times, cotangents, parameters).run(solution)
+    return _Backpropagation(evaluate, method, t0, times, solution, cotangents, parameters).run()
 
 
 def sweep(
     steps: StepStore,
     carried: list[tf.Tensor],
     parameters: list[Any],
-    pull_back: Callable[[Any, list[tf.Tensor]], tuple[list[tf.Tensor], list[tf.Tensor]]],
+    pull_back: Callable[[tf.Tensor, Any, list[tf.Tensor]], tuple[list[tf.Tensor], list[tf.Tensor]]],
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Goes back through the stored steps, last one first.
 
     Args:
         carried: cotangents at the end, `[B, ...]` each.
-        pull_back: from a stored step and the cotangents of its samples at its end, `[m, ...]` each, to those at its
-            start and the step's shares of the parameters' cotangents.
+        pull_back: from a stored step's number, the step, and the cotangents of its samples at its end, `[m, ...]`
+            each, to those at its start and the step's shares of the parameters' cotangents.
 
     Returns:
         The cotangents at the start, and the parameters'.
@@ -91,7 +66,7 @@ def sweep(
 
         def through_step() -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             rows = tf.cond(whole, lambda: carried, lambda: [tf.gather(c, step.index) for c in carried])
-            rows, shares = pull_back(step, rows)
+            rows, shares = pull_back(i, step, rows)
             where = step.index[:, tf.newaxis]
             moved = tf.cond(
                 whole,
@@ -121,78 +96,158 @@ def initial_cotangent(cotangent: tf.Tensor, times: tf.Tensor, t0: tf.Tensor) -> 
     return tf.reduce_sum(tf.where(tf.reshape(here, [-1] + [1] * (cotangent.shape.rank - 1)), cotangent, 0), 0)
 
 
+class _StepCotangents:
+    """Cotangents of a step's slopes, to be asked for from the last stage to the first."""
+
+    def __init__(self, method: Tableau, h: tf.Tensor, weights: list[tf.Tensor], adjoint: list[tf.Tensor], extra):
+        self._method, self._h, self._weights, self._adjoint, self._extra = method, h, weights, adjoint, extra
+        self._later: dict[int, list[tf.Tensor]] = {}
+        self._shares: list[list[tf.Tensor]] = []
+
+    def of(self, i: int) -> list[tf.Tensor]:
+        """Of slope `i`, from those of the states that it moved."""
+        method = self._method
+        factors = [self._weights[i]] if method.contributes(i) else []
+        factors += [method.a[j][i] for j in self._later]
+        cotangents = []
+        for component, a in enumerate(self._adjoint):
+            terms = ([a] if method.contributes(i) else []) + [g[component] for g in self._later.values()]
+            total = rk.weighted_sum(factors, terms)
+            total = tf.zeros_like(a) if total is None else rk.per_row(self._h, a) * total
+            cotangents.append(total if self._extra is None else total + self._extra[i][component])
+        return cotangents
+
+    def pulled(self, i: int, gradients: Gradients) -> None:
+        """Takes note of what slope `i` was pulled back to."""
+        self._later[i] = gradients.state
+        self._shares.append(gradients.parameters)
+
+    def sums(self, start: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """The cotangent `start` of the step's start with what came back added to it, and the parameters' shares."""
+        state = [tf.add_n([s, *parts]) for s, *parts in zip(start, *self._later.values(), strict=True)]
+        return state, [tf.add_n(parts) for parts in zip(*self._shares, strict=True)]
+
+
 class _Backpropagation:
-    def __init__(self, field, method, t0, times, cotangents, parameters):
-        self.field, self.method, self.t0, self.times, self.parameters = field, method, t0, times, parameters
+    def __init__(self, evaluate, method, t0, times, solution, cotangents, parameters):
+        self.evaluate, self.method, self.t0, self.times, self.parameters = evaluate, method, t0, times, parameters
+        self.solution = solution
         self.end = times[-1]
         self.full = tf.shape(cotangents[0])[1]
         self.xla = in_xla()
         self.at_end = [c[-1] for c in cotangents]
         # The last time is handled by the weights of the step that passes it, the others apart.
         self.inner = [c[:-1] for c in cotangents] if times.shape[0] != 1 else None
+        kept = solution.steps.kept
+        self.kept = kept if kept and (not parameters or kept.split.to_parameters) else None
+        # A kept first stage is the last evaluation of the step before.
+        self.hands_on = self.kept is not None and method.first_same_as_last
 
-    def run(self, solution: Solution) -> Gradients:
-        succeeded = solution.totals.status == int(Status.OK)
-        adjoint = [tf.where(tf.reshape(succeeded, [-1] + [1] * (c.shape.rank - 1)), c, 0) for c in self.at_end]
-        adjoint, totals = sweep(solution.steps, adjoint, self.parameters, self._pull_back_step)
+    def run(self) -> Gradients:
+        succeeded = self.solution.totals.status == int(Status.OK)
+        carried = [tf.where(tf.reshape(succeeded, [-1] + [1] * (c.shape.rank - 1)), c, 0) for c in self.at_end]
+        if self.hands_on:
+            carried += [tf.zeros_like(c) for c in carried]
+        carried, totals = sweep(self.solution.steps, carried, self.parameters, self._pull_back)
+        adjoint, slope = self._parts(carried)
+        if self.hands_on:
+            initial = isolated(self._pull_back_initial)(slope)
+            adjoint = [a + b for a, b in zip(adjoint, initial.state, strict=True)]
+            totals = [a + b for a, b in zip(totals, initial.parameters, strict=True)]
         if self.inner:
             times = self.times[:-1]
             adjoint = [a + initial_cotangent(c, times, self.t0) for a, c in zip(adjoint, self.inner, strict=True)]
         return Gradients(adjoint, totals)
 
-    def _pull_back_step(self, step: Step, adjoint: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Cotangents of a step's start and its shares of the parameters', from those of its end.
+    def _parts(self, carried: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Cotangents of the state, and those of the slope there that the step before is to pull back, if any."""
+        return carried[: len(self.at_end)], carried[len(self.at_end) :]
+
+    def _pull_back(self, i: tf.Tensor, step: Step, carried: list[tf.Tensor]) -> Gradients:
+        """Cotangents at a step's start, from those at its end, and its shares of the parameters'."""
+
+        def recomputed() -> Gradients:
+            return self._recomputed(step, *self._parts(carried))
+
+        def from_kept() -> Gradients:
+            pulled = self._from_kept(step, *self._parts(carried), self.kept.read(i + 1))
+            return tf.cond(_all_finite(pulled.parameters), lambda: pulled, recomputed) if self.parameters else pulled
+
+        return tf.cond(self.kept.is_kept(i + 1), from_kept, recomputed) if self.kept else recomputed()
+
+    def _pull_back_initial(self, slope: list[tf.Tensor]) -> Gradients:
+        def recomputed() -> Gradients:
+            return self.evaluate(tf.fill([self.full], self.t0), self.solution.start).pull_back(slope)
+
+        def from_kept() -> Gradients:
+            pulled = self.kept.split.pull_back(self.kept.read(0)[0], slope, bool(self.parameters))
+            return tf.cond(_all_finite(pulled.parameters), lambda: pulled, recomputed) if self.parameters else pulled
+
+        return tf.cond(self.kept.is_kept(0), from_kept, recomputed)
+
+    def _from_kept(self, step: Step, adjoint: list, slope: list, residuals: list[list[tf.Tensor]]) -> Gradients:
+        """Pulls back through a step whose evaluations were kept.
 
         `adjoint` is the cotangent of the state at the end of the step or, for the step that passes the end of
-        the integration, of the state read off its dense output there.
+        the integration, of the state read off its dense output there; `slope` that of the slope at its end, from
+        the step after, where the method hands slopes on.
         """
+        start, cotangents, _ = self._cotangents(step, adjoint)
+        accepted, first = step.h > 0, int(self.hands_on)
+        last = self.method.stages - 1
+        for i in range(last, first - 1, -1):
+            given = cotangents.of(i)
+            if i == last and self.hands_on:
+                given = [a + b for a, b in zip(given, _only(accepted, slope), strict=True)]
+            pulled = self.kept.split.pull_back(residuals[i - first], given, bool(self.parameters))
+            cotangents.pulled(i, pulled)
+        handed = _only(accepted, cotangents.of(0), slope) if self.hands_on else []
+        state, shares = cotangents.sums(start)
+        # Whatever was kept of samples that did not take the step, NaN included, stays away from their cotangents.
+        return Gradients(_only(accepted, state, adjoint) + handed, shares)
+
+    def _recomputed(self, step: Step, adjoint: list, slope: list) -> Gradients:
+        """Pulls back through a step, recomputed from its start; arguments as in `_from_kept`."""
         method, t, h = self.method, step.t, step.h
-        weights = step_weights(method, tf.ones_like(t, tf.bool), t, step.t_next, self.end)
-        start, extra = adjoint, None
-        inside = tf.constant(False)
+        start, cotangents, at_end = self._cotangents(step, adjoint)
+        slope_here = _only(h > 0, slope) if slope else []
+        slopes: list[Slope] = []
+
+        def evaluate(i: int) -> Slope:
+            state = rk.advance(step.y, h, method.a[i], [s.value for s in slopes[:i]])
+            return self.evaluate(t + rk.exact(method.c[i], t.dtype) * h, state)
+
+        def at_the_end() -> Gradients:
+            given = cotangents.of(last)
+            given = [a + b for a, b in zip(given, slope_here, strict=True)] if slope else given
+            return evaluate(last).pull_back(given)
+
+        conditional_last = method.first_same_as_last
+        last = method.stages - 1
+        for i in range(method.stages - conditional_last):
+            slopes.append(evaluate(i))
+        if conditional_last:
+            # Only a state read off the dense output depends on the slope at the step's end, or the step after.
+            for s in slope_here:
+                at_end |= tf.reduce_any(s != 0)
+            zeros = Gradients([tf.zeros_like(a) for a in adjoint], [tf.zeros_like(p) for p in self.parameters])
+            cotangents.pulled(last, tf.cond(at_end, at_the_end, lambda: zeros))
+        for i in reversed(range(len(slopes))):
+            cotangents.pulled(i, slopes[i].pull_back(cotangents.of(i)))
+        state, shares = cotangents.sums(start)
+        # The slope at the start was evaluated here, so nothing of it is left to the step before.
+        return Gradients(state + (_only(h <= 0, slope) if slope else []), shares)
+
+    def _cotangents(self, step: Step, adjoint: list) -> tuple[list[tf.Tensor], _StepCotangents, tf.Tensor]:
+        """What the outputs ask of a step: of its start, of its slopes, and whether they ask of the last slope."""
+        everywhere = tf.ones_like(step.t, tf.bool)
+        weights = step_weights(self.method, everywhere, step.t, step.t_next, self.end)
+        start, extra, at_end = adjoint, None, tf.reduce_any(weights[-1] != 0)
         if self.inner:
             inside, from_inside, extra = self._inner_outputs(step)
             start = [a + b for a, b in zip(start, from_inside, strict=True)]
-
-        def source(i: int, later: dict[int, list[tf.Tensor]]) -> list[tf.Tensor]:
-            """Cotangent of slope i, from those of the states that it moved."""
-            factors = [weights[i]] if method.contributes(i) else []
-            factors += [method.a[j][i] for j in later]
-            cotangents = []
-            for component, a in enumerate(adjoint):
-                terms = ([a] if method.contributes(i) else []) + [g[component] for g in later.values()]
-                total = rk.weighted_sum(factors, terms)
-                total = tf.zeros_like(a) if total is None else rk.per_row(h, a) * total
-                cotangents.append(total if extra is None else total + extra[i][component])
-            return cotangents
-
-        taped: list[TapedSlope] = []
-
-        def evaluate(i: int) -> TapedSlope:
-            state = rk.advance(step.y, h, method.a[i], [s.slope for s in taped[:i]])
-            return TapedSlope(self.field, t + rk.exact(method.c[i], t.dtype) * h, state, self.parameters)
-
-        conditional_last = method.first_same_as_last
-        for i in range(method.stages - conditional_last):
-            taped.append(evaluate(i))
-        later: dict[int, list[tf.Tensor]] = {}
-        shares = []
-        if conditional_last:
-            # Only a state read off the dense output depends on the slope at the step's end.
-            i = method.stages - 1
-            last = tf.cond(
-                inside | tf.reduce_any(weights[i] != 0),
-                lambda: evaluate(i).pull_back(source(i, {})),
-                lambda: Gradients([tf.zeros_like(a) for a in adjoint], [tf.zeros_like(p) for p in self.parameters]),
-            )
-            later[i] = last.state
-            shares.append(last.parameters)
-        for i in reversed(range(len(taped))):
-            pulled = taped[i].pull_back(source(i, later))
-            later[i] = pulled.state
-            shares.append(pulled.parameters)
-        start = [tf.add_n([s, *parts]) for s, *parts in zip(start, *later.values(), strict=True)]
-        return start, [tf.add_n(parts) for parts in zip(*shares, strict=True)]
+            at_end |= inside
+        return start, _StepCotangents(self.method, step.h, weights, adjoint, extra), at_end
 
     def _inner_outputs(self, step: Step) -> tuple[tf.Tensor, list[tf.Tensor], list[list[tf.Tensor]]]:
         """What the solution times inside a step (the last one aside) add: whether any, to its start, to its slopes."""
@@ -209,3 +264,19 @@ class _Backpropagation:
 
         start, slopes = tf.cond(inside, lambda: out.pull_back(self.method, at, step.h, flat, count), nothing)
         return inside, start, slopes
+
+
+def _only(where: tf.Tensor, rows: list[tf.Tensor], otherwise: list[tf.Tensor] | None = None) -> list[tf.Tensor]:
+    """`rows` of the samples selected by `where` `[n]`; those of the others from `otherwise`, or zero."""
+
+    def select() -> list[tf.Tensor]:
+        masks = [tf.reshape(where, [-1] + [1] * (r.shape.rank - 1)) for r in rows]
+        others = otherwise or [tf.zeros_like(r) for r in rows]
+        return [tf.where(m, r, o) for m, r, o in zip(masks, rows, others, strict=True)]
+
+    return tf.cond(tf.reduce_all(where), lambda: rows, select)
+
+
+def _all_finite(values: list[tf.Tensor]) -> tf.Tensor:
+    # A sample that rejected a kept step may have left infinities, and zero times infinity is not a number.
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tf.abs(v))) for v in values])

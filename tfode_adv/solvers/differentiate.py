@@ -6,7 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow.python.eager import imperative_grad, record
 
-from tfode_adv.solvers.backprop import Gradients
+from tfode_adv.solvers.slopes import Gradients
 
 SECOND_DERIVATIVE = "second derivatives through an ODE solve are not implemented: its gradient is a constant to them"
 

@@ -12,11 +12,9 @@ from tfode_adv.solvers import runge_kutta as rk
 from tfode_adv.solvers.control import IController, hairer_first_step
 from tfode_adv.solvers.graph import in_xla, isolated
 from tfode_adv.solvers.status import Status
-from tfode_adv.solvers.steps import StepStore
+from tfode_adv.solvers.steps import XLA_MAX_RECORDED_STEPS, StepStore
 from tfode_adv.solvers.tableaus import Tableau
 
-# Under XLA every buffer has a fixed size; a longer recorded solve is a MAX_NUM_STEPS failure there.
-XLA_MAX_RECORDED_STEPS = 128
 # A batch is made smaller in units of an eighth of its first size: few enough sizes that the kernels
 # specialised to each are reused, small enough that little work is wasted on finished samples.
 COMPACTION_UNITS = 8
@@ -105,10 +103,15 @@ class Integral(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """Outputs as rows `[T, B, ...]` a component, totals, the accepted steps where recorded, the integral if any."""
+    """Outputs as rows `[T, B, ...]` a component, totals, the steps where recorded, the integral if any.
+
+    Attributes:
+        start: the initial rows; of samples that cannot be integrated, zeros.
+    """
 
     outputs: list[tf.Tensor]
     totals: Totals
+    start: list[tf.Tensor]
     steps: StepStore | None
     integral: list[tf.Tensor]
 
@@ -122,7 +125,7 @@ def integrate(
     atol: tf.Tensor,
     settings: Settings,
     *,
-    record: type | None = None,
+    store: StepStore | None = None,
     integral: Integral | None = None,
 ) -> Solution:
     """Integrates every sample from `t0` and reads its state at `times`.
@@ -133,16 +136,16 @@ def integrate(
         times: `[T]`, not decreasing, none before `t0`.
         rtol: `[B]`.
         atol: `[B]`.
-        record: what to keep of every step: `Step`, `Trial` or None.
+        store: an empty store for what the backward pass needs, to be filled; None where there will be none.
         integral: integrated along, if given.
     """
-    return _Integration(f, t0, times, settings, record, integral).run(y0, rtol, atol)
+    return _Integration(f, t0, times, settings, store, integral).run(y0, rtol, atol)
 
 
 class _Integration:
-    def __init__(self, f, t0, times, settings: Settings, record: type | None, integral: Integral | None):
-        self.f, self.t0, self.times, self.settings, self.record = f, t0, times, settings, record
-        self.integral = integral
+    def __init__(self, f, t0, times, settings: Settings, store: StepStore | None, integral: Integral | None):
+        self.f, self.t0, self.times, self.settings = f, t0, times, settings
+        self.store, self.integral = store, integral
         self.method = settings.method
         self.end = times[-1]
         self.xla = in_xla()
@@ -150,31 +153,28 @@ class _Integration:
         self.max_num_steps = tf.cast(settings.max_num_steps, tf.int32)
         if not self.method.adaptive:
             self.max_num_steps = tf.maximum(self.max_num_steps, self.num_steps)
-        if self.xla and record:
+        if self.xla and store:
             self.max_num_steps = tf.minimum(self.max_num_steps, XLA_MAX_RECORDED_STEPS)
 
     def run(self, y0: list[tf.Tensor], rtol: tf.Tensor, atol: tf.Tensor) -> Solution:
         self.full = tf.shape(y0[0])[0]
-        batch, totals = self._start(y0, rtol, atol)
+        batch, totals, store = self._start(y0, rtol, atol)
         outputs = out.initial_outputs(y0, self.times)
-        store, arrays = None, ()
-        if self.record:
-            store = StepStore.empty(self.record, y0, self.t0.dtype, XLA_MAX_RECORDED_STEPS if self.xla else None)
-            arrays = store.arrays
+        recorded = store.variables if store else ()
         value = self.integral.start if self.integral else []
         work, add_to_integral = isolated(self._work), isolated(self._add_to_integral)
 
-        def body(i, batch, totals, outputs, arrays, value):
-            attempt, following, totals = work(i, batch, totals)
+        def body(i, batch, totals, outputs, recorded, value):
+            attempt, following, totals, residuals = work(i, batch, totals)
             if store:
-                arrays = store.write(arrays, i, batch, attempt)
+                recorded = store.having(recorded).write(i, batch, attempt, residuals).variables
             if self.integral:
                 value = add_to_integral(value, batch, attempt)
             outputs = self._read_outputs(outputs, batch, attempt)
-            return i + 1, self._compact(following), totals, outputs, arrays, value
+            return i + 1, self._compact(following), totals, outputs, recorded, value
 
-        variables = (tf.constant(0), batch, totals, outputs, arrays, value)
-        count, _, totals, outputs, arrays, value = tf.while_loop(
+        variables = (tf.constant(0), batch, totals, outputs, recorded, value)
+        count, _, totals, outputs, recorded, value = tf.while_loop(
             lambda i, batch, *_: tf.reduce_any(batch.active),
             body,
             variables,
@@ -182,12 +182,12 @@ class _Integration:
                 tf.TensorShape([]),
                 tf.nest.map_structure(self._rows_of_any_number, batch),
                 *tf.nest.map_structure(lambda x: x.shape, (totals, outputs)),
-                tf.nest.map_structure(lambda x: None, arrays),
+                tf.nest.map_structure(lambda x: x.shape if tf.is_tensor(x) else None, recorded),
                 [x.shape for x in value],
             ),
         )
-        steps = store.finished(arrays, count) if store else None
-        return Solution([self._by_time(o, c) for o, c in zip(outputs, y0, strict=True)], totals, steps, value)
+        outputs = [self._by_time(o, c) for o, c in zip(outputs, y0, strict=True)]
+        return Solution(outputs, totals, batch.y, store and store.having(recorded, count), value)
 
     def _by_time(self, flat: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         shape = tf.concat([[tf.size(self.times), self.full], tf.shape(like)[1:]], 0)
@@ -196,11 +196,23 @@ class _Integration:
     def _rows_of_any_number(self, x: tf.Tensor) -> tf.TensorShape:
         return x.shape if self.xla else tf.TensorShape([None, *x.shape[1:]])
 
-    def _start(self, y0: list[tf.Tensor], rtol: tf.Tensor, atol: tf.Tensor) -> tuple[Batch, Totals]:
+    def _remembering(self, residuals: list[list[tf.Tensor]]) -> rk.Field:
+        """The field; what its evaluations leave to be kept is appended to `residuals`."""
+        if not (self.store and self.store.kept):
+            return self.f
+
+        def field(t: tf.Tensor, y: list[tf.Tensor]) -> list[tf.Tensor]:
+            slope, left = self.store.kept.split(t, y)
+            residuals.append(left)
+            return slope
+
+        return field
+
+    def _start(self, y0: list[tf.Tensor], rtol: tf.Tensor, atol: tf.Tensor) -> tuple[Batch, Totals, StepStore | None]:
         t = tf.zeros_like(rtol) + self.t0
-        slope, evaluations = ([], 0)
+        slope, evaluations, residuals = [], 0, []
         if self.method.first_same_as_last:
-            slope, evaluations = self.f(t, y0), 1
+            slope, evaluations = self._remembering(residuals)(t, y0), 1
         if not self.method.adaptive:
             step = tf.zeros_like(t) + (self.end - self.t0) / tf.cast(self.num_steps, t.dtype)
         elif self.settings.first_step is not None:
@@ -219,12 +231,14 @@ class _Integration:
             lambda: tuple(_select(good, rows, [tf.zeros_like(r) for r in rows]) for rows in (y0, slope)),
         )
         batch = Batch(tf.range(self.full), good & (t < self.end), t, step, tf.ones_like(t), rtol, atol, y, slope)
-        return batch, Totals(zeros + evaluations, zeros, zeros, status, t, step)
+        store = self.store and self.store.write_start(residuals, good)
+        return batch, Totals(zeros + evaluations, zeros, zeros, status, t, step), store
 
-    def _work(self, i: tf.Tensor, batch: Batch, totals: Totals) -> tuple[Attempt, Batch, Totals]:
-        """Tries one step of every sample in `batch`."""
+    def _work(self, i: tf.Tensor, batch: Batch, totals: Totals) -> tuple[Attempt, Batch, Totals, list]:
+        """Tries one step of every sample in `batch`; the last result is what its evaluations leave to be kept."""
         t_next, h = self._next_time(i, batch)
-        slopes, y_next = rk.stages(self.f, self.method, batch.t, h, batch.y, batch.slope or None)
+        residuals = []
+        slopes, y_next = rk.stages(self._remembering(residuals), self.method, batch.t, h, batch.y, batch.slope or None)
         if not self.method.first_same_as_last:
             y_next = rk.advance(batch.y, h, self.method.b, slopes)
         accepted, step, ratio, status = self._judge(i, batch, t_next, h, y_next, slopes)
@@ -249,7 +263,7 @@ class _Integration:
             },
             replaced={"t": t, "step": step},
         )
-        return Attempt(t_next, h, y_next, slopes, accepted, failed, step), following, totals
+        return Attempt(t_next, h, y_next, slopes, accepted, failed, step), following, totals, residuals
 
     def _next_time(self, i: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         if self.method.adaptive:

@@ -11,20 +11,23 @@ from tensorflow_probability.python.math.ode.base import Diagnostics as TfpDiagno
 
 from tfode_adv.errors import UsageError, check_choice, check_range
 from tfode_adv.solvers.adjoint import solve_adjoint
-from tfode_adv.solvers.backprop import Gradients, backpropagate
+from tfode_adv.solvers.backprop import backpropagate
 from tfode_adv.solvers.control import CONTROLLERS, hairer_first_step
 from tfode_adv.solvers.differentiate import VariablesRead, differentiable, stop_recording
 from tfode_adv.solvers.graph import in_xla
 from tfode_adv.solvers.integrate import Settings, Solution, integrate
+from tfode_adv.solvers.kept import AUTO_BYTES, KeptStages
+from tfode_adv.solvers.residuals import SplitField
 from tfode_adv.solvers.rows import Rows
 from tfode_adv.solvers.runge_kutta import exact
+from tfode_adv.solvers.slopes import Gradients, Slope, taped_slope
 from tfode_adv.solvers.status import Status, check_status
 from tfode_adv.solvers.step_sizes import backpropagate_with_step_sizes
-from tfode_adv.solvers.steps import Step, Trial
+from tfode_adv.solvers.steps import Step, StepStore, Trial
 from tfode_adv.solvers.tableaus import Tableau
 
 GRADIENTS = ("backprop", "backprop_steps", "adjoint")
-CHECKPOINTS = ("steps", "auto")
+CHECKPOINTS = ("auto", "steps", "none")
 ENDPOINTS = ("interpolate", "clip")
 ON_FAILURE = ("raise", "status")
 DEFAULT_MAX_NUM_STEPS = 10_000
@@ -112,7 +115,12 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
                 computed, as the papers' programs took it (dearer, and it jumps where a step's acceptance changes);
                 or "adjoint", the continuous adjoint equation.
             checkpoint: what "backprop" keeps for its backward pass: "steps", the start of each accepted step, from
-                which the step is recomputed; "auto" leaves the choice, today always "steps".
+                which the step is recomputed (memory: one state a step); "none", the intermediate results of every
+                evaluation besides, so that nothing is recomputed (memory: all of them); "auto", like "none" in
+                compiled functions until 2 GiB are taken, and like "steps" from there. Intermediate results are kept
+                where a `GradientTape` records the solve, or the tracing of the function that holds it: a forward
+                pass alone does not pay for them. XLA, and a dynamics with loops or branches of TensorFlow's
+                inside, leave nothing that could be kept: there "auto" means "steps".
             on_gradient_failure: "raise", or "status": samples whose adjoint solve fails have gradient zero.
 
         Raises:
@@ -184,7 +192,8 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
             `tfp.math.ode.Results`: times `[T]`, states `[T, *batch, ...]`, `Diagnostics`, `SolverState`.
 
         Raises:
-            UsageError: for times out of order, or a slope of another structure or shape than the state.
+            UsageError: for times out of order, a slope of another structure or shape than the state, or
+                checkpoint="none" where nothing can be kept.
         """
         del jacobian_fn, jacobian_sparsity
         with tf.name_scope(self._name):
@@ -247,10 +256,9 @@ class _Problem:
         solver = self.solver
         rtol, atol = solver._tolerances(self.rows)
         wanted = not tf.executing_eagerly() or record.could_possibly_record()
+        store = self._store() if wanted else None
         with stop_recording():
-            solution = integrate(
-                self.field, self.t0, self.y0, times, rtol, atol, self.settings, record=self._kept() if wanted else None
-            )
+            solution = integrate(self.field, self.t0, self.y0, times, rtol, atol, self.settings, store=store)
         outputs = solution.outputs
         if wanted:
             outputs = self._differentiable(times, solution)
@@ -261,11 +269,56 @@ class _Problem:
         state = SolverState(self.rows.per_sample(totals.step))
         return tfp.math.ode.Results(times, self.rows.states(outputs), diagnostics, state)
 
-    def _kept(self) -> type | None:
+    def _recorded(self) -> type | None:
         """What the backward pass reads of each step."""
         if self.solver._gradient == "adjoint":
             return None
         return Trial if self.solver._gradient == "backprop_steps" and self.settings.method.adaptive else Step
+
+    def _store(self) -> StepStore | None:
+        """An empty store for what the backward pass reads."""
+        kind = self._recorded()
+        if kind is None:
+            return None
+        return StepStore.empty(kind, self.y0, self.t0.dtype, self._kept() if kind is Step else None)
+
+    def _kept(self) -> KeptStages | None:
+        """An empty store for the intermediate results, where they are to be kept."""
+        demanded = self.solver._checkpoint == "none"
+        if self.solver._checkpoint == "steps" or not record.could_possibly_record():
+            return None
+        if in_xla():
+            if demanded:
+                raise UsageError("checkpoint='none' keeps nothing under jit_compile=True: choose 'steps' or 'auto'")
+            return None
+        # Not compiled, the field would be traced anew in each call.
+        if tf.executing_eagerly() and not demanded:
+            return None
+        split = self._split()
+        if not split.storable:
+            if demanded:
+                raise UsageError(
+                    "checkpoint='none' cannot keep the intermediate results of a dynamics with loops or branches "
+                    "inside: choose 'steps' or 'auto'"
+                )
+            return None
+        return KeptStages.empty(split, self.settings.method, None if demanded else AUTO_BYTES)
+
+    def _split(self, to_parameters: bool | None = None) -> SplitField:
+        constants = tf.nest.flatten(self.constants)
+        t = tf.fill(tf.shape(self.y0[0])[:1], self.t0)
+        return SplitField(self.field, lambda: list(self.read.variables), constants, t, self.y0, to_parameters)
+
+    def _evaluation(self, solution: Solution, parameters: list) -> Callable[[tf.Tensor, list[tf.Tensor]], Slope]:
+        """How the backward pass evaluates the field where nothing was kept."""
+        if tf.executing_eagerly() or in_xla():
+            return lambda t, y: taped_slope(self.field, t, y, parameters)
+        # One trace of the field serves all stages.
+        with_parameters = bool(parameters)
+        split = solution.steps.kept and solution.steps.kept.split
+        if not split or (with_parameters and not split.to_parameters):
+            split = self._split(with_parameters)
+        return lambda t, y: split.slope(t, y, with_parameters)
 
     def _differentiable(self, times: tf.Tensor, solution: Solution) -> list[tf.Tensor]:
         constants = tf.nest.flatten(self.constants)
@@ -274,9 +327,10 @@ class _Problem:
         def pull_back(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
             parameters = variables + constants if with_parameters else []
             problem = (times, solution, cotangents, parameters)
-            if self._kept() is Step:
-                return backpropagate(self.field, self.settings.method, self.t0, *problem)
-            if self._kept() is Trial:
+            if self._recorded() is Step:
+                evaluate = self._evaluation(solution, parameters)
+                return backpropagate(evaluate, self.settings.method, self.t0, *problem)
+            if self._recorded() is Trial:
                 tolerances = self.solver._tolerances(self.rows)
                 return backpropagate_with_step_sizes(self.field, self.settings, self.t0, *problem, self.y0, *tolerances)
             return self._adjoint(*problem)
@@ -305,7 +359,8 @@ class _Problem:
             raise UsageError("ChosenBySolver needs a number of times known beforehand under jit_compile=True")
         rtol, atol = self.solver._tolerances(self.rows)
         with stop_recording():
-            solution = integrate(self.field, self.t0, self.y0, end[tf.newaxis], rtol, atol, self.settings, record=Step)
+            store = StepStore.empty(Step, self.y0, self.t0.dtype)
+            solution = integrate(self.field, self.t0, self.y0, end[tf.newaxis], rtol, atol, self.settings, store=store)
             sample = tf.argmax(solution.totals.accepted, output_type=tf.int32)
 
             def add(i, times):

@@ -11,10 +11,11 @@ import tensorflow as tf
 
 from tfode_adv.solvers import outputs as out
 from tfode_adv.solvers import runge_kutta as rk
-from tfode_adv.solvers.backprop import Gradients, initial_cotangent, sweep
+from tfode_adv.solvers.backprop import initial_cotangent, sweep
 from tfode_adv.solvers.control import hairer_first_step
 from tfode_adv.solvers.graph import in_xla, isolated
 from tfode_adv.solvers.integrate import SMALLEST_RATIO, Settings, Solution, adaptive_step
+from tfode_adv.solvers.slopes import Gradients
 from tfode_adv.solvers.status import Status
 from tfode_adv.solvers.steps import Trial
 
@@ -83,8 +84,11 @@ class _ThroughStepSizes:
 
         return _pull_back(first_step, y0, self.parameters, [cotangent])
 
-    def _pull_back(self, trial: Trial, carried: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    def _pull_back(
+        self, i: tf.Tensor, trial: Trial, carried: list[tf.Tensor]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Cotangents of (t, step, ratio, y) before a trial, from those after it, and its shares of the parameters'."""
+        del i
         t_next, _ = adaptive_step(self.settings, trial.t, trial.step, self.end)
         at = self._crossings(trial, trial.t, t_next)
         read = [_where(at.valid, tf.gather(c, at.row)) for c in self.flat]

@@ -1,13 +1,22 @@
-"""What a solve keeps for its backward pass: one state for each step."""
+"""What a solve records for its backward pass: one state for each step, and perhaps the stages' residuals."""
 
 import dataclasses
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tfode_adv.solvers.graph import in_xla
+from tfode_adv.solvers.kept import KeptStages
+
+# Under XLA every buffer has a fixed size; a longer recorded solve is a MAX_NUM_STEPS failure there.
+XLA_MAX_RECORDED_STEPS = 128
+
 
 class Step(NamedTuple):
-    """An accepted step of m samples: their places in the batch, times, sizes and starts. Rejected ones are left out."""
+    """An accepted step of m samples: their places in the batch, times, sizes and starts.
+
+    Samples that did not take it are left out, or stand among the others with size 0.
+    """
 
     index: tf.Tensor
     t: tf.Tensor
@@ -16,15 +25,12 @@ class Step(NamedTuple):
     y: list[tf.Tensor]
 
     @classmethod
-    def of(cls, batch, attempt, fixed_size: bool) -> "Step":
-        """Of the n steps of `attempt`, which started from `batch`; XLA keeps the rejected ones, with size 0."""
+    def of(cls, batch, attempt, whole: bool | tf.Tensor) -> "Step":
+        """Of the n steps of `attempt`, which started from `batch`; where `whole`, the rejected ones too."""
         accepted = attempt.accepted
-        whole = cls(batch.index, batch.t, attempt.t_next, attempt.h, batch.y)
-        if fixed_size:
-            return whole._replace(
-                t_next=tf.where(accepted, whole.t_next, whole.t), h=tf.where(accepted, whole.h, tf.zeros_like(whole.h))
-            )
-        return _only(accepted, whole)
+        t_next = tf.where(accepted, attempt.t_next, batch.t)
+        h = tf.where(accepted, attempt.h, tf.zeros_like(attempt.h))
+        return _only(accepted, cls(batch.index, batch.t, t_next, h, batch.y), whole)
 
     @classmethod
     def dtypes(cls, time: tf.DType) -> list[tf.DType]:
@@ -51,10 +57,10 @@ class Trial(NamedTuple):
     y: list[tf.Tensor]
 
     @classmethod
-    def of(cls, batch, attempt, fixed_size: bool) -> "Trial":
+    def of(cls, batch, attempt, whole: bool | tf.Tensor) -> "Trial":
         counts = batch.active & ~attempt.failed
-        whole = cls(batch.index, attempt.accepted, counts, batch.t, batch.step, attempt.step_next, batch.ratio, batch.y)
-        return whole if fixed_size else _only(counts, whole)
+        tried = cls(batch.index, attempt.accepted, counts, batch.t, batch.step, attempt.step_next, batch.ratio, batch.y)
+        return _only(counts, tried, whole)
 
     @classmethod
     def dtypes(cls, time: tf.DType) -> list[tf.DType]:
@@ -68,16 +74,20 @@ class StepStore:
     Attributes:
         kind: `Step` or `Trial`.
         size: number of elements under XLA, which wants it fixed.
+        kept: the intermediate results of the evaluations, or None where the steps are to be recomputed.
         count: number of elements written, once the loop is done.
     """
 
     kind: type
     arrays: Any
     size: int | None
+    kept: KeptStages | None = None
     count: tf.Tensor | None = None
 
     @classmethod
-    def empty(cls, kind: type, y0: list[tf.Tensor], time: tf.DType, size: int | None) -> "StepStore":
+    def empty(cls, kind: type, y0: list[tf.Tensor], time: tf.DType, kept: KeptStages | None = None) -> "StepStore":
+        size = XLA_MAX_RECORDED_STEPS if in_xla() else None
+
         def array(dtype: tf.DType, shape: tf.TensorShape) -> tf.TensorArray:
             return tf.TensorArray(
                 dtype,
@@ -90,23 +100,42 @@ class StepStore:
 
         rows = y0[0].shape[:1] if size is not None else tf.TensorShape([None])
         vectors = [array(d, rows) for d in kind.dtypes(time)]
-        return cls(kind, kind(*vectors, [array(c.dtype, rows + c.shape[1:]) for c in y0]), size)
+        return cls(kind, kind(*vectors, [array(c.dtype, rows + c.shape[1:]) for c in y0]), size, kept)
 
-    def write(self, arrays: Any, i: tf.Tensor, batch, attempt) -> Any:
+    @property
+    def variables(self) -> tuple:
+        """What changes over the loop."""
+        return self.arrays, self.kept.variables if self.kept else ()
+
+    def having(self, variables: tuple, count: tf.Tensor | None = None) -> "StepStore":
+        arrays, kept = variables
+        return dataclasses.replace(self, arrays=arrays, kept=self.kept and self.kept.having(kept), count=count)
+
+    def write_start(self, residuals: list[list[tf.Tensor]], good: tf.Tensor) -> "StepStore":
+        """Adds the evaluation of the initial slope, if it was kept at all."""
+        if not (self.kept and residuals):
+            return self
+        return dataclasses.replace(self, kept=self.kept.write(0, residuals, good))
+
+    def write(self, i: tf.Tensor, batch, attempt, residuals: list[list[tf.Tensor]]) -> "StepStore":
         """Adds what is kept of the n steps of `attempt`, which started from `batch`, as element `i`."""
-        kept = self.kind.of(batch, attempt, self.size is not None)
-        return tf.nest.map_structure(lambda array, value: array.write(i, value), arrays, kept)
-
-    def finished(self, arrays: Any, count: tf.Tensor) -> "StepStore":
-        return dataclasses.replace(self, arrays=arrays, count=count)
+        whole, kept = self.size is not None, self.kept
+        if kept:
+            kept = kept.write(i + 1, residuals, attempt.accepted)
+            whole = kept.is_kept(i + 1)
+        step = self.kind.of(batch, attempt, whole)
+        arrays = tf.nest.map_structure(lambda array, value: array.write(i, value), self.arrays, step)
+        return dataclasses.replace(self, arrays=arrays, kept=kept)
 
     def read(self, i: tf.Tensor) -> Any:
         return tf.nest.map_structure(lambda array: array.read(i), self.arrays)
 
 
-def _only(where: tf.Tensor, whole: Any) -> Any:
+def _only(where: tf.Tensor, steps: Any, whole: bool | tf.Tensor) -> Any:
+    """The `steps` of the samples selected by `where` `[n]`, or those of all."""
+
     def gathered() -> Any:
         positions = tf.where(where)[:, 0]
-        return tf.nest.map_structure(lambda x: tf.gather(x, positions), whole)
+        return tf.nest.map_structure(lambda x: tf.gather(x, positions), steps)
 
-    return tf.cond(tf.reduce_all(where), lambda: whole, gathered)
+    return steps if whole is True else tf.cond(tf.reduce_all(where) | whole, lambda: steps, gathered)

@@ -1,0 +1,48 @@
+"""Evaluations of a field that can be pulled back: cotangents of the slope become those of all it was computed from."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfode_adv.solvers import runge_kutta as rk
+
+
+class Gradients(NamedTuple):
+    """Cotangents of the initial rows, and of the parameters where they were asked for (else empty)."""
+
+    state: list[tf.Tensor]
+    parameters: list[tf.Tensor]
+
+
+class Slope(NamedTuple):
+    """One evaluation of a field, and the function that takes the slope's cotangents to their `Gradients`."""
+
+    value: list[tf.Tensor] | None  # None where only the derivative is known
+    pull_back: Callable[[list[tf.Tensor]], Gradients]
+
+
+def taped_slope(field: rk.Field, t: tf.Tensor, y: list[tf.Tensor], parameters: list[Any]) -> Slope:
+    """Evaluates `field`, which reads `parameters`, on a tape."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(y)
+        for parameter in parameters:
+            tape.watch(parameter)
+        slope = field(t, y)
+
+    def pull_back(cotangents: list[tf.Tensor]) -> Gradients:
+        flat = dense_gradients(tape, slope, [*y, *parameters], cotangents)
+        return Gradients(flat[: len(y)], flat[len(y) :])
+
+    return Slope(slope, pull_back)
+
+
+def dense_gradients(
+    tape: tf.GradientTape, targets: list[tf.Tensor], sources: Sequence[Any], cotangents: list[tf.Tensor]
+) -> list[tf.Tensor]:
+    """`tape.gradient`, with tensors of zeros for the sources that the targets do not depend on."""
+    gradients = tape.gradient(targets, list(sources), cotangents)
+    return [
+        tf.zeros(tf.shape(source), source.dtype) if gradient is None else tf.convert_to_tensor(gradient)
+        for source, gradient in zip(sources, gradients, strict=True)
+    ]
