@@ -55,10 +55,11 @@ def solve_and_differentiate(field, y0, checkpoint, gain=1.0, times=(1.0,), name=
             tape.watch([y0, gain])
             results = solver.solve(field, 0.0, y0, list(times), batch_ndims=1, constants={"gain": gain})
             loss = tf.add_n([tf.reduce_sum(tf.sin(s)) for s in tf.nest.flatten(results.states)])
-        return tape.gradient(loss, [y0, gain]), results.diagnostics
+        of_samples = results.diagnostics
+        counts = of_samples.num_accepted_steps, of_samples.num_rejected_steps, of_samples.status
+        return tf.nest.flatten(tape.gradient(loss, [y0, gain])), counts
 
-    gradients, diagnostics = run(y0, tf.constant(gain, tf.float64))
-    return tf.nest.flatten(gradients), diagnostics
+    return run(y0, tf.constant(gain, tf.float64))
 
 
 def per_sample_rates(t, y, gain):
@@ -72,10 +73,10 @@ def test_samples_of_unlike_step_counts_and_rejections(name, groups_kept):
     rates = [[0.1], [1.0], [3.0], [5.0], [40.0]]
     y0 = tf.constant([[1.0], [-2.0], [0.5], [2.0], [1.5]], tf.float64), tf.constant(rates, tf.float64)
     options = {"name": name, "first_step_size": 0.2, "times": (0.3, 0.55, 1.0)}
-    found, diagnostics = solve_and_differentiate(per_sample_rates, y0, "none", **options)
+    found, (accepted, rejected, _) = solve_and_differentiate(per_sample_rates, y0, "none", **options)
     expected, _ = solve_and_differentiate(per_sample_rates, y0, "steps", **options)
-    assert len(set(diagnostics.num_accepted_steps.numpy())) > 2
-    assert 0 < np.count_nonzero(diagnostics.num_rejected_steps) < len(rates)
+    assert len(set(accepted.numpy())) > 2
+    assert len(set(rejected.numpy())) > 1
     assert_equal(found, expected)
     # Some iterations were kept and some recomputed, so that slopes were handed on between the two.
     assert set(groups_kept) == {True, False}
@@ -90,9 +91,9 @@ def test_a_failing_sample_spoils_no_gradient(name, groups_kept):
 
     rates = [[0.1], [0.2], [0.3], [-0.4], [500.0]]
     y0 = tf.fill([5, 1], tf.constant(0.5, tf.float64)), tf.constant(rates, tf.float64)
-    found, diagnostics = solve_and_differentiate(explosive, y0, "none", name=name, first_step_size=0.1)
+    found, (_, _, status) = solve_and_differentiate(explosive, y0, "none", name=name, first_step_size=0.1)
     expected, _ = solve_and_differentiate(explosive, y0, "steps", name=name, first_step_size=0.1)
-    assert list(diagnostics.status.numpy() == 0) == [True] * 4 + [False]
+    assert (status.numpy() == 0).tolist() == [True] * 4 + [False]
     assert any(groups_kept)
     assert all(np.isfinite(g).all() for g in found)
     assert_equal(found, expected)

@@ -29,14 +29,17 @@ class _BackwardGraph(func_graph.FuncGraph):
         self._forward = forward
         self._answers: dict[tuple, tf.Operation] = {}
 
-    def _create_op_internal(self, op_type, inputs, dtypes=None, input_types=None, name=None, attrs=None, **kwargs):
-        arguments = (op_type, inputs, dtypes, input_types)
+    def _create_op_internal(
+        self, op_type, inputs, dtypes=None, input_types=None, name=None, attrs=None, op_def=None, compute_device=True
+    ):
+        others = attrs, op_def, compute_device
         if op_type not in _SMALL_ANSWERS or any(x.graph is not self._forward for x in inputs):
-            return super()._create_op_internal(*arguments, name, attrs, **kwargs)
+            return super()._create_op_internal(op_type, inputs, dtypes, input_types, name, *others)
         key = (op_type, *(x.ref() for x in inputs), str(attrs))
         if key not in self._answers:
             with self._forward.as_default():
-                self._answers[key] = self._forward._create_op_internal(*arguments, None, attrs, **kwargs)
+                create = self._forward._create_op_internal
+                self._answers[key] = create(op_type, inputs, dtypes, input_types, None, *others)
         return self._answers[key]
 
     def capture(self, tensor, name=None, shape=None):
