@@ -88,6 +88,24 @@ def test_it_works_where_keras_does(block, tmp_path):
     assert len(model.trainable_variables) == 3 and not model.non_trainable_variables
 
 
+def test_what_is_kept_for_the_backward_pass_is_a_setting(block):
+    def gradient(checkpoint):
+        @tf.function(autograph=False)
+        def run(h):
+            with tf.GradientTape() as tape, solver_settings(checkpoint=checkpoint):
+                loss = tf.reduce_sum(block(h) ** 2)
+            return tape.gradient(loss, block.trainable_variables)
+
+        return run(tf.constant(H0))
+
+    for kept, recomputed in zip(gradient("none"), gradient("steps"), strict=True):
+        np.testing.assert_allclose(kept, recomputed, rtol=1e-5)
+    block.checkpoint = "none"
+    assert ODEBlock.from_config(block.get_config()).checkpoint == "none"
+    with pytest.raises(ValueError, match="auto, steps, none"):
+        block.checkpoint = "all"
+
+
 def test_inverse_undoes_the_block(block):
     block.tol = 1e-5
     np.testing.assert_allclose(block.inverse(block(H0)), H0, atol=1e-3)

@@ -36,7 +36,8 @@ class ODEBlock(keras.layers.Layer):
             step sizes too, as the papers' programs did; or "adjoint", the continuous adjoint equation.
         final_time: > 0.
         num_steps: steps of a fixed-step solver; default 1.
-        checkpoint: what "backprop" keeps: "steps" or "auto" (see `tfode_adv.solvers.RungeKuttaSolver`).
+        checkpoint: what "backprop" keeps for its backward pass: "auto", "steps" or "none" (see
+            `tfode_adv.solvers.RungeKuttaSolver`).
         adjoint_tol: tolerance of the adjoint solve; None means `tol`.
         adjoint_solver: solver of the adjoint equation; None means `solver`.
         max_num_steps: steps tried before a sample fails.
