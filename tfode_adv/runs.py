@@ -11,7 +11,7 @@ from typing import Any
 from tfode_adv.errors import RunError
 from tfode_adv.files import PathLike, read_json, write_json
 
-CONFIG, MODEL = "config.json", "model.keras"
+CONFIG, MODEL, METRICS = "config.json", "model.keras", "metrics.csv"
 _PACKAGES = ("tfode_adv", "tensorflow", "tensorflow-cpu", "keras", "tensorflow-probability", "numpy")
 
 

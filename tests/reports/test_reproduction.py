@@ -199,10 +199,19 @@ def test_the_papers_own_width_comes_before_a_newer_run(tmp_path):
 
 
 def test_a_narrower_model_is_taken_with_a_note(tmp_path):
-    make_run(tmp_path, "mix", filters=8)
+    run = make_run(tmp_path, "mix", filters=8)
     found = reproduce(papers.layout("wifs2019", 1, "mnist"), shelf(tmp_path))
     assert any("8 filters instead of 64" in note for note in found.notes)
     assert any(note.startswith("RES: no run folder") for note in found.notes)
+
+
+def test_a_run_that_went_on_has_the_epochs_it_was_trained_for(tmp_path):
+    run = make_run(tmp_path, "mix")
+    found = reproduce(papers.layout("wifs2019", 1, "mnist"), shelf(tmp_path))
+    assert any("3 epochs" in note for note in found.notes)
+    (run.path / "metrics.csv").write_text("epoch,loss\n" + "".join(f"{epoch},1.0\n" for epoch in (1, 2, 3, 4)))
+    found = reproduce(papers.layout("wifs2019", 1, "mnist"), shelf(tmp_path))
+    assert any("4 epochs" in note for note in found.notes)
 
 
 def test_damaged_and_unfinished_runs_are_passed_over(tmp_path):

@@ -1,5 +1,6 @@
 """From run folders to a paper's table, our figures beside the published ones, and what is still missing."""
 
+import csv
 import dataclasses
 import math
 import pathlib
@@ -14,7 +15,7 @@ from tfode_adv.reports.papers import Layout, Measurement, Model
 from tfode_adv.reports.results import Result
 from tfode_adv.reports.statistics import Rate
 from tfode_adv.reports.tables import Compared, Table, number
-from tfode_adv.runs import CONFIG, Run
+from tfode_adv.runs import CONFIG, METRICS, Run
 
 _NOTE = (
     "Ours (95 % Wilson interval) [published]; * where the published figure lies outside the interval, "
@@ -207,10 +208,19 @@ def _notes(layout: Layout, shelf: Shelf) -> list[str]:
             continue
         filters, wanted = _flag(run, "filters"), dict(model.flags)["filters"]
         differs = "" if filters in (None, wanted) else f", with {filters} filters instead of {wanted}"
-        epochs = _flag(run, "epochs")
+        epochs = _epochs(run)
         trained = "" if epochs is None else f", {epochs} epochs"
         notes.append(f"{model.label}: {run.path}{trained}{differs}.")
     return notes
+
+
+def _epochs(run: Run) -> int | None:
+    """Epochs a run was trained for: those it has metrics of, as a resumed run may go on beyond its first plan."""
+    metrics = run.path / METRICS
+    if not metrics.exists():
+        return _flag(run, "epochs")
+    with metrics.open(newline="") as lines:
+        return len({row["epoch"] for row in csv.DictReader(lines)})
 
 
 def _finished(root: pathlib.Path) -> list[Run]:

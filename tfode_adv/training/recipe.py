@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfode_adv import data, models
 from tfode_adv.errors import RunError, UsageError, check_choice, check_range
-from tfode_adv.runs import Run
+from tfode_adv.runs import METRICS, Run
 from tfode_adv.training import callbacks, checkpoints, distribution, losses, schedules, state
 from tfode_adv.training.artifacts import export
 from tfode_adv.training.loop import Survival, fit
@@ -196,7 +196,7 @@ def train(
         optimizer = recipe.make_optimizer()
     watchers = [callbacks.ProgressBar(recipe.epochs, recipe.num_batches())]
     if folder:
-        watchers.append(callbacks.MetricsFile(folder / "metrics.csv"))
+        watchers.append(callbacks.MetricsFile(folder / METRICS))
     if folder and tensorboard:
         watchers.append(callbacks.TensorBoard(folder / "tensorboard"))
     survival = dataclasses.replace(survival or Survival(), folder=folder)
