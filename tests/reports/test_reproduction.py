@@ -199,7 +199,7 @@ def test_the_papers_own_width_comes_before_a_newer_run(tmp_path):
 
 
 def test_a_narrower_model_is_taken_with_a_note(tmp_path):
-    run = make_run(tmp_path, "mix", filters=8)
+    make_run(tmp_path, "mix", filters=8)
     found = reproduce(papers.layout("wifs2019", 1, "mnist"), shelf(tmp_path))
     assert any("8 filters instead of 64" in note for note in found.notes)
     assert any(note.startswith("RES: no run folder") for note in found.notes)
