@@ -132,6 +132,7 @@ class _Backpropagation:
     def __init__(self, evaluate, method, t0, times, solution, cotangents, parameters):
         self.evaluate, self.method, self.t0, self.times, self.parameters = evaluate, method, t0, times, parameters
         self.solution = solution
+        self.succeeded = solution.totals.status == int(Status.OK)
         self.end = times[-1]
         self.full = tf.shape(cotangents[0])[1]
         self.xla = in_xla()
@@ -144,10 +145,9 @@ class _Backpropagation:
         self.hands_on = self.kept is not None and method.first_same_as_last
 
     def run(self) -> Gradients:
-        succeeded = self.solution.totals.status == int(Status.OK)
-        carried = [tf.where(tf.reshape(succeeded, [-1] + [1] * (c.shape.rank - 1)), c, 0) for c in self.at_end]
+        carried = _only(self.succeeded, self.at_end)
         if self.hands_on:
-            carried += [tf.zeros_like(c) for c in carried]
+            carried = carried + [tf.zeros_like(c) for c in carried]
         carried, totals = sweep(self.solution.steps, carried, self.parameters, self._pull_back)
         adjoint, slope = self._parts(carried)
         if self.hands_on:
@@ -183,7 +183,9 @@ class _Backpropagation:
             pulled = self.kept.split.pull_back(self.kept.read(0)[0], slope, bool(self.parameters))
             return tf.cond(_all_finite(pulled.parameters), lambda: pulled, recomputed) if self.parameters else pulled
 
-        return tf.cond(self.kept.is_kept(0), from_kept, recomputed)
+        pulled = tf.cond(self.kept.is_kept(0), from_kept, recomputed)
+        # A sample that starts from NaN has left some.
+        return pulled._replace(state=_only(self.succeeded, pulled.state))
 
     def _from_kept(self, step: Step, adjoint: list, slope: list, residuals: list[list[tf.Tensor]]) -> Gradients:
         """Pulls back through a step whose evaluations were kept.
