@@ -45,7 +45,7 @@ class KeptStages:
     def empty(cls, split: SplitField, method: Tableau, limit: int | None) -> "KeptStages":
         def array(dtype: tf.DType, shape: tf.TensorShape) -> tf.TensorArray:
             options = {"dynamic_size": True, "clear_after_read": False, "infer_shape": False}
-            return tf.TensorArray(dtype, size=0, element_shape=shape, **options)
+            return tf.TensorArray(_stored(dtype), size=0, element_shape=shape, **options)
 
         arrays = [array(r.dtype, r.shape) for r in split.residuals]
         flags = array(tf.bool, tf.TensorShape([])).write(0, False)
@@ -72,7 +72,7 @@ class KeptStages:
         def written() -> list[tf.TensorArray]:
             arrays = self.arrays
             for e, evaluation in enumerate(residuals):
-                arrays = [a.write(first + e, r) for a, r in zip(arrays, evaluation, strict=True)]
+                arrays = [a.write(first + e, tf.cast(r, a.dtype)) for a, r in zip(arrays, evaluation, strict=True)]
             return arrays
 
         arrays = tf.cond(keep, written, lambda: self.arrays)
@@ -85,7 +85,13 @@ class KeptStages:
     def read(self, group: tf.Tensor | int) -> list[list[tf.Tensor]]:
         """The residuals of each evaluation of a group that was kept."""
         count = 1 if isinstance(group, int) and group == 0 else self.per_group
-        return [[a.read(self._first(group) + e) for a in self.arrays] for e in range(count)]
+        first, types = self._first(group), [r.dtype for r in self.split.residuals]
+        return [[tf.cast(a.read(first + e), t) for a, t in zip(self.arrays, types, strict=True)] for e in range(count)]
 
     def _first(self, group: tf.Tensor | int) -> tf.Tensor | int:
         return 0 if isinstance(group, int) and group == 0 else 1 + (group - 1) * self.per_group
+
+
+def _stored(dtype: tf.DType) -> tf.DType:
+    # TensorFlow types 32-bit shapes apart, and warns of an invalid graph where an array of numbers holds one.
+    return tf.int64 if dtype == tf.int32 else dtype
