@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfode_adv.solvers import runge_kutta as rk
 from tfode_adv.solvers.integrate import Integral, Settings, Solution, integrate
-from tfode_adv.solvers.slopes import Gradients, taped_slope
+from tfode_adv.solvers.slopes import Gradients, taped
 from tfode_adv.solvers.status import Status
 
 
@@ -39,23 +39,21 @@ def solve_adjoint(
     components = len(cotangents)
     succeeded = solution.totals.status == int(Status.OK)
 
-    def masked(rows: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
-        return tf.where(tf.reshape(where, [-1] + [1] * (rows.shape.rank - 1)), rows, tf.zeros_like(rows))
-
     def augmented(s: tf.Tensor, rows: list[tf.Tensor]) -> list[tf.Tensor]:
         y, a = rows[:components], rows[components:]
-        slope = taped_slope(field, -s, y, [])
+        slope = taped(lambda y: field(-s, y), y, [])
         return [-k for k in slope.value] + slope.pull_back(a).state
 
     def parameter_integrand(s: tf.Tensor, rows: list[tf.Tensor], weights: tf.Tensor) -> list[tf.Tensor]:
         y, a = rows[:components], rows[components:]
-        slope = taped_slope(field, -s, y, parameters)
+        slope = taped(lambda y: field(-s, y), y, parameters)
         return slope.pull_back([rk.per_row(weights, c) * c for c in a]).parameters
 
     def interval(m, adjoint, totals, status, reached):
         start = tf.cond(m > 0, lambda: times[tf.maximum(m - 1, 0)], lambda: t0)
-        y = [masked(o[m], succeeded) for o in solution.outputs]
-        a = [b + masked(c[m], succeeded) for b, c in zip(adjoint, cotangents, strict=True)]
+        y = rk.select(succeeded, [o[m] for o in solution.outputs])
+        added = rk.select(succeeded, [c[m] for c in cotangents])
+        a = [b + c for b, c in zip(adjoint, added, strict=True)]
         back = integrate(
             augmented,
             -times[m],
@@ -67,7 +65,7 @@ def solve_adjoint(
             integral=Integral(totals, parameter_integrand) if parameters else None,
         )
         status = tf.where(status == int(Status.OK), back.totals.status, status)
-        adjoint = [masked(o[0], status == int(Status.OK)) for o in back.outputs[components:]]
+        adjoint = rk.select(status == int(Status.OK), [o[0] for o in back.outputs[components:]])
         reached = tf.where(status == int(Status.OK), -back.totals.t, reached)
         return m - 1, adjoint, back.integral if parameters else totals, status, reached
 

@@ -268,15 +268,9 @@ class _Backpropagation:
         return inside, start, slopes
 
 
-def _only(where: tf.Tensor, rows: list[tf.Tensor], otherwise: list[tf.Tensor] | None = None) -> list[tf.Tensor]:
-    """`rows` of the samples selected by `where` `[n]`; those of the others from `otherwise`, or zero."""
-
-    def select() -> list[tf.Tensor]:
-        masks = [tf.reshape(where, [-1] + [1] * (r.shape.rank - 1)) for r in rows]
-        others = otherwise or [tf.zeros_like(r) for r in rows]
-        return [tf.where(m, r, o) for m, r, o in zip(masks, rows, others, strict=True)]
-
-    return tf.cond(tf.reduce_all(where), lambda: rows, select)
+def _only(where: tf.Tensor, rows: list[tf.Tensor], others: list[tf.Tensor] | None = None) -> list[tf.Tensor]:
+    """`rk.select`, at no cost where all samples are selected, as they mostly are."""
+    return tf.cond(tf.reduce_all(where), lambda: rows, lambda: rk.select(where, rows, others))
 
 
 def _all_finite(values: list[tf.Tensor]) -> tf.Tensor:

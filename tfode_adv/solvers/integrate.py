@@ -228,7 +228,7 @@ class _Integration:
         y, slope = tf.cond(
             tf.reduce_all(good),
             lambda: (y0, slope),
-            lambda: tuple(_select(good, rows, [tf.zeros_like(r) for r in rows]) for rows in (y0, slope)),
+            lambda: tuple(rk.select(good, rows) for rows in (y0, slope)),
         )
         batch = Batch(tf.range(self.full), good & (t < self.end), t, step, tf.ones_like(t), rtol, atol, y, slope)
         store = self.store and self.store.write_start(residuals, good)
@@ -250,7 +250,7 @@ class _Integration:
         y, slope = tf.cond(
             tf.reduce_all(accepted),
             lambda: (y_next, last),
-            lambda: (_select(accepted, y_next, batch.y), _select(accepted, last, batch.slope)),
+            lambda: (rk.select(accepted, y_next, batch.y), rk.select(accepted, last, batch.slope)),
         )
         following = batch._replace(active=still, t=t, step=step, ratio=ratio, y=y, slope=slope)
         totals = totals.update(
@@ -305,7 +305,7 @@ class _Integration:
 
             def share(a=a, c=c, i=i, weight=weight) -> list[tf.Tensor]:
                 y = rk.advance(batch.y, attempt.h, a, attempt.slopes[:i])
-                y = _select(weight != 0, y, [tf.zeros_like(r) for r in y])
+                y = rk.select(weight != 0, y)
                 return self.integral.integrand(batch.t + rk.exact(c, attempt.h.dtype) * attempt.h, y, weight)
 
             added.append(tf.cond(tf.reduce_any(weight != 0), share, lambda: [tf.zeros_like(v) for v in value]))
@@ -337,7 +337,7 @@ class _Integration:
             at = out.find_crossings(
                 self.times, batch.index, self.full, reached, forever, attempt.failed, self.xla, self.end
             )
-            last = _select(attempt.accepted, attempt.y_next, batch.y)
+            last = rk.select(attempt.accepted, attempt.y_next, batch.y)
             return out.put(outputs, at, [tf.gather(r, at.sample) for r in last], self.xla)
 
         first = tf.reduce_min(tf.where(self.times > self.t0, self.times, self.end))
@@ -375,11 +375,6 @@ def step_weights(method: Tableau, where: tf.Tensor, t: tf.Tensor, t_next: tf.Ten
     last = where & (t_next >= end)
     theta = tf.where(last, tf.math.divide_no_nan(end - t, t_next - t), 1)
     return rk.dense_weights(method, theta, last)
-
-
-def _select(where: tf.Tensor, yes: list[tf.Tensor], no: list[tf.Tensor]) -> list[tf.Tensor]:
-    masks = [tf.reshape(where, [-1] + [1] * (a.shape.rank - 1)) for a in yes]
-    return [tf.where(m, a, b) for m, a, b in zip(masks, yes, no, strict=True)]
 
 
 def _below_resolution(y: list[tf.Tensor], rtol: tf.Tensor, atol: tf.Tensor) -> tf.Tensor:

@@ -23,6 +23,13 @@ def per_row(value: tf.Tensor, like: Row) -> tf.Tensor:
     return tf.cast(tf.reshape(value, shape), like.dtype)
 
 
+def select(where: tf.Tensor, rows: list[Row], others: list[Row] | None = None) -> list[Row]:
+    """`rows` of the samples for which `where` `[n]` holds; those of the others from `others`, or zero."""
+    masks = [tf.reshape(where, [-1] + [1] * (r.shape.rank - 1)) for r in rows]
+    others = [tf.zeros_like(r) for r in rows] if others is None else others
+    return [tf.where(m, r, o) for m, r, o in zip(masks, rows, others, strict=True)]
+
+
 def weighted_sum(weights: Sequence[float | tf.Tensor], terms: Sequence[Row]) -> Row | None:
     """Sum of `weights[i] * terms[i]`; a weight is a float, or one number a row; None where all are 0."""
     products = []

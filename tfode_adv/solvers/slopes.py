@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfode_adv.solvers import runge_kutta as rk
-
 
 class Gradients(NamedTuple):
     """Cotangents of the initial rows, and of the parameters where they were asked for (else empty)."""
@@ -22,13 +20,13 @@ class Slope(NamedTuple):
     pull_back: Callable[[list[tf.Tensor]], Gradients]
 
 
-def taped_slope(field: rk.Field, t: tf.Tensor, y: list[tf.Tensor], parameters: list[Any]) -> Slope:
-    """Evaluates `field`, which reads `parameters`, on a tape."""
+def taped(function: Callable[[list[tf.Tensor]], list[tf.Tensor]], y: list[tf.Tensor], parameters: list[Any]) -> Slope:
+    """Evaluates `function(y)`, which reads `parameters`, on a tape."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(y)
         for parameter in parameters:
             tape.watch(parameter)
-        slope = field(t, y)
+        slope = function(y)
 
     def pull_back(cotangents: list[tf.Tensor]) -> Gradients:
         flat = dense_gradients(tape, slope, [*y, *parameters], cotangents)

@@ -20,7 +20,7 @@ from tfode_adv.solvers.kept import AUTO_BYTES, KeptStages
 from tfode_adv.solvers.residuals import SplitField
 from tfode_adv.solvers.rows import Rows
 from tfode_adv.solvers.runge_kutta import exact
-from tfode_adv.solvers.slopes import Gradients, Slope, taped_slope
+from tfode_adv.solvers.slopes import Gradients, Slope, taped
 from tfode_adv.solvers.status import Status, check_status
 from tfode_adv.solvers.step_sizes import backpropagate_with_step_sizes
 from tfode_adv.solvers.steps import Step, StepStore, Trial
@@ -312,7 +312,7 @@ class _Problem:
     def _evaluation(self, solution: Solution, parameters: list) -> Callable[[tf.Tensor, list[tf.Tensor]], Slope]:
         """How the backward pass evaluates the field where nothing was kept."""
         if tf.executing_eagerly() or in_xla():
-            return lambda t, y: taped_slope(self.field, t, y, parameters)
+            return lambda t, y: taped(lambda y: self.field(t, y), y, parameters)
         # One trace of the field serves all stages.
         with_parameters = bool(parameters)
         split = solution.steps.kept and solution.steps.kept.split

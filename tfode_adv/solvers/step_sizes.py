@@ -15,7 +15,7 @@ from tfode_adv.solvers.backprop import initial_cotangent, sweep
 from tfode_adv.solvers.control import hairer_first_step
 from tfode_adv.solvers.graph import in_xla, isolated
 from tfode_adv.solvers.integrate import SMALLEST_RATIO, Settings, Solution, adaptive_step
-from tfode_adv.solvers.slopes import Gradients
+from tfode_adv.solvers.slopes import Gradients, taped
 from tfode_adv.solvers.status import Status
 from tfode_adv.solvers.steps import Trial
 
@@ -63,17 +63,17 @@ class _ThroughStepSizes:
     def run(self, solution: Solution, y0: list[tf.Tensor]) -> Gradients:
         succeeded = solution.totals.status == int(Status.OK)
         zeros = tf.zeros_like(self.rtol)
-        cotangents = [_where(succeeded, c, axis=1) for c in self.cotangents]
-        self.flat = [tf.reshape(c, tf.concat([[-1], tf.shape(c)[2:]], 0)) for c in cotangents]
+        flat = [tf.reshape(c, tf.concat([[-1], tf.shape(c)[2:]], 0)) for c in self.cotangents]
+        self.flat = rk.select(tf.tile(succeeded, [tf.size(self.times)]), flat)
         carried = [zeros, zeros, zeros, *[tf.zeros_like(c) for c in y0]]
         (_, step, _, *adjoint), totals = sweep(solution.steps, carried, self.parameters, self._pull_back)
-        adjoint = [a + initial_cotangent(c, self.times, self.t0) for a, c in zip(adjoint, cotangents, strict=True)]
+        adjoint = [a + initial_cotangent(c, self.times, self.t0) for a, c in zip(adjoint, self.cotangents, strict=True)]
         if self.settings.first_step is None:
-            finite = [_where(succeeded, c) for c in y0]
-            rows, shares = isolated(self._pull_back_first_step)(finite, _where(succeeded, step))
-            adjoint = [a + _where(succeeded, r) for a, r in zip(adjoint, rows, strict=True)]
+            *finite, step = rk.select(succeeded, [*y0, step])
+            rows, shares = isolated(self._pull_back_first_step)(finite, step)
+            adjoint = [a + r for a, r in zip(adjoint, rows, strict=True)]
             totals = [a + b for a, b in zip(totals, shares, strict=True)]
-        return Gradients(adjoint, totals)
+        return Gradients(rk.select(succeeded, adjoint), totals)
 
     def _pull_back_first_step(self, y0: list[tf.Tensor], cotangent: tf.Tensor) -> Gradients:
         t = tf.zeros_like(self.rtol) + self.t0
@@ -82,7 +82,7 @@ class _ThroughStepSizes:
             slope = self.field(t, y)
             return [hairer_first_step(self.field, self.settings.method, t, y, slope, self.rtol, self.atol)]
 
-        return _pull_back(first_step, y0, self.parameters, [cotangent])
+        return taped(first_step, y0, self.parameters).pull_back([cotangent])
 
     def _pull_back(
         self, i: tf.Tensor, trial: Trial, carried: list[tf.Tensor]
@@ -91,21 +91,17 @@ class _ThroughStepSizes:
         del i
         t_next, _ = adaptive_step(self.settings, trial.t, trial.step, self.end)
         at = self._crossings(trial, trial.t, t_next)
-        read = [_where(at.valid, tf.gather(c, at.row)) for c in self.flat]
+        read = rk.select(at.valid, [tf.gather(c, at.row) for c in self.flat])
 
         def after(rows: list[tf.Tensor]) -> list[tf.Tensor]:
             t, step, ratio, *y = rows
             return self._after(trial, t, step, ratio, y)
 
         # Of rows that do not count nothing depends on what is computed here, be it finite or not.
-        outgoing = [_where(trial.counts, c) for c in carried] + read
+        outgoing = rk.select(trial.counts, carried) + read
         before = [trial.t, trial.step, trial.ratio, *trial.y]
-        rows, shares = _pull_back(after, before, self.parameters, outgoing)
-        rows = [
-            tf.where(tf.reshape(trial.counts, [-1] + [1] * (r.shape.rank - 1)), r, c)
-            for r, c in zip(rows, carried, strict=True)
-        ]
-        return rows, shares
+        rows, shares = taped(after, before, self.parameters).pull_back(outgoing)
+        return rk.select(trial.counts, rows, carried), shares
 
     def _after(self, trial: Trial, t, step, ratio, y) -> list[tf.Tensor]:
         """(t, step, ratio, y) after the trial, and the states read off it: the forward computation again."""
@@ -127,30 +123,10 @@ class _ThroughStepSizes:
             read = [tf.gather(rows, at.sample) for rows in y_next]
         else:
             read = out.states_inside(method, at, h, y, slopes)
-        y = [
-            tf.where(tf.reshape(accepted, [-1] + [1] * (a.shape.rank - 1)), b, a)
-            for a, b in zip(y, y_next, strict=True)
-        ]
+        y = rk.select(accepted, y_next, y)
         t = tf.where(accepted, t_next, t)
         return [t, step_next, tf.where(accepted, tf.maximum(error, SMALLEST_RATIO), ratio), *y, *read]
 
     def _crossings(self, trial: Trial, t: tf.Tensor, t_next: tf.Tensor) -> out.Crossings:
         where = trial.accepted & trial.counts
         return out.find_crossings(self.times, trial.index, self.full, t, t_next, where, self.xla, self.end)
-
-
-def _pull_back(function, rows: list[tf.Tensor], parameters: list[Any], cotangents: list[tf.Tensor]) -> Gradients:
-    """Cotangents of the `rows` and `parameters` that `function(rows)` depends on, from those of its results."""
-    sources = (rows, parameters)
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        for source in tf.nest.flatten(sources):
-            tape.watch(source)
-        results = function(rows)
-    gradients = tape.gradient(results, sources, cotangents, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return Gradients(*tf.nest.map_structure(tf.convert_to_tensor, gradients))
-
-
-def _where(condition: tf.Tensor, rows: tf.Tensor, axis: int = 0) -> tf.Tensor:
-    """`rows` where `condition` `[n]`, which counts along `axis`, holds, else 0."""
-    shape = [1] * axis + [-1] + [1] * (rows.shape.rank - 1 - axis)
-    return tf.where(tf.reshape(condition, shape), rows, tf.zeros_like(rows))
