@@ -12,6 +12,7 @@ from tfode_adv.analysis.stages import Stages
 from tfode_adv.errors import RunError
 from tfode_adv.reports import diagnosis as reader
 from tfode_adv.reports import diagnosis_writer
+from tfode_adv.runs import Run
 
 PROTOCOL = Protocol("linf", eps=0.08, step_size=0.02, steps=10)
 
@@ -72,9 +73,9 @@ def test_a_finished_diagnosis_is_read_not_computed(honest, images, tmp_path):
 
 
 def test_the_document_is_what_the_report_reads(masked_found, tmp_path):
-    document = diagnosis_writer.write(tmp_path / "diagnosis", masked_found, {"ε": 0.08}, PROTOCOL.steps)
+    document = diagnosis_writer.write(tmp_path / "diagnosis", masked_found, {"ε": 0.08}, PROTOCOL.steps, "0" * 64)
     assert document["verdict"]["label"] == "masked"
-    sections = reader.sections("run", tmp_path)
+    sections = reader.read("run", Run(tmp_path, {})).sections
     titles = [section.title for section in sections]
     assert titles[0] == "Is this robustness real?: run"
     assert any(picture.kind == "png" for section in sections for picture in section.pictures)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfode_adv import data
+from tfode_adv import data, files
 from tfode_adv.cli import app, diagnose
 from tfode_adv.reports import diagnosis as reader
 from tfode_adv.runs import Run
@@ -36,12 +36,27 @@ def test_a_run_is_diagnosed_and_a_second_time_only_read(trained, capsys):
     document = json.loads((trained / "diagnosis" / "diagnosis.json").read_text())
     assert document["settings"]["data set"] == "mnist_5k" and document["settings"]["ε"] == 0.03
     assert document["verdict"]["images"] == 16
-    assert len(reader.sections("linear", trained)) >= 4
+    assert document["model"] == files.sha256(trained / "model.keras")
+    assert len(reader.read("linear", Run.open(trained)).sections) >= 4
 
     pieces = {path: path.stat().st_mtime_ns for path in (trained / "diagnosis" / "pieces").iterdir()}
     assert call(*arguments) == app.OK
     assert capsys.readouterr().out == printed
     assert pieces == {path: path.stat().st_mtime_ns for path in (trained / "diagnosis" / "pieces").iterdir()}
+
+
+def test_a_diagnosis_of_replaced_weights_is_moved_aside(tmp_path):
+    run = Run.create(tmp_path / "run", {"model": {"name": "linear"}})
+    old, new = "a" * 64, "b" * 64
+    for place in ("diagnosis-aaaaaaaa", "diagnosis-aaaaaaaa-2"):
+        files.write_json(run.path / "diagnosis" / "diagnosis.json", {"model": old})
+        assert reader.set_aside(run, old) is None
+        assert reader.set_aside(run, new) == run.path / place
+        assert files.read_json(run.path / place / "diagnosis.json") == {"model": old}
+        assert not (run.path / "diagnosis").exists()
+    assert reader.set_aside(run, new) is None
+    files.write_json(run.path / "diagnosis" / "diagnosis.json", {"report": []})
+    assert reader.set_aside(run, new) is None
 
 
 @pytest.mark.parametrize(

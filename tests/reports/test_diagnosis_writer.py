@@ -12,8 +12,10 @@ from tfode_adv.analysis.trajectories import Travel
 from tfode_adv.analysis.verdict import Outcome
 from tfode_adv.reports import diagnosis as reader
 from tfode_adv.reports import diagnosis_writer
+from tfode_adv.runs import Run
 
 IMAGES = 20
+DIGEST = "0" * 64
 CORRECT = np.arange(IMAGES) < 18
 
 
@@ -49,8 +51,8 @@ def at_tolerance(tol, turned, blocks=1):
 @pytest.fixture
 def written(tmp_path):
     found = [at_tolerance(0.1, 12), at_tolerance(1.0, 2)]
-    document = diagnosis_writer.write(tmp_path / "diagnosis", found, {"ε": 0.1}, steps=10)
-    return document, reader.sections("run", tmp_path)
+    document = diagnosis_writer.write(tmp_path / "diagnosis", found, {"ε": 0.1}, steps=10, model=DIGEST)
+    return document, reader.read("run", Run(tmp_path, {})).sections
 
 
 def test_the_gravest_verdict_is_the_runs(written):
@@ -83,8 +85,8 @@ def test_what_took_the_rest_is_a_share_of_all_images(written):
 
 def test_many_blocks_share_a_chart(tmp_path):
     found = [at_tolerance(1.0, 2, blocks=5)]
-    diagnosis_writer.write(tmp_path / "diagnosis", found, {}, steps=10)
-    section = next(one for one in reader.sections("run", tmp_path) if "along t" in one.title)
+    diagnosis_writer.write(tmp_path / "diagnosis", found, {}, steps=10, model=DIGEST)
+    section = next(one for one in reader.read("run", Run(tmp_path, {})).sections if "along t" in one.title)
     assert [picture.title for picture in section.pictures] == [
         "Relative L2 distance of clean and adversarial states by block, τ = 1"
     ]

@@ -177,6 +177,21 @@ def test_folders_of_one_name_are_told_apart(tmp_path):
     assert len(found.results) == 20
 
 
+def write_diagnosis(run, part, **values):
+    files.write_json(run.path / "diagnosis" / "diagnosis.json", {"report": [part], **values})
+
+
+def test_a_diagnosis_of_other_weights_is_left_out_with_a_note(tmp_path):
+    run = make_run(tmp_path / "oon")
+    part = {"title": "Is it real?", "verdicts": ["It is credible."]}
+    for digest, words in (("0" * 64, "since replaced"), (None, "unknown")):
+        write_diagnosis(run, part, model=digest)
+        page = Page(report.write(report.of_runs([run.path]), tmp_path / "out").read_text())
+        assert "It is credible." not in page.words
+        assert any(f"of a model {words}" in text or f"of an {words} model" in text for text in page.words)
+        assert any("bin/diagnose tells" in text for text in page.words)
+
+
 def test_a_diagnosis_is_shown(tmp_path):
     run = make_run(tmp_path / "oon")
     (run.path / "diagnosis").mkdir()
@@ -185,7 +200,7 @@ def test_a_diagnosis_is_shown(tmp_path):
     table["rows"] = [["black box wins", "fail", {"count": 1, "total": 4}]]
     part = {"title": "Is it real?", "verdicts": ["It is <masked>."], "tables": [table]}
     part["figures"] = [{"file": "surface.png", "title": "Loss surface"}]
-    files.write_json(run.path / "diagnosis" / "diagnosis.json", {"report": [part]})
+    write_diagnosis(run, part, model=files.sha256(run.model_path))
     page = Page(report.write(report.of_runs([run.path]), tmp_path / "out").read_text())
     assert (
         page.words.count("It is <masked>.") == 1 and "Loss surface" in page.words and "Is it real?: oon" in page.words
@@ -193,9 +208,13 @@ def test_a_diagnosis_is_shown(tmp_path):
     assert any("fail" in attributes.get("class", "") for tag, attributes in page.tags if tag == "td")
 
 
-@pytest.mark.parametrize("values", [[], {}, {"report": [{}]}, {"report": [{"title": "t", "tables": [{}]}]}])
+@pytest.mark.parametrize(
+    "values", [[], {"report": None}, {"report": [{}]}, {"report": [{"title": "t", "tables": [{}]}]}]
+)
 def test_a_corrupt_diagnosis_is_named(tmp_path, values):
     run = make_run(tmp_path / "oon", eps=())
+    if values:
+        values = {**values, "model": files.sha256(run.model_path)}
     files.write_json(run.path / "diagnosis" / "diagnosis.json", values)
     with pytest.raises(RunError, match="diagnosis.json"):
         report.of_runs([run.path])
@@ -204,7 +223,7 @@ def test_a_corrupt_diagnosis_is_named(tmp_path, values):
 def test_a_missing_figure_is_named(tmp_path):
     run = make_run(tmp_path / "oon", eps=())
     part = {"title": "t", "figures": [{"file": "gone.png"}]}
-    files.write_json(run.path / "diagnosis" / "diagnosis.json", {"report": [part]})
+    write_diagnosis(run, part, model=files.sha256(run.model_path))
     with pytest.raises(RunError, match="gone.png"):
         report.of_runs([run.path])
 

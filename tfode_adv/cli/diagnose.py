@@ -5,11 +5,10 @@ bin/diagnose RUN --tol=1e-3,1 --eps=0.1 --budget=full
 bin/diagnose RUN --gradient=backprop          held against an attack that was published with backpropagation
 
 Writes RUN/diagnosis/diagnosis.json and its pictures; bin/report shows them. Every finished piece is kept:
-the same command continues where it was stopped.
+the same command continues where it was stopped. A diagnosis of weights that were since replaced is moved aside.
 """
 
 import hashlib
-import pathlib
 
 import numpy as np
 import tensorflow as tf
@@ -26,10 +25,10 @@ from tfode_adv.errors import RunError, UsageError
 from tfode_adv.files import sha256
 from tfode_adv.progress import bar
 from tfode_adv.reports import diagnosis_writer
+from tfode_adv.reports.diagnosis import FOLDER, NAME, set_aside
 from tfode_adv.runs import Run
 
 TOLERANCES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
-FOLDER = "diagnosis"
 # The models of WIFS 2019, which was attacked through the adjoint; MSML 2022 used backpropagation.
 THROUGH_ADJOINT = ("mix", "oon")
 
@@ -73,7 +72,11 @@ def main(argv) -> None:
         print(f"diagnosing the newest run, {run.path}")
     probe = Probe(model, FLAGS.batch_size)
     # By what the images are, not where they lie: a run may move to another machine.
-    settings = {"model": sha256(run.model_path), "images": _digest(images), "version": __version__}
+    digest = sha256(run.model_path)
+    aside = set_aside(run, digest)
+    if aside:
+        print(f"the diagnosis that was there is of other weights: moved to {aside}")
+    settings = {"model": digest, "images": _digest(images), "version": __version__}
     stages = Stages(run.path / FOLDER / "pieces", settings)
     total = diagnosis.pieces(probe, protocol, FLAGS.budget, FLAGS.tol)
     with bar(total=total, desc="diagnosis", unit="piece") as progress:
@@ -83,10 +86,10 @@ def main(argv) -> None:
             progress.update()
 
         found = diagnosis.run(probe, images, protocol, budget=FLAGS.budget, tols=FLAGS.tol, stages=stages, step=step)
-    _finish(run, found, protocol, name, len(images.x))
+    _finish(run, digest, found, protocol, name, len(images.x))
 
 
-def _finish(run: Run, found, protocol: Protocol, dataset: str, num_examples: int) -> None:
+def _finish(run: Run, digest: str, found, protocol: Protocol, dataset: str, num_examples: int) -> None:
     shown = {
         "data set": dataset,
         "test images": num_examples,
@@ -98,12 +101,11 @@ def _finish(run: Run, found, protocol: Protocol, dataset: str, num_examples: int
         "budget": FLAGS.budget,
         "seed": protocol.seed,
     }
-    folder = pathlib.Path(run.path) / FOLDER
-    document = diagnosis_writer.write(folder, found, shown, protocol.steps)
+    document = diagnosis_writer.write(run.path / FOLDER, found, shown, protocol.steps, digest)
     print(diagnosis_writer.summary(found).to_text())
     for at in found:
         print(at.verdict.sentence)
-    print(f"\nverdict: {document['verdict']['label']}; all of it: {folder / diagnosis_writer.NAME}")
+    print(f"\nverdict: {document['verdict']['label']}; all of it: {run.path / FOLDER / NAME}")
 
 
 def _protocol(dataset: str, model: str | None) -> Protocol:

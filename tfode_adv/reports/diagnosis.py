@@ -2,16 +2,20 @@
 
 `RUN/diagnosis/diagnosis.json` holds, beside whatever else its reader wants, what a page shows of it:
 
-    {"report": [{"title": "...", "lines": ["..."], "verdicts": ["..."],
+    {"model": "SHA-256 of the model.keras that was diagnosed",
+     "report": [{"title": "...", "lines": ["..."], "verdicts": ["..."],
                  "tables": [{"title": "...", "headers": ["..."], "rows": [[...]], "note": "..."}],
                  "figures": [{"file": "surface.png", "title": "...", "text": "..."}]}]}
 
-A table's value is text, a number, null, or a rate `{"count": 3, "total": 10}`; "pass" and "fail" are shown as
+A diagnosis of other weights than the run's is not shown: its verdict would stand beside numbers it is not
+about. A table's value is text, a number, null, or a rate `{"count": 3, "total": 10}`; "pass" and "fail" are shown as
 such. A figure's file lies beside the JSON, a PNG or an SVG.
 """
 
+import dataclasses
+import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfode_adv import files
@@ -20,24 +24,51 @@ from tfode_adv.reports.document import Section
 from tfode_adv.reports.plotting import Picture
 from tfode_adv.reports.statistics import Rate
 from tfode_adv.reports.tables import Table
+from tfode_adv.runs import Run
 
 FOLDER, NAME = "diagnosis", "diagnosis.json"
 
 
-def sections(name: str, run: files.PathLike) -> list[Section]:
-    """The diagnosis of a run folder, each section under the run's name; none where there is none.
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """The sections of a run's diagnosis, none where there is none to show, and notes on what is not shown."""
+
+    sections: Sequence[Section] = ()
+    notes: Sequence[str] = ()
+
+
+def read(name: str, run: Run) -> Diagnosis:
+    """The diagnosis of a run, each section under the name shown for the run.
 
     Raises:
         RunError: if the file is corrupt or a figure is missing; the message names the file.
     """
-    path = pathlib.Path(run) / FOLDER / NAME
+    path = run.path / FOLDER / NAME
     if not path.exists():
-        return []
+        return Diagnosis()
     values = files.read_json(path)
     try:
-        return [_section(name, part, path.parent) for part in values["report"]]
+        if run.finished and values.get("model") != files.sha256(run.model_path):
+            of = "a model since replaced" if values.get("model") else "an unknown model"
+            return Diagnosis(notes=[f"{name}: a diagnosis of {of} was left out; bin/diagnose makes it anew."])
+        return Diagnosis([_section(name, part, path.parent) for part in values["report"]])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{str(path)!r} is corrupt: not a diagnosis ({error!r})") from error
+
+
+def set_aside(run: Run, model: str) -> pathlib.Path | None:
+    """Moves a diagnosis of other weights than `model`, a SHA-256, out of the way; returns where it went."""
+    folder = run.path / FOLDER
+    try:
+        old = files.read_json(folder / NAME).get("model")
+    except (RunError, AttributeError):
+        return None
+    # One that names no model is written over: its pieces know theirs, and those of `model` are still good.
+    if not isinstance(old, str) or old == model:
+        return None
+    stamps = itertools.chain([old[:8]], (f"{old[:8]}-{number}" for number in itertools.count(2)))
+    aside = next(path for stamp in stamps if not (path := folder.with_name(f"{FOLDER}-{stamp}")).exists())
+    return folder.rename(aside)
 
 
 def _section(name: str, part: Mapping[str, Any], folder: pathlib.Path) -> Section:

@@ -12,17 +12,19 @@ from tfode_adv.analysis.diagnosis import AtTolerance
 from tfode_adv.analysis.gradient_audit import COLUMNS
 from tfode_adv.analysis.indicators import GROUPS
 from tfode_adv.analysis.verdict import CHANGES, LABELS
+from tfode_adv.reports.diagnosis import NAME
 from tfode_adv.reports.diagnosis_figures import pictures
 from tfode_adv.reports.plotting import Picture
 from tfode_adv.reports.statistics import Rate
 from tfode_adv.reports.tables import Table
 
-NAME = "diagnosis.json"
 # The graver verdict first: what a run is called, whatever its other tolerances.
 GRAVITY = ("masked", "inconclusive", "credible", "not robust")
 
 
-def write(folder: files.PathLike, found: Sequence[AtTolerance], settings: dict[str, Any], steps: int) -> dict[str, Any]:
+def write(
+    folder: files.PathLike, found: Sequence[AtTolerance], settings: dict[str, Any], steps: int, model: str
+) -> dict[str, Any]:
     """Writes the document and its pictures.
 
     Args:
@@ -30,9 +32,10 @@ def write(folder: files.PathLike, found: Sequence[AtTolerance], settings: dict[s
         found: the diagnosis at each tolerance.
         settings: what it was made with, as shown: plain JSON values by name.
         steps: of the published attack.
+        model: SHA-256 of the model's file.
 
     Returns:
-        The document: {"title", "settings", "verdict", "indicators", "tolerances", "report"}; `report` is
+        The document: {"title", "model", "settings", "verdict", "indicators", "tolerances", "report"}; `report` is
         what a page shows, the rest is for other programs.
     """
     folder = pathlib.Path(folder)
@@ -42,6 +45,7 @@ def write(folder: files.PathLike, found: Sequence[AtTolerance], settings: dict[s
             files.write_atomic(folder / f"{picture.name}.{picture.kind}", picture.data)
     document = {
         "title": "Is this robustness real?",
+        "model": model,
         "settings": settings,
         "verdict": overall(found),
         "indicators": [{"tol": at.tol, **one.to_json()} for at in found for one in at.indicators],

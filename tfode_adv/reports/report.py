@@ -33,11 +33,12 @@ def of_runs(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
     """
     found = results.collect(paths, num_examples)
     tables = overview.tables(found.results)
-    notes = found.notes if tables else [*found.notes, "Nothing was evaluated yet."]
-    diagnoses = {name: diagnosis.sections(name, run.path) for name, run in found.runs.items()}
+    diagnoses = [diagnosis.read(name, run) for name, run in found.runs.items()]
+    notes = [*found.notes, *(note for one in diagnoses for note in one.notes)]
+    notes += [] if tables else ["Nothing was evaluated yet."]
     # Each verdict stands next to the numbers it is about; what it rests on comes after the pictures.
     sections = [Section("Results", notes, tables=tables)]
-    sections += [section for group in diagnoses.values() for section in group[:1]]
+    sections += [section for one in diagnoses for section in one.sections[:1]]
     for title, draw in CHARTS.items():
         pictures = draw(found.results)
         if pictures:
@@ -46,20 +47,20 @@ def of_runs(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
     if galleries:
         line = "Clean image, image under attack, and their difference, magnified around mid-grey."
         sections.append(Section("Images", [line], galleries=galleries))
-    sections += [section for group in diagnoses.values() for section in group[1:]]
+    sections += [section for one in diagnoses for section in one.sections[1:]]
     sections.append(
         Section("Settings and versions", settings=[_settings(name, run) for name, run in found.runs.items()])
     )
     names = ", ".join(found.runs)
     return Report(
         title=f"Robustness of {names}",
-        lead=[_lead(found.results, all(diagnoses.values()))] if found.results else [],
+        lead=[_lead(found.results, all(one.sections for one in diagnoses))] if found.results else [],
         headlines=overview.headlines(found.results)[:MOST_HEADLINES],
         sections=sections,
         data={
             "runs": {name: {"path": str(run.path), "config": run.config} for name, run in found.runs.items()},
             "results": [results.as_dict(result) for result in found.results],
-            "notes": list(found.notes),
+            "notes": notes,
             "versions": versions(),
         },
     )
