@@ -48,15 +48,34 @@ class Run:
                 is not a run (never deleted), or if it cannot be written.
         """
         path = pathlib.Path(path)
+        replaces = cls.replaces(path, overwrite)
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                _clear(path, overwrite)
+            if replaces:
+                shutil.rmtree(path)
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
         config = {"versions": versions(), "git_revision": git_revision(), **config}
         write_json(path / CONFIG, config)
         return cls(path, config)
+
+    @staticmethod
+    def replaces(path: PathLike, overwrite: bool = False) -> bool:
+        """Whether `create` would delete a run to make this folder; nothing is touched.
+
+        Raises:
+            RunError: where `create` would refuse.
+        """
+        path = pathlib.Path(path)
+        try:
+            occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        except OSError as error:
+            raise RunError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+        if occupied and not overwrite:
+            raise RunError(f"{str(path)!r} already exists and is not empty; --overwrite replaces it")
+        if occupied and not (path / CONFIG).is_file():
+            raise RunError(f"{str(path)!r} holds no {CONFIG}: it is no run, and --overwrite leaves it alone")
+        return occupied
 
     @classmethod
     def open(cls, path: PathLike) -> "Run":
@@ -98,14 +117,6 @@ class Run:
         except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
             reason = str(error).strip().partition("\n")[0]
             raise RunError(f"{str(self.model_path)!r} cannot be loaded: {reason}") from error
-
-
-def _clear(path: pathlib.Path, overwrite: bool) -> None:
-    if not overwrite:
-        raise RunError(f"{str(path)!r} already exists and is not empty; --overwrite replaces it")
-    if not (path / CONFIG).is_file():
-        raise RunError(f"{str(path)!r} holds no {CONFIG}: it is no run, and --overwrite leaves it alone")
-    shutil.rmtree(path)
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfode_adv import models
+from tfode_adv import models, training
 from tfode_adv.cli import app, recipes, train
 from tfode_adv.runs import Run
 from tfode_adv.training.checkpoints import locked
@@ -96,6 +96,38 @@ def test_an_interrupted_run_says_how_to_go_on(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(train.training, "train", lambda *args, **options: (None, State(epoch=3)))
     assert _call(*SMALL, f"--run_dir={tmp_path / 'run'}") == app.INTERRUPTED
     assert f"--run_dir={tmp_path / 'run'} --resume" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "mistake, word",
+    [
+        ("--augment=crop+flip+jitter", "jitter"),
+        ("--num_train_examples=100000", "100000"),
+        ("--validation=0.00001", "validation"),
+    ],
+)
+def test_a_mistake_that_the_data_show_costs_no_run_and_makes_none(tmp_path, capsys, mistake, word):
+    run = Run.create(tmp_path / "good", {"model": {"name": "oon"}})
+    run.model_path.write_text("precious")
+    for name in ("good", "new"):
+        assert _call(*SMALL, mistake, f"--run_dir={tmp_path / name}", "--overwrite") == app.USAGE
+        assert word in capsys.readouterr().err
+    assert run.model_path.read_text() == "precious" and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_a_channel_that_never_varies_is_found_before_the_folder_is_made(tmp_path, monkeypatch, capsys, value):
+    images = [(np.full((16, 28, 28, 1), value, np.float32), np.zeros(16, np.int64))] * 3
+    monkeypatch.setattr(training.Recipe, "batches", lambda *arguments, **options: images)
+    assert _call(*SMALL, f"--run_dir={tmp_path / 'new'}") == app.FAILED
+    assert "never varies" in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_is_taken_is_told_before_any_data_are_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "train", lambda *arguments, **options: pytest.fail("began to train"))
+    Run.create(tmp_path, {"model": {"name": "oon"}})
+    assert _call(*SMALL, f"--run_dir={tmp_path}") == app.FAILED
+    assert "--overwrite" in capsys.readouterr().err
 
 
 def _recipe(path):

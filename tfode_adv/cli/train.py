@@ -62,6 +62,9 @@ def main(argv):
     plan = recipes.make_recipe(FLAGS)
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = pathlib.Path(FLAGS.run_dir or f"runs/{plan.model}-{plan.dataset.replace('/', '_')}-{stamp}")
+    if not found:
+        # Here to say so at once, as the folder is made only after the data are read.
+        Run.replaces(path, FLAGS.overwrite)
 
     def run(writes: bool) -> Run:
         config = {

@@ -147,6 +147,12 @@ class Recipe:
         """The training batches of an epoch from a step on, both from 0."""
         return self.batches("train", augment=self.augment, num_examples=self.num_train_examples, epoch=epoch, step=step)
 
+    def check_data(self) -> None:
+        """Reads the first batches, for the mistakes that only the images show."""
+        next(iter(self.train_batches(0, 0)))
+        if self.validation:
+            next(iter(self.batches("validation")))
+
     def num_batches(self) -> int:
         """Batches of an epoch."""
         info = data.info(self.dataset, data_dir=self.data_dir, download=self.download)
@@ -168,8 +174,8 @@ def train(
 
     Args:
         recipe: what to train.
-        run: called once the model is built and nothing is left to be wrong, with whether this process is
-            the one that writes; makes or opens the run folder.
+        run: called once the model is built, the data are read and nothing is left to be wrong, with whether
+            this process is the one that writes; makes or opens the run folder.
         survival: see there; its folder is the run's.
         callbacks_: the user's own Keras callbacks, called after ours.
         tensorboard: whether to write event files.
@@ -187,13 +193,14 @@ def train(
     strategy = distribution.strategy(recipe.distribute)
     with strategy.scope():
         model = recipe.make_model()
-    chief = distribution.is_chief(strategy)
-    folder = run(chief).path if run else None
-    if recipe.normalization == "data":
-        with strategy.scope():
-            model = recipe.make_model(_measure(recipe))
+    recipe.check_data()
     with strategy.scope():
+        if recipe.normalization == "data":
+            model = recipe.make_model(_measure(recipe))
         optimizer = recipe.make_optimizer()
+    chief = distribution.is_chief(strategy)
+    # It may delete an older run: all that can be wrong comes before it.
+    folder = run(chief).path if run else None
     watchers = [callbacks.ProgressBar(recipe.epochs, recipe.num_batches())]
     if folder:
         watchers.append(callbacks.MetricsFile(folder / METRICS))
@@ -257,7 +264,8 @@ def _measure(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
         count += images[..., 0].size
         total, squares = total + images.sum((0, 1, 2)), squares + (images**2).sum((0, 1, 2))
     mean = total / count
-    deviation = np.sqrt(squares / count - mean**2)
-    if not deviation.all():
+    variance = squares / count - mean**2
+    # That of a constant is a rounding error, of either sign.
+    if (variance < 1e-12).any():
         raise RunError("normalization is 'data', but a channel of the training images never varies")
-    return tuple(map(float, mean)), tuple(map(float, deviation))
+    return tuple(map(float, mean)), tuple(map(float, np.sqrt(variance)))
