@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfode_adv import models, training
 from tfode_adv.cli import app, recipes, train
+from tfode_adv.files import sha256
 from tfode_adv.runs import Run
 from tfode_adv.training.checkpoints import locked
 from tfode_adv.training.state import State
@@ -81,6 +82,12 @@ def test_a_resumed_run_takes_its_own_flags_and_refuses_others(folder, monkeypatc
 
     monkeypatch.setattr(train.training, "train", resumed)
     assert _call("--resume", f"--run_dir={folder}", "--epochs=2") == app.OK
+
+
+def test_resuming_a_finished_run_leaves_its_model_as_it_is(folder):
+    before = sha256(folder / "model.keras")
+    assert _call("--resume", f"--run_dir={folder}") == app.OK
+    assert sha256(folder / "model.keras") == before
 
 
 def test_a_folder_in_use_is_left_alone(folder, capsys):

@@ -5,13 +5,15 @@ import shutil
 import tempfile
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfode_adv.errors import RunError
 from tfode_adv.files import PathLike
 from tfode_adv.layers import solver_settings
+from tfode_adv.runs import MODEL, Run
 
-MODEL, WEIGHTS, SAVED_MODEL = "model.keras", "model.weights.h5", "saved_model"
+WEIGHTS, SAVED_MODEL = "model.weights.h5", "saved_model"
 
 
 def export(model: keras.Model, folder: PathLike) -> None:
@@ -40,6 +42,16 @@ def export(model: keras.Model, folder: PathLike) -> None:
                 (aside / name).replace(folder / name)
     except OSError as error:
         raise RunError(f"cannot write the model to {str(folder)!r}: {error.strerror or error}") from error
+
+
+def exported(model: keras.Model, folder: PathLike) -> bool:
+    """Whether `folder` holds a whole `model.keras` with just the model's weights."""
+    try:
+        found = Run(folder, {}).load_model()
+    except RunError:
+        return False
+    ours, theirs = model.get_weights(), found.get_weights()
+    return len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))
 
 
 class Serving(tf.Module):

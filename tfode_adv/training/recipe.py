@@ -14,7 +14,7 @@ from tfode_adv import data, models
 from tfode_adv.errors import RunError, UsageError, check_choice, check_range
 from tfode_adv.runs import METRICS, Run
 from tfode_adv.training import callbacks, checkpoints, distribution, losses, schedules, state
-from tfode_adv.training.artifacts import export
+from tfode_adv.training.artifacts import export, exported
 from tfode_adv.training.loop import Survival, fit
 from tfode_adv.training.optimizer import SGD
 
@@ -228,7 +228,8 @@ def train(
         best = checkpoints.Checkpoints(folder / "checkpoints", report=report).best()
         if recipe.export == "best" and best is not None:
             state.assign(best[0], model)
-        if save_model:
+        # A .keras file holds its date: written again, it would pass for a model not yet evaluated.
+        if save_model and not exported(model, folder):
             export(model, folder)
     return model, end
 
