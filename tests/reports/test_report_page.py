@@ -12,7 +12,7 @@ import pytest
 from tests.reports.making import CONFIGURATION, make_record
 from tfode_adv import files
 from tfode_adv.errors import RunError
-from tfode_adv.reports import overview, report, results
+from tfode_adv.reports import figures, gallery, overview, report, results
 from tfode_adv.reports.records import Cell
 from tfode_adv.reports.statistics import Rate
 from tfode_adv.runs import Run
@@ -121,6 +121,90 @@ def test_the_worst_case_is_taken_image_by_image(tmp_path):
     assert {row[0]: row[-1] for row in robust.rows}["worst of these"] == Rate(5, 10)
     (headline,) = overview.headlines(results.collect([run.path]).results)
     assert headline == ("oon, linf, ε = 0.3: the worst of 2 attacks leaves 50.0 % (23.7–76.3) at τ = 1 correct.")
+
+
+def add_cell(run, turned=0, **settings):
+    """Ten images, the first `turned` of them turned."""
+    base = dataclasses.replace(CONFIGURATION, model=files.sha256(run.model_path), gradient="backprop")
+    cell = Cell.of(run.path, dataclasses.replace(base, **settings))
+    cell.append([make_record(i, i < turned, nfe_clean=len(str(settings))) for i in range(10)])
+    cell.save_image(0, np.zeros((4, 4, 1)), np.ones((4, 4, 1)))
+
+
+def test_splits_and_data_sets_are_never_joined(tmp_path):
+    run = make_run(tmp_path / "oon", tols=())
+    kinds = {
+        "mnist_5k (test)": {},
+        "mnist_5k (validation)": {"split": "validation"},
+        "mnist (test)": {"dataset": "mnist"},
+    }
+    for number, settings in enumerate(kinds.values(), start=1):
+        for tol in (1e-3, 1.0):
+            add_cell(run, number, tol=tol, **settings)
+            add_cell(run, tol=tol, attack="none", norm=None, eps=None, gradient=None, **settings)
+    found = results.collect([run.path]).results
+    lines = overview.headlines(found)
+    assert sorted(line.partition(", linf")[0] for line in lines) == sorted(f"oon, {kind}" for kind in kinds)
+    assert all("the attack tried leaves" in line for line in lines)
+    clean, *_, every = overview.tables(found)
+    assert {row[0] for row in clean.rows} == {row[0] for row in every.rows} == {f"oon, {kind}" for kind in kinds}
+    for kind in kinds:
+        assert any(
+            picture.title.startswith(f"oon, {kind}, pgd") for picture in figures.success_against_tolerance(found)
+        )
+        assert any(one.title.startswith(f"oon, {kind}, pgd") for one in gallery.galleries(found))
+        (cost,) = figures.accuracy_against_cost(found)
+        assert f"oon, {kind}" in cost.text
+
+
+def test_solvers_are_different_models(tmp_path):
+    run = make_run(tmp_path / "oon", tols=())
+    for eps in (0.1, 0.3):
+        add_cell(run, 2, eps=eps, solver="dopri5")
+        add_cell(run, 5, eps=eps, solver="bosh3")
+        add_cell(run, 7, eps=eps, solver="rk4", num_steps=8, tol=None)
+    found = results.collect([run.path]).results
+    subjects = ["oon, bosh3", "oon, dopri5", "oon, rk4 (8 steps)"]
+    titles = [table.title for table in overview.tables(found)]
+    assert (
+        titles
+        == [f"{s}: {what}" for s in subjects for what in ("attack success rate", "robust accuracy")] + titles[-1:]
+    )
+    assert not any("worst" in str(row[0]) for table in overview.tables(found) for row in table.rows)
+    assert {row[0] for row in overview.attack_table(found).rows} == set(subjects)
+    assert [picture.title for picture in figures.security_curves(found)] == [
+        f"{s}, pgd, linf, backprop" for s in subjects
+    ]
+
+
+def test_variants_of_an_attack_are_told_apart(tmp_path):
+    run = make_run(tmp_path / "oon", tols=())
+    plain = {"steps": 10, "step_size": 0.05, "random_start": False, "restarts": 1, "early_stop": True}
+    random = {**plain, "random_start": True, "restarts": 5}
+    for eps in (0.1, 0.3):
+        add_cell(run, 2, eps=eps, hyperparameters={**plain, "step_size": eps / 4})
+        add_cell(run, 5, eps=eps, hyperparameters={**random, "step_size": eps / 4})
+    # Of a release that knew no such hyperparameter.
+    add_cell(run, 1, attack="mim", hyperparameters={"steps": 10})
+    add_cell(run, 1, attack="mim", hyperparameters={"steps": 10, "decay": 1.0})
+    found = results.collect([run.path]).results
+    assert {row[2] for row in overview.attack_table(found).rows} >= {"mim-10", "mim-10 (decay 1)"}
+    found = [one for one in found if one.configuration.attack == "pgd"]
+    names = {"pgd-10 (no random start, restarts 1)", "pgd-10 (random start, restarts 5)"}
+    assert {row[2] for row in overview.attack_table(found).rows} == names
+    assert {row[0] for row in overview.tables(found)[0].rows} == names | {"worst of these"}
+    assert {picture.title for picture in figures.security_curves(found)} == {
+        f"oon, {name}, linf, backprop" for name in names
+    }
+
+
+def test_a_headline_counts_the_attacks_run_at_each_tolerance(tmp_path):
+    run = make_run(tmp_path / "oon", tols=())
+    for attack, tol in (("pgd", 1e-3), ("apgd", 1e-3), ("pgd", 1.0)):
+        add_cell(run, 5, attack=attack, tol=tol)
+    (line,) = overview.headlines(results.collect([run.path]).results)
+    assert "the worst of 2 attacks leaves 50.0 % (23.7–76.3) at τ = 1e-3, the attack tried leaves 50.0 %" in line
+    assert line.endswith("correct (not the same attacks).")
 
 
 def test_charts_cover_eps_tolerance_and_cost(written):

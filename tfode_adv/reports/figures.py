@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from tfode_adv.reports.naming import Names
 from tfode_adv.reports.plotting import Picture, Series, chart
 from tfode_adv.reports.results import Result, grouped
 from tfode_adv.reports.statistics import Rate
@@ -11,42 +12,45 @@ MOST_LINES = 7
 
 
 def security_curves(results: Iterable[Result]) -> list[Picture]:
-    """Attack success against eps: one chart a model, attack, norm and gradient, one line a tolerance."""
+    """Attack success against eps: one chart a subject, attack, norm and gradient, one line a tolerance."""
     pictures = []
-    for (model, attack, norm, gradient), group in grouped(_attacked(results), _model, _attack, _norm, _gradient):
+    attacked, names = _attacked(results)
+    for (subject, attack, norm, gradient), group in grouped(attacked, names.subject, names.attack, _norm, _gradient):
         series = [
-            _rates(f"τ = {number(tol)}" if tol is not None else model, lines, lambda r: r.configuration.eps)
+            _rates(f"τ = {number(tol)}" if tol is not None else subject, lines, lambda r: r.configuration.eps)
             for (tol,), lines in grouped(group, _tol)
         ]
-        title = _join(model, attack, norm, gradient)
+        title = _join(subject, attack, norm, gradient)
         pictures += _charts("security", title, series, x_label=f"ε ({norm})", y_label="attack success (%)")
     return pictures
 
 
 def success_against_tolerance(results: Iterable[Result]) -> list[Picture]:
-    """Attack success against the solver's tolerance: one chart a model, attack, norm and eps, one line a
+    """Attack success against the solver's tolerance: one chart a subject, attack, norm and eps, one line a
     source of gradients."""
     pictures = []
-    adaptive = [result for result in _attacked(results) if result.configuration.tol is not None]
-    for (model, attack, norm, eps), group in grouped(adaptive, _model, _attack, _norm, _eps):
+    attacked, names = _attacked(results)
+    adaptive = [result for result in attacked if result.configuration.tol is not None]
+    for (subject, attack, norm, eps), group in grouped(adaptive, names.subject, names.attack, _norm, _eps):
         series = [
             _rates(gradient or "no gradient", lines, lambda r: r.configuration.tol)
             for (gradient,), lines in grouped(group, _gradient)
         ]
-        title = _join(model, attack, norm, f"ε = {number(eps)}")
+        title = _join(subject, attack, norm, f"ε = {number(eps)}")
         labels = {"x_label": "τ, tolerance of the solver", "y_label": "attack success (%)"}
         pictures += _charts("tolerance", title, series, log_x=True, **labels)
     return pictures
 
 
 def accuracy_against_cost(results: Iterable[Result]) -> list[Picture]:
-    """Clean accuracy against NFE, one line a model, the tolerance beside each point."""
+    """Clean accuracy against NFE, one line a subject, the tolerance beside each point."""
+    results = list(results)
     clean = [r for r in results if r.configuration.attack == "none" and r.configuration.tol is not None]
     series = []
-    for (model,), group in grouped(clean, _model):
+    for (subject,), group in grouped(clean, Names(results).subject):
         series.append(
             _line(
-                model,
+                subject,
                 group,
                 lambda result: result.summary.nfe_clean,
                 lambda result: result.summary.accuracy,
@@ -91,16 +95,10 @@ def _line(
     )
 
 
-def _attacked(results: Iterable[Result]) -> list[Result]:
-    return [result for result in results if result.configuration.attack != "none"]
-
-
-def _model(result: Result) -> str:
-    return result.model
-
-
-def _attack(result: Result) -> str:
-    return result.attack
+def _attacked(results: Iterable[Result]) -> tuple[list[Result], Names]:
+    """Those under an attack, and the names that all of them have."""
+    results = list(results)
+    return [result for result in results if result.configuration.attack != "none"], Names(results)
 
 
 def _norm(result: Result) -> str | None:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+from tfode_adv.reports.naming import Names
 from tfode_adv.reports.plotting import data_uri, magnified, png
 from tfode_adv.reports.results import Result, grouped
 from tfode_adv.reports.tables import number
@@ -40,16 +41,18 @@ class Gallery:
 
 
 def galleries(results: Iterable[Result], most: int = MOST) -> list[Gallery]:
-    """A few galleries: for each model, attack, norm and gradient the smallest eps that turns half of the
+    """A few galleries: for each subject, attack, norm and gradient the smallest eps that turns half of the
     images at some tolerance (else the largest), at the finest and the coarsest tolerance."""
+    results = list(results)
+    names = Names(results)
     attacked = [result for result in results if result.images and result.configuration.attack != "none"]
     chosen = []
-    for _, group in grouped(attacked, lambda r: (r.model, r.attack, r.configuration.norm)):
+    for _, group in grouped(attacked, names.subject, names.attack, lambda r: r.configuration.norm):
         eps = _telling(group)
         for _, cells in grouped([r for r in group if r.configuration.eps == eps], lambda r: r.gradient):
             ordered = sorted(cells, key=lambda r: r.configuration.tol or 0.0)
             chosen += [ordered[0], *ordered[1:][-1:]]
-    return [_gallery(result) for result in chosen[:most]]
+    return [_gallery(result, names) for result in chosen[:most]]
 
 
 def _telling(group: Sequence[Result]) -> float | None:
@@ -59,11 +62,11 @@ def _telling(group: Sequence[Result]) -> float | None:
     return next(result.configuration.eps for found, result in radii if found == eps)
 
 
-def _gallery(result: Result) -> Gallery:
+def _gallery(result: Result, names: Names) -> Gallery:
     cell = result.configuration
     parts = [
-        result.model,
-        result.attack,
+        names.subject(result),
+        names.attack(result),
         f"{cell.norm} ε = {number(cell.eps)}" if cell.eps is not None else cell.norm,
         result.gradient,
         f"τ = {number(cell.tol)}" if cell.tol is not None else None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from tfode_adv.reports.naming import Names, solver
 from tfode_adv.reports.results import Result, grouped
 from tfode_adv.reports.statistics import Rate
 from tfode_adv.reports.tables import Table, number, show
@@ -11,30 +12,43 @@ _WORST = "Worst of these: an image counts as turned if any of the attacks that w
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
-    """Clean images; success and robust accuracy over tolerances, for each model; every configuration."""
-    attacked = [result for result in results if result.configuration.attack != "none"]
+    """Clean images; success and robust accuracy over tolerances, for each subject; every configuration."""
+    names = Names(results)
     found = [clean_table(results)]
-    for (model,), group in grouped(attacked, lambda result: result.model):
+    for (subject,), group in grouped(_attacked(results), names.subject):
         note = f"Of the correctly classified images. {_WORST} {_INTERVALS}"
-        found.append(_over_tolerances(f"{model}: attack success rate", group, _success, _all_turned, note))
+        found.append(_over_tolerances(f"{subject}: attack success rate", group, names, _success, _all_turned, note))
         note = f"Of all images. {_WORST} {_INTERVALS}"
-        found.append(_over_tolerances(f"{model}: robust accuracy", group, _robust, _none_turned, note))
+        found.append(_over_tolerances(f"{subject}: robust accuracy", group, names, _robust, _none_turned, note))
     found.append(attack_table(results, folded=True))
     return [table for table in found if table.rows]
 
 
 def headlines(results: Sequence[Result]) -> list[str]:
-    """For each model and budget, how much is left in the worst case of the attacks that were run."""
-    attacked = [result for result in results if result.configuration.attack != "none"]
-    keys = (lambda r: r.model, lambda r: r.configuration.norm, lambda r: r.configuration.eps)
-    lines = []
-    for (model, norm, eps), group in grouped(attacked, *keys):
-        ends = [cells for _, cells in grouped(sorted(group, key=_tol), lambda r: r.configuration.tol)]
-        left = [f"{show(_none_turned(cells))}{_at(cells[0])}" for cells in (ends[0], *ends[1:][-1:])]
-        attacks = len(grouped(group, lambda r: r.attack, lambda r: r.gradient, _others))
-        tried = "the attack tried" if attacks == 1 else f"the worst of {attacks} attacks"
-        lines.append(f"{model}, {norm}, ε = {number(eps)}: {tried} leaves {', '.join(left)} correct.")
-    return lines
+    """For each subject and budget, how much is left in the worst case of the attacks that were run."""
+    names = Names(results)
+    keys = (names.subject, lambda r: r.configuration.norm, lambda r: r.configuration.eps)
+    return [
+        f"{subject}, {norm}, ε = {number(eps)}: {_left(group, names)}."
+        for (subject, norm, eps), group in grouped(_attacked(results), *keys)
+    ]
+
+
+def _left(group: Sequence[Result], names: Names) -> str:
+    """What the attacks run at the finest and at the coarsest tolerance leave there."""
+    by_tol = [cells for _, cells in grouped(sorted(group, key=_tol), lambda r: r.configuration.tol)]
+    ends = (by_tol[0], *by_tol[1:][-1:])
+    left = [f"{show(_none_turned(cells))}{_at(cells[0])}" for cells in ends]
+    attacks = [{(names.attack(cell), cell.gradient) for cell in cells} for cells in ends]
+    tried = ["the attack tried" if len(some) == 1 else f"the worst of {len(some)} attacks" for some in attacks]
+    if attacks[0] == attacks[-1]:
+        return f"{tried[0]} leaves {', '.join(left)} correct"
+    each = [f"{who} leaves {what}" for who, what in zip(tried, left, strict=True)]
+    return f"{', '.join(each)} correct (not the same attacks)"
+
+
+def _attacked(results: Iterable[Result]) -> list[Result]:
+    return [result for result in results if result.configuration.attack != "none"]
 
 
 def _tol(result: Result) -> float:
@@ -47,11 +61,13 @@ def _at(result: Result) -> str:
 
 def clean_table(results: Iterable[Result]) -> Table:
     """Error and cost without an attack."""
+    results = list(results)
+    names = Names(results)
     rows = [
         [
-            result.model,
+            names.model(result),
             number(result.configuration.tol),
-            result.configuration.solver,
+            solver(result),
             len(result.records),
             result.summary.clean_error,
             result.summary.nfe_clean,
@@ -64,26 +80,27 @@ def clean_table(results: Iterable[Result]) -> Table:
 
 def attack_table(results: Iterable[Result], folded: bool = False) -> Table:
     """Success, robust accuracy and cost, one row a configuration."""
+    results = list(results)
+    names = Names(results)
     rows = []
-    for result in results:
+    for result in _attacked(results):
         cell, summary = result.configuration, result.summary
-        if cell.attack != "none":
-            rows.append(
-                [
-                    result.model,
-                    number(cell.tol),
-                    result.attack,
-                    cell.norm,
-                    number(cell.eps),
-                    result.gradient,
-                    len(result.records),
-                    summary.clean_error,
-                    summary.success,
-                    summary.robust,
-                    summary.nfe_adversarial,
-                    summary.distance,
-                ]
-            )
+        rows.append(
+            [
+                names.subject(result),
+                number(cell.tol),
+                names.attack(result),
+                cell.norm,
+                number(cell.eps),
+                result.gradient,
+                len(result.records),
+                summary.clean_error,
+                summary.success,
+                summary.robust,
+                summary.nfe_adversarial,
+                summary.distance,
+            ]
+        )
     headers = ["model", "τ", "attack", "norm", "ε", "gradient", "images", "clean error"]
     headers += ["attack success", "robust accuracy", "mean NFE", "median distance"]
     note = f"Attack success: of the correctly classified images; robust accuracy: of all images. {_INTERVALS}"
@@ -93,6 +110,7 @@ def attack_table(results: Iterable[Result], folded: bool = False) -> Table:
 def _over_tolerances(
     title: str,
     results: Sequence[Result],
+    names: Names,
     rate: Callable[[Result], Rate],
     worst: Callable[[Sequence[Result]], Rate],
     note: str,
@@ -102,8 +120,8 @@ def _over_tolerances(
     rows = []
     budgets = grouped(results, lambda r: r.configuration.norm, lambda r: r.configuration.eps)
     for (norm, eps), group in budgets:
-        attacks = grouped(group, lambda r: r.attack, lambda r: r.gradient, _others)
-        for (attack, gradient, _), cells in attacks:
+        attacks = grouped(group, names.attack, lambda r: r.gradient)
+        for (attack, gradient), cells in attacks:
             found = {cell.configuration.tol: rate(cell) for cell in cells}
             rows.append([attack, norm, number(eps), gradient, *(found.get(tol) for tol in tols)])
         if len(attacks) > 1:
@@ -137,9 +155,3 @@ def _worst(results: Sequence[Result]) -> tuple[int, int, int]:
     correct = {record.index for record in records if record.correct}
     turned = {record.index for record in records if record.success}
     return len(correct), len(turned), len({record.index for record in records})
-
-
-def _others(result: Result) -> str:
-    """What else tells two configurations apart, beside tolerance and budget."""
-    cell = result.configuration
-    return repr((cell.solver, cell.num_steps, cell.seed, sorted(cell.hyperparameters.items())))

@@ -46,12 +46,12 @@ class Result:
     def gradient(self) -> str | None:
         """Where gradients came from, in a few words; None where none were taken."""
         cell = self.configuration
+        averaged = [f"EOT {cell.eot}"] if cell.eot else []
         if cell.gradient is None:
-            return None
+            return " ".join(averaged) or None
         through = [cell.gradient_solver] if cell.gradient_solver else []
         through += [f"{cell.gradient_num_steps} steps"] if cell.gradient_num_steps else []
         through += [f"τ {number(cell.gradient_tol)}"] if cell.gradient_tol is not None else []
-        averaged = [f"EOT {cell.eot}"] if cell.eot else []
         return " ".join([cell.gradient, *([f"({', '.join(through)})"] if through else []), *averaged])
 
 
