@@ -1,6 +1,7 @@
 """Run folders: what one training leaves behind, and where everything else starts from."""
 
 import importlib.metadata
+import json
 import pathlib
 import platform
 import shutil
@@ -21,7 +22,9 @@ class Run:
     Attributes:
         path: the folder.
         config: its `config.json`: `{"flags": {...}, "model": {"name", "kwargs"}, "dataset": {...},
-            "versions": {...}, "seed": int, "git_revision": str | None}`.
+            "versions": {...}, "seed": int, "git_revision": str | None}`. A training that went on with other
+            flags, versions or another revision has these, and what they replaced under "resumed": a list
+            of parts of an earlier config, the oldest first.
     """
 
     def __init__(self, path: PathLike, config: dict[str, Any]):
@@ -90,6 +93,21 @@ class Run:
             raise RunError(f"{str(path / CONFIG)!r} is corrupt: it describes no model")
         return cls(path, config)
 
+    def resume(self, config: dict[str, Any]) -> None:
+        """Takes over what a `config` like that of `create` says, and writes it with what it replaced.
+
+        Raises:
+            RunError: if the folder cannot be written.
+        """
+        config = {"versions": versions(), "git_revision": git_revision(), **config}
+        # As it will be read, where a tuple is a list.
+        config = json.loads(json.dumps(config))
+        replaced = _replaced({part: value for part, value in self.config.items() if part in config}, config)
+        if replaced:
+            config["resumed"] = [*self.config.get("resumed", []), replaced]
+        self.config = {**self.config, **config}
+        write_json(self.path / CONFIG, self.config)
+
     @classmethod
     def newest(cls, root: PathLike = "runs") -> "Run":
         """The run under `root` that was finished last.
@@ -117,6 +135,18 @@ class Run:
         except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
             reason = str(error).strip().partition("\n")[0]
             raise RunError(f"{str(self.model_path)!r} cannot be loaded: {reason}") from error
+
+
+def _replaced(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The values of `before` that `now` has otherwise or not at all; of dictionaries, theirs."""
+    found = {}
+    for name, old in before.items():
+        new = now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            old, new = _replaced(old, new), {}
+        if old != new:
+            found[name] = old
+    return found
 
 
 def versions() -> dict[str, str]:

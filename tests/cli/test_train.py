@@ -84,6 +84,24 @@ def test_a_resumed_run_takes_its_own_flags_and_refuses_others(folder, monkeypatc
     assert _call("--resume", f"--run_dir={folder}", "--epochs=2") == app.OK
 
 
+def test_a_resumed_run_says_what_it_was_started_with_before(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        training, "train", lambda recipe, run, **options: (run(True), State(finished=True, best_error=0.5))
+    )
+    assert _call(*SMALL, f"--run_dir={tmp_path / 'run'}", "--blocks=1") == app.OK
+    first = Run.open(tmp_path / "run").config
+    monkeypatch.setattr("tfode_adv.runs.git_revision", lambda: "later")
+    for epochs in (4, 4, 6):
+        assert _call("--resume", f"--run_dir={tmp_path / 'run'}", f"--epochs={epochs}") == app.OK
+    now = Run.open(tmp_path / "run").config
+    assert now["flags"] == {**first["flags"], "epochs": 6} and now["git_revision"] == "later"
+    assert now.pop("resumed") == [
+        {"flags": {"epochs": 1}, "git_revision": first["git_revision"]},
+        {"flags": {"epochs": 4}},
+    ]
+    assert now.keys() == first.keys() and now["model"] == first["model"]
+
+
 def test_resuming_a_finished_run_leaves_its_model_as_it_is(folder):
     before = sha256(folder / "model.keras")
     assert _call("--resume", f"--run_dir={folder}") == app.OK

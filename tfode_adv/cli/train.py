@@ -5,6 +5,7 @@ bin/train --flagfile=configs/wifs2019/mnist_oon.cfg --data_dir=DIR
 bin/train --run_dir=runs/NAME --resume
 """
 
+import contextlib
 import datetime
 import pathlib
 from functools import partial
@@ -54,6 +55,26 @@ def _resume() -> Run:
     return run
 
 
+def _folder(plan: training.Recipe, path: pathlib.Path, found: Run | None, writes: bool) -> Run:
+    """The run to train in, its folder made or, where one was found, told of this start."""
+    given = flags.as_dict(FLAGS)
+    config = {
+        "flags": given,
+        "model": {"name": plan.model, "kwargs": plan.model_options},
+        "dataset": {"name": plan.dataset, "data_dir": plan.data_dir, "validation": plan.validation},
+        "seed": plan.seed,
+    }
+    if not writes:
+        return found or Run(path, config)
+    # Nobody else may be writing in a folder that changes or, by --overwrite, goes.
+    with checkpoints.locked(path) if path.exists() else contextlib.nullcontext():
+        if not found:
+            return Run.create(path, config, overwrite=FLAGS.overwrite)
+        first = {name: value for name, value in found.config.get("flags", {}).items() if name in _OF_THIS_START}
+        found.resume({**config, "flags": given | first})
+        return found
+
+
 def main(argv):
     del argv
     if FLAGS.resume and FLAGS.overwrite:
@@ -65,29 +86,13 @@ def main(argv):
     if not found:
         # Here to say so at once, as the folder is made only after the data are read.
         Run.replaces(path, FLAGS.overwrite)
-
-    def run(writes: bool) -> Run:
-        config = {
-            "flags": flags.as_dict(FLAGS),
-            "model": {"name": plan.model, "kwargs": plan.model_options},
-            "dataset": {"name": plan.dataset, "data_dir": plan.data_dir, "validation": plan.validation},
-            "seed": plan.seed,
-        }
-        if found or not writes:
-            return found or Run(path, config)
-        if path.exists():
-            # Before --overwrite deletes it: nobody else may be writing there.
-            with checkpoints.locked(path):
-                pass
-        return Run.create(path, config, overwrite=FLAGS.overwrite)
-
     survival = Survival(
         resume=FLAGS.resume,
         checkpoint_minutes=FLAGS.checkpoint_minutes,
         keep=FLAGS.keep_checkpoints,
         on_nan=FLAGS.on_nan,
     )
-    _, end = training.train(plan, run, survival=survival, tensorboard=FLAGS.tensorboard)
+    _, end = training.train(plan, partial(_folder, plan, path, found), survival=survival, tensorboard=FLAGS.tensorboard)
     if not end.finished:
         print(f"stopped in epoch {end.epoch + 1}, all saved: go on with --run_dir={path} --resume")
         raise KeyboardInterrupt
