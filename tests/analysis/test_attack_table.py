@@ -36,6 +36,16 @@ def test_rows_say_in_what_they_differ_from_the_published_attack(ode_probe, publi
     assert set().union(*rows.values()) <= set(CHANGES)
 
 
+@pytest.mark.parametrize("budget", attack_table.BUDGETS)
+@pytest.mark.parametrize("steps", [1, 10, 25, 50, 100])
+def test_no_row_is_there_twice(ode_probe, budget, steps):
+    protocol = Protocol("linf", 0.1, 0.025, steps=steps, gradient="backprop")
+    rows = attack_table.rows_of(ode_probe, protocol, budget, tol=1.0)
+    plain = {row.options["steps"] for row in rows if row.kind == "pgd" and row.source == "backprop"}
+    assert len({row.name for row in rows}) == len(rows)
+    assert plain == {steps, 2 * steps, max(100, 4 * steps)}
+
+
 def test_a_fine_tolerance_is_not_told_apart_from_itself(ode_probe):
     sources = attack_table.sources_of(ode_probe, PROTOCOL, tol=1e-4)
     assert "fine tolerance" not in sources and sources[0] == "adjoint"

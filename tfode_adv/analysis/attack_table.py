@@ -21,9 +21,9 @@ OWN, BACKPROP, STEPS, ADJOINT = "own", "backprop", "backprop_steps", "adjoint"
 FIXED, FINE = "fixed step", "fine tolerance"
 FIXED_SOLVER = {"solver": "rk4", "num_steps": 8}
 
-# "quick" for a look at a few hundred images on a laptop, "full" for a paper. `long`: steps of the longest
-# PGD. `every_source`: whether PGD of twice the published steps runs through every gradient source, and the
-# longest through the published one too. The rest: how many images the dearer measurements are made on.
+# "quick" for a look at a few hundred images on a laptop, "full" for a paper. `long`: the fewest steps of the
+# longest PGD. `every_source`: whether PGD of twice the published steps runs through every gradient source, and
+# the longest through the published one too. The rest: how many images the dearer measurements are made on.
 BUDGETS: dict[str, dict[str, Any]] = {
     "quick": {
         "long": 100,
@@ -127,6 +127,11 @@ def sources_of(probe: Probe, protocol: Protocol, tol: float | None = None) -> li
     return [protocol.gradient, *others]
 
 
+def longest(protocol: Protocol, budget: str) -> int:
+    """Steps of the longest PGD: more than the published attack's and their double, which have rows of their own."""
+    return max(BUDGETS[budget]["long"], 4 * protocol.steps)
+
+
 def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = None) -> list[Row]:
     """The rows of the table for a model, the published attack first.
 
@@ -152,7 +157,7 @@ def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = N
     rows = [pgd(steps, source) for source in sources]
     both = list(dict.fromkeys((own, published)))
     rows += [pgd(2 * steps, source) for source in (sources if sizes["every_source"] else both)]
-    rows += [pgd(sizes["long"], source) for source in (both if sizes["every_source"] else [own])]
+    rows += [pgd(longest(protocol, budget), source) for source in (both if sizes["every_source"] else [own])]
     rows.append(pgd(2 * steps, own, restarts=sizes["restarts"], random_start=True))
     cw = "cwlinf" if protocol.norm == "linf" else "cw"
     rows += [

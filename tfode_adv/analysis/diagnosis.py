@@ -131,28 +131,29 @@ def _attacked(bench: Bench, tol: Tolerance) -> AtTolerance:
         raise RunError(f"none of {len(arrays['correct'])} images is classified correctly{where}: nothing to attack")
     rows = attack_table.rows_of(bench.probe, bench.protocol, bench.budget, tol)
     at = AtTolerance(tol, arrays["correct"], values["steps"], values["failed"], rows)
-    for row in rows:
+    for index, row in enumerate(rows):
         tried = attack_table.costly_images(at.correct, at.outcomes[0], bench.budget) if row.costly else at.correct
-        _attack(bench, at, row, tried)
+        _attack(bench, at, index, tried)
         left = at.correct & ~worst_case(at.outcomes[:-1])
         if row.costly and (at.outcomes[-1].turned & left).sum() > MASKED_SHARE * max(1, (tried & left).sum()):
             # What wins on a sample must be known of all images, or the worst case would be too good.
-            _attack(bench, at, row, left & ~tried)
+            _attack(bench, at, index, left & ~tried)
     # In a tie, the gradient of what the model computes.
     turned = {source: at.pgd(source, bench.protocol.steps).turned.sum() for source in at.sources}
     at.strongest = max(turned, key=lambda source: (turned[source], source == bench.own))
     return at
 
 
-def _attack(bench: Bench, at: AtTolerance, row: Row, tried: np.ndarray) -> None:
-    """Runs a row on the images `tried`, and joins what it finds with what it found on others."""
+def _attack(bench: Bench, at: AtTolerance, index: int, tried: np.ndarray) -> None:
+    """Runs the row at `index` on the images `tried`, and joins what it finds with what it found on others."""
+    row = at.rows[index]
     values, arrays = measurements.attack(bench, at.tol, row, tried)
     turned, x_adv = arrays["turned"], arrays["x_adv"]
-    if row.name in at.adversarial:
-        before = at.outcomes.pop()
+    if index < len(at.outcomes):
+        before = at.outcomes.pop(index)
         x_adv = np.where(tried.reshape([-1] + [1] * (x_adv.ndim - 1)), x_adv, at.adversarial[row.name])
         tried, turned = tried | before.tried, turned | before.turned
-    at.outcomes.append(Outcome(row.name, row.changes, tried, turned))
+    at.outcomes.insert(index, Outcome(row.name, row.changes, tried, turned))
     at.queries.setdefault(row.name, values["queries"])
     at.adversarial[row.name] = x_adv
 
@@ -217,8 +218,8 @@ def _indicators_of_table(bench: Bench, at: AtTolerance) -> list[Indicator]:
         weight = float((correct & ~at.outcomes[0].turned).sum() / max(1, correct.sum()))
     published = at.outcomes[0].turned
     beaten = indicators.gradient_free_wins(free[asked], published[asked], "published", weight=weight)
-    long = attack_table.BUDGETS[bench.budget]["long"]
-    short, longest = (at.pgd(bench.own, count).turned[correct] for count in (2 * steps, long))
+    counts = 2 * steps, attack_table.longest(bench.protocol, bench.budget)
+    short, longest = (at.pgd(bench.own, count).turned[correct] for count in counts)
     found = [
         indicators.unstable_loss(at.audit["noise_change"]),
         indicators.gradient_free_wins(free[asked], white_box[asked], weight=weight),
