@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tfode_adv.analysis import attack_table, diagnosis, indicators
+from tfode_adv.analysis import attack_table, diagnosis, indicators, measurements
 from tfode_adv.analysis.attack_table import Protocol
+from tfode_adv.analysis.measurements import Images
 from tfode_adv.analysis.probe import Probe
 from tfode_adv.analysis.stages import Stages
 from tfode_adv.errors import RunError
@@ -96,6 +97,18 @@ def test_groups_have_a_meaning(masked_found):
 def test_numbers_that_json_lacks_become_null():
     values = diagnosis_writer.plain({"a": np.float32(np.nan), "b": np.arange(2), "c": (np.inf, 1.5)})
     assert values == {"a": None, "b": [0, 1], "c": [None, 1.5]}
+
+
+def test_a_tolerance_at_which_nothing_is_right_is_left_out(ode_probe, ode_images, tmp_path, monkeypatch):
+    x, y = ode_images
+    right = {1e-2: np.ones(len(y), bool), 1.0: np.zeros(len(y), bool)}
+    monkeypatch.setattr(
+        measurements, "clean", lambda bench, tol: ({"steps": 2.0, "failed": 0}, {"correct": right[tol]})
+    )
+    monkeypatch.setattr(diagnosis, "_attacked", lambda bench, tol, clean: pytest.fail(f"{tol} of {bench.tols}"))
+    stages = Stages(tmp_path, {})
+    with pytest.raises(pytest.fail.Exception, match=r"0\.01 of \[0\.01\]"):
+        diagnosis.run(ode_probe, Images(x, y, x[:0]), PROTOCOL, budget="quick", tols=right, stages=stages)
 
 
 def test_nothing_to_attack_is_said_in_one_line(honest, images, tmp_path):

@@ -24,6 +24,12 @@ def test_any_callable_will_do():
     assert probe.steps(x)[0].shape == (2, 0)
 
 
+def test_a_failed_solve_is_no_class():
+    probe = Probe(lambda x: tf.math.log(tf.reduce_sum(x, axis=(1, 2, 3)))[:, None] * tf.constant([0.0, 1.0, -1.0]))
+    x = np.ones((3, 2, 2, 1), np.float32) * np.float32([2, -1, 0])[:, None, None, None]
+    np.testing.assert_array_equal(probe.predict(x), [1, -1, -1])
+
+
 def test_settings_reach_the_blocks(ode_probe, ode_images):
     x, _ = ode_images
     fine, _ = ode_probe.steps(x, tol=1e-5)

@@ -91,6 +91,16 @@ def test_a_run_without_a_data_set_needs_one(tmp_path, capsys):
     assert "--dataset" in capsys.readouterr().err
 
 
+def test_no_image_of_the_training_calibrates_a_detector(tmp_path):
+    diagnose.FLAGS.unparse_flags()
+    diagnose.FLAGS(["diagnose", "--num_examples=4"])
+    for share, count in ((0.0, 0), (None, 4)):
+        config = {"model": {"name": "oon"}, "dataset": {"name": "mnist_5k", "validation": share}}
+        images = diagnose._images(Run.create(tmp_path / str(share), config), "mnist_5k")
+        assert len(images.x) == 4 and len(images.validation) == count
+        assert len(diagnose._digest(images)) == 64
+
+
 def test_the_middle_of_the_published_radii_is_the_default():
     diagnose.FLAGS.unparse_flags()
     diagnose.FLAGS(["diagnose", "--norm=linf"])

@@ -61,6 +61,12 @@ def test_the_gravest_verdict_is_the_runs(written):
     assert (document["verdict"]["label"], document["verdict"]["tol"]) == ("masked", 1.0)
 
 
+def test_a_model_that_is_not_robust_somewhere_is_not_called_credible():
+    found = [at_tolerance(0.1, 12), at_tolerance(1.0, 17)]
+    assert [at.verdict.label for at in found] == ["credible", "not robust"]
+    assert diagnosis_writer.overall(found)["label"] == "not robust"
+
+
 def test_every_section_is_read_back_with_its_pictures(written):
     _, sections = written
     pictures = [picture.title for section in sections for picture in section.pictures]
@@ -81,6 +87,15 @@ def test_what_took_the_rest_is_a_share_of_all_images(written):
     table = sections[0].tables[1]
     assert table.rows[0] == ["another source of the gradient", "0.0 %", "50.0 %"]
     assert table.rows[-1][0] == "together"
+
+
+def test_failed_solves_and_lucky_points_are_shown(tmp_path):
+    found = [dataclasses.replace(at_tolerance(1.0, 2), failed=3, by_chance=0.25), at_tolerance(0.1, 2)]
+    diagnosis_writer.write(tmp_path / "diagnosis", found, {}, steps=10, model=DIGEST, notes=["A note."])
+    lines = reader.read("run", Run(tmp_path, {})).sections[0].lines
+    assert [line for line in lines if "τ" in line] == diagnosis_writer.remarks(found) and "A note." in lines
+    failed, lucky = diagnosis_writer.remarks(found)
+    assert "3 of 20 clean solves failed at τ = 1" in failed and "25.0 % of the planted examples at τ = 1" in lucky
 
 
 def test_many_blocks_share_a_chart(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 from tfode_adv.analysis import attack_table, indicators, measurements, trajectories
 from tfode_adv.analysis.attack_table import BACKPROP, OWN, Protocol, Row
 from tfode_adv.analysis.indicators import Indicator
-from tfode_adv.analysis.measurements import Bench, Images, Tolerance
+from tfode_adv.analysis.measurements import Bench, Images, Piece, Tolerance
 from tfode_adv.analysis.probe import Probe
 from tfode_adv.analysis.stages import Stages
 from tfode_adv.analysis.verdict import Outcome, Verdict, judge, worst_case
@@ -101,13 +101,17 @@ def run(
         step: called with a few words before each piece of work.
 
     Returns:
-        One `AtTolerance` for each tolerance, ascending.
+        One `AtTolerance` for each tolerance at which some image is classified correctly, ascending.
 
     Raises:
-        RunError: if at some tolerance no image at all is classified correctly.
+        RunError: if there is no such tolerance.
     """
     bench = Bench(probe, images, protocol, budget, tolerances_of(probe, tols), stages, step)
-    found = [_attacked(bench, tol) for tol in bench.tols]
+    clean = {tol: measurements.clean(bench, tol) for tol in bench.tols}
+    bench.tols = [tol for tol, (_, arrays) in clean.items() if arrays["correct"].any()]
+    if not bench.tols:
+        raise RunError(f"none of {len(images.y)} images is classified correctly: nothing to attack")
+    found = [_attacked(bench, tol, clean[tol]) for tol in bench.tols]
     # Only now is there something to transfer from every tolerance.
     traces = {at.tol: measurements.trace(bench, at.tol, bench.own, at.correct)[1] for at in found}
     examples = {tol: (trace["made"], trace["x_last"]) for tol, trace in traces.items()}
@@ -124,11 +128,8 @@ def run(
     return found
 
 
-def _attacked(bench: Bench, tol: Tolerance) -> AtTolerance:
-    values, arrays = measurements.clean(bench, tol)
-    if not arrays["correct"].any():
-        where = "" if tol is None else f" at τ = {tol:g}"
-        raise RunError(f"none of {len(arrays['correct'])} images is classified correctly{where}: nothing to attack")
+def _attacked(bench: Bench, tol: Tolerance, clean: Piece) -> AtTolerance:
+    values, arrays = clean
     rows = attack_table.rows_of(bench.probe, bench.protocol, bench.budget, tol)
     at = AtTolerance(tol, arrays["correct"], values["steps"], values["failed"], rows)
     for index, row in enumerate(rows):
@@ -174,7 +175,7 @@ def _look_closer(bench: Bench, at: AtTolerance, everywhere: Sequence[AtTolerance
     references = tuple(tol for tol in (bench.tols[0], bench.tols[-1]) if tol != at.tol)
     # The stock solver shares its step among a batch, and a tolerance too.
     stock = any(block.solver == "tfp" for block in bench.probe.blocks)
-    if references and not stock and at.correct.any():
+    if references and not stock and len(bench.images.validation):
         at.detection = _detect(bench, at, references)
 
 

@@ -34,7 +34,8 @@ TRAVEL_FIELDS = ("times", "l2", "cosine", "relative", "labels")
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Test images x [N, H, W, C] in [0, 1], their labels y [N], and clean validation images."""
+    """Test images x [N, H, W, C] in [0, 1], their labels y [N], and clean validation images, none if the
+    training held none out: detectors are then left out."""
 
     x: np.ndarray
     y: np.ndarray

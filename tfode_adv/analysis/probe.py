@@ -87,8 +87,9 @@ class Probe:
         return self.ask(("logits",), ask, settings, x)[0]
 
     def predict(self, x: np.ndarray, **settings: Any) -> np.ndarray:
-        """Classes [N]."""
-        return self.logits(x, **settings).argmax(axis=-1)
+        """Classes [N]; -1, which is no label, where a solve failed and the logits are not finite."""
+        logits = self.logits(x, **settings)
+        return np.where(np.isfinite(logits).all(axis=-1), logits.argmax(axis=-1), -1)
 
     def gradient(self, x: np.ndarray, y: np.ndarray, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
         """Cross-entropy [N] and its gradient [N, H, W, C]."""

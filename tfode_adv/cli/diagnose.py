@@ -86,10 +86,14 @@ def main(argv) -> None:
             progress.update()
 
         found = diagnosis.run(probe, images, protocol, budget=FLAGS.budget, tols=FLAGS.tol, stages=stages, step=step)
-    _finish(run, digest, found, protocol, name, len(images.x))
+    skipped = sorted(set(diagnosis.tolerances_of(probe, FLAGS.tol)) - {at.tol for at in found})
+    notes = [f"At τ = {tol:g} no image is classified correctly: there is nothing to attack." for tol in skipped]
+    if probe.blocks and not len(images.validation):
+        notes.append("The training held out no validation images to set thresholds on: no detectors.")
+    _finish(run, digest, found, protocol, name, len(images.x), notes)
 
 
-def _finish(run: Run, digest: str, found, protocol: Protocol, dataset: str, num_examples: int) -> None:
+def _finish(run: Run, digest: str, found, protocol: Protocol, dataset: str, num_examples: int, notes) -> None:
     shown = {
         "data set": dataset,
         "test images": num_examples,
@@ -101,10 +105,10 @@ def _finish(run: Run, digest: str, found, protocol: Protocol, dataset: str, num_
         "budget": FLAGS.budget,
         "seed": protocol.seed,
     }
-    document = diagnosis_writer.write(run.path / FOLDER, found, shown, protocol.steps, digest)
+    document = diagnosis_writer.write(run.path / FOLDER, found, shown, protocol.steps, digest, notes)
     print(diagnosis_writer.summary(found).to_text())
-    for at in found:
-        print(at.verdict.sentence)
+    lines = [*(at.verdict.sentence for at in found), *notes, *diagnosis_writer.remarks(found)]
+    print("\n".join(lines))
     print(f"\nverdict: {document['verdict']['label']}; all of it: {run.path / FOLDER / NAME}")
 
 
@@ -133,10 +137,13 @@ def _images(run: Run, dataset: str) -> Images:
     """Test images, and clean validation images for the detectors' thresholds, as the training split them."""
     recorded = run.config.get("dataset")
     same = isinstance(recorded, dict) and recorded.get("name") == dataset
-    options = {name: recorded[name] for name in ("data_dir", "validation") if same and recorded.get(name)}
+    kept = {name: recorded.get(name) for name in ("data_dir", "validation")} if same else {}
+    options = {name: value for name, value in kept.items() if value is not None}
     if FLAGS.data_dir:
         options["data_dir"] = FLAGS.data_dir
     x, y = data.arrays(dataset, "test", FLAGS.num_examples, download=FLAGS.download, **options)
+    if options.get("validation") == 0:
+        return Images(x, y, x[:0])
     validation, _ = data.arrays(dataset, "validation", download=FLAGS.download, **options)
     return Images(x, y, validation[: FLAGS.num_examples])
 

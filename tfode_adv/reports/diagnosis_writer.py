@@ -19,11 +19,16 @@ from tfode_adv.reports.statistics import Rate
 from tfode_adv.reports.tables import Table
 
 # The graver verdict first: what a run is called, whatever its other tolerances.
-GRAVITY = ("masked", "inconclusive", "credible", "not robust")
+GRAVITY = ("masked", "not robust", "inconclusive", "credible")
 
 
 def write(
-    folder: files.PathLike, found: Sequence[AtTolerance], settings: dict[str, Any], steps: int, model: str
+    folder: files.PathLike,
+    found: Sequence[AtTolerance],
+    settings: dict[str, Any],
+    steps: int,
+    model: str,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes the document and its pictures.
 
@@ -33,6 +38,7 @@ def write(
         settings: what it was made with, as shown: plain JSON values by name.
         steps: of the published attack.
         model: SHA-256 of the model's file.
+        notes: what a reader should know of what was left out.
 
     Returns:
         The document: {"title", "model", "settings", "verdict", "indicators", "tolerances", "report"}; `report` is
@@ -58,7 +64,7 @@ def write(
                 "tables": [_table(table) for table in section.get("tables", [])],
                 "figures": [_figure(picture) for picture in drawn.get(section["name"], [])],
             }
-            for section in _sections(found, settings)
+            for section in _sections(found, settings, notes)
         ],
     }
     files.write_json(folder / NAME, plain(document))
@@ -92,13 +98,26 @@ def summary(found: Sequence[AtTolerance]) -> Table:
     return Table("How much robustness is left", headers, rows, note)
 
 
-def _sections(found: Sequence[AtTolerance], settings: dict[str, Any]) -> list[dict[str, Any]]:
+def remarks(found: Sequence[AtTolerance]) -> list[str]:
+    """What weakens the numbers: solves that failed, planted examples that chance finds."""
+    lines = []
+    for at in found:
+        where = "" if at.tol is None else f" at τ = {at.tol:g}"
+        if at.failed:
+            lines.append(f"{at.failed} of {len(at.correct)} clean solves failed{where}; they count as misclassified.")
+        if at.by_chance:
+            share = f"{100 * at.by_chance:.1f} %"
+            lines.append(f"Random points find {share} of the planted examples{where}: so much of that test is luck.")
+    return lines
+
+
+def _sections(found: Sequence[AtTolerance], settings: dict[str, Any], notes: Sequence[str]) -> list[dict[str, Any]]:
     shown = ", ".join(f"{name} {value}" for name, value in settings.items())
     sections = [
         {
             "name": "verdict",
             "title": "Is this robustness real?",
-            "lines": [f"Settings: {shown}."],
+            "lines": [f"Settings: {shown}.", *notes, *remarks(found)],
             "verdicts": [at.verdict.sentence for at in found],
             "tables": [summary(found), _attribution(found)],
         },
