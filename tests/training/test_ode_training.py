@@ -57,6 +57,21 @@ def test_a_failed_solve_stops_the_run_with_one_line():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("classifier", [tiny.ode_model, tiny.plain_model])
+def test_validation_counts_images_without_an_answer_as_wrong_and_says_so(classifier):
+    images = tiny.IMAGES[:20].copy()
+    images[:3, 0, 0] = np.nan
+    # The largest of logits that are not numbers is the first.
+    validation = [(tf.constant(images), tf.zeros(20, tf.int64))]
+    model = classifier()
+    end, lines = tiny.train(model, epochs=1, rate=1e-9, validation=validation)
+    right = np.argmax(model.predict(images[3:], verbose=0), axis=-1) == 0
+    assert end.history[0]["val_accuracy"] == pytest.approx(right.sum() / 20)
+    (line,) = lines
+    assert line.startswith("epoch 1, validation: 3 of 20 images count as wrong: ")
+    assert ("3 solves met" if classifier is tiny.ode_model else "the loss is nan") in line
+
+
 def test_failed_solves_can_be_skipped_and_are_counted():
     model = tiny.ode_model()
 

@@ -29,6 +29,10 @@ ON_NAN = ("stop", "skip")
 Batches = Iterable[tuple[Any, Any]]
 
 
+class Diverged(RunError):
+    """A training that its own values lead nowhere: a batch's loss or solve failed."""
+
+
 @dataclasses.dataclass
 class Survival:
     """How a training is kept.
@@ -99,7 +103,8 @@ def fit(
         Where the training stands. `finished` is False if it was asked to leave before the end (Ctrl-C).
 
     Raises:
-        RunError: if a batch fails and is not to be skipped, or the folder is in use.
+        Diverged: if a batch fails and is not to be skipped, or all of an epoch's were skipped.
+        RunError: if the folder is in use.
     """
     return _Loop(**locals()).run()
 
@@ -204,7 +209,7 @@ class _Loop:
                 self._save()
                 saved = time.monotonic()
         if not now.sums.images:
-            raise RunError(f"epoch {now.epoch + 1} had no batch to learn from ({now.skipped} were skipped)")
+            raise Diverged(f"epoch {now.epoch + 1} had no batch to learn from ({now.skipped} were skipped)")
         return True
 
     def _update(self, x, y) -> None:
@@ -219,7 +224,7 @@ class _Loop:
             return
         fault = f"epoch {self.state.epoch + 1}, batch {self.state.step + 1}: {outcome.fault}"
         if not skips:
-            raise RunError(f"{fault}; {self._last_good()}; --on_nan=skip would drop such batches")
+            raise Diverged(f"{fault}; {self._last_good()}; --on_nan=skip would drop such batches")
         for variable, value in zip(self.model.non_trainable_variables, kept, strict=True):
             variable.assign(value)
         self.state.skipped += 1
@@ -229,6 +234,9 @@ class _Loop:
         outcome = Outcome()
         for x, y in self.validation:
             outcome += self.updates.evaluate(x, y)
+        if not outcome.good:
+            lost = f"{outcome.lost} of {outcome.images} images count as wrong"
+            self.report(f"epoch {self.state.epoch + 1}, validation: {lost}: {outcome.fault}")
         return outcome
 
     def _set_rate(self) -> None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfode_adv.attacks import randomness
 from tfode_adv.layers import record_statistics, solver_settings
-from tfode_adv.solvers.status import REASONS
+from tfode_adv.solvers.status import REASONS, Status
 from tfode_adv.training import distribution
 from tfode_adv.training.losses import Loss, cross_entropy
 
@@ -25,7 +25,9 @@ class Outcome:
 
     Attributes:
         images: how many.
-        loss, correct: sums over the images.
+        loss, correct: sums over the images; one whose solve failed or whose logits are not finite is never
+            correct, whatever its largest logit.
+        lost: how many such images there are.
         nfe: evaluations of the dynamics in the forward pass, per sample, all blocks together; None for
             models without a block.
         nfe_backward: sum over the images of the evaluations that the backward pass differentiated; None
@@ -37,6 +39,7 @@ class Outcome:
     images: int = 0
     loss: float = 0.0
     correct: int = 0
+    lost: int = 0
     nfe: np.ndarray | None = None
     nfe_backward: float | None = None
     failed: Counter = dataclasses.field(default_factory=Counter)
@@ -49,6 +52,7 @@ class Outcome:
             self.images + other.images,
             self.loss + other.loss,
             self.correct + other.correct,
+            self.lost + other.lost,
             None if self.nfe is None else np.concatenate([self.nfe, other.nfe]),
             None if self.nfe_backward is None else self.nfe_backward + other.nfe_backward,
             self.failed + other.failed,
@@ -165,11 +169,14 @@ class Updates:
 
     def _sums(self, losses: Tensor, logits: Tensor, y: Tensor, calls: list) -> tuple[dict, dict]:
         """What adds up over samples, and what is wanted of each sample of the first call."""
-        correct = tf.equal(tf.argmax(logits, axis=-1), tf.cast(y, tf.int64))
-        sums = {"loss": tf.reduce_sum(losses), "correct": tf.reduce_sum(tf.cast(correct, tf.float32))}
         statistics = [one for call in calls for one in call]
+        sound = tf.reduce_all(tf.math.is_finite(logits), axis=-1)
+        for one in statistics:
+            sound &= tf.equal(one.status, int(Status.OK))
+        correct = sound & tf.equal(tf.argmax(logits, axis=-1), tf.cast(y, tf.int64))
+        sums = {"loss": tf.reduce_sum(losses), "correct": _count(correct), "lost": _count(~sound)}
         for reason in REASONS:
-            failed = [tf.reduce_sum(tf.cast(one.status == reason, tf.float32)) for one in statistics]
+            failed = [_count(one.status == reason) for one in statistics]
             sums[f"status_{int(reason)}"] = tf.add_n(failed) if failed else tf.constant(0.0)
         first = calls[0]
         samples = {"nfe": tf.add_n([one.nfe for one in first])} if first else {}
@@ -215,11 +222,16 @@ class Updates:
             images=count,
             loss=float(sums["loss"]),
             correct=int(sums["correct"]),
+            lost=int(sums["lost"]),
             nfe=nfe,
             nfe_backward=float(sums["nfe_backward"]) if "nfe_backward" in sums else None,
             failed=Counter({text: number for text, number in failed.items() if number}),
             finite=math.isfinite(float(sums["loss"])) and (self._scaled or not float(sums.get("not_finite", 0.0))),
         )
+
+
+def _count(which: Tensor) -> Tensor:
+    return tf.reduce_sum(tf.cast(which, tf.float32))
 
 
 def _sum_replica(ours: list[Tensor], theirs: list[Tensor]) -> list[Tensor]:
