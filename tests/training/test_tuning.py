@@ -8,6 +8,7 @@ import pytest
 from tfode_adv.cli import app, tune
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.training import Recipe, tuning
+from tfode_adv.training.loop import Diverged
 from tfode_adv.training.state import State
 
 FLAGS = ["--model=oon", "--learning_rates=0.001,1", "--filter_choices=4,8", "--epochs=4"]
@@ -22,7 +23,7 @@ def trained(monkeypatch):
         recipes.append(dataclasses.replace(recipe))
         run(True).path.mkdir(parents=True, exist_ok=True)
         error = abs(math.log10(recipe.learning_rate) + 1) / 4 + 0.2 * (recipe.model_options["filters"] == 4)
-        return None, State(best_error=error, finished=True)
+        return None, State(best_error=error, best_epoch=0, finished=True)
 
     monkeypatch.setattr(tuning, "train", train)
     # Collecting the garbage of a whole test run takes a minute a trial; there is no model here to clear.
@@ -72,26 +73,81 @@ def test_an_interrupted_search_goes_on_where_it_stopped(trained, tmp_path, monke
     assert len(trained) == 5 and len({recipe.learning_rate for recipe in trained}) == 5
 
 
-def test_trials_that_fail_are_told_and_do_not_win(trained, tmp_path, monkeypatch, capsys):
+def test_a_search_can_be_given_more_trials_but_not_fewer(trained, tmp_path):
+    assert _call(tmp_path, "--trials=3") == app.OK
+    assert _call(tmp_path, "--trials=12") == app.OK
+    assert len(trained) == 12 and len({recipe.learning_rate for recipe in trained}) == 12
+    assert _call(tmp_path, "--trials=3") == app.USAGE and _call(tmp_path, "--trials=12") == app.OK
+    assert len(trained) == 12
+
+
+def test_the_same_seed_draws_the_same_trials(trained, tmp_path):
+    for name in ("one", "other"):
+        assert _call(tmp_path / name, "--trials=2", "--seed=0") == app.OK
+    assert [recipe.learning_rate for recipe in trained[:2]] == [recipe.learning_rate for recipe in trained[2:]]
+
+
+def _failing(error, when=lambda recipe: True):
     train = tuning.train
 
-    def sometimes(recipe, run, **options):
-        if recipe.model_options["filters"] == 8:
-            raise RunError("the loss is nan")
+    def failing(recipe, run, **options):
+        if when(recipe):
+            raise error
         return train(recipe, run, **options)
 
-    monkeypatch.setattr(tuning, "train", sometimes)
-    assert _call(tmp_path, "--trials=4") in (app.OK, app.FAILED)
-    assert "the loss is nan" in capsys.readouterr().out
-    assert all(recipe.model_options["filters"] == 4 for recipe in trained)
+    return failing
+
+
+@pytest.mark.parametrize("method", ["random", "bayesian", "hyperband"])
+def test_trials_that_diverge_are_told_in_a_line_and_do_not_win(trained, tmp_path, monkeypatch, capsys, method):
+    failing = _failing(Diverged("the loss is nan"), lambda recipe: recipe.model_options["filters"] == 8)
+    monkeypatch.setattr(tuning, "train", failing)
+    assert _call(tmp_path, "--trials=8", f"--method={method}") == app.OK
+    printed, errors = capsys.readouterr()
+    assert "failed: the loss is nan\n" in printed and not errors
+    assert trained and all(recipe.model_options["filters"] == 4 for recipe in trained)
+    assert "--filters=4" in (tmp_path / "best.cfg").read_text()
+
+
+def test_a_search_whose_trials_all_diverge_goes_to_its_end_and_says_so_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tuning, "train", _failing(Diverged("the loss is nan")))
+    assert _call(tmp_path, "--trials=5") == app.FAILED
+    printed, errors = capsys.readouterr()
+    assert printed.count("failed: the loss is nan") == 5
+    assert errors.count("\n") == 1 and "no trial" in errors and not (tmp_path / "best.cfg").exists()
+
+
+def test_a_failure_that_is_not_the_trials_own_ends_the_search_which_goes_on_later(
+    trained, tmp_path, monkeypatch, capsys
+):
+    train = tuning.train
+    monkeypatch.setattr(tuning, "train", _failing(RunError("cannot write: the disk is full")))
+    assert _call(tmp_path, "--trials=2") == app.FAILED
+    assert capsys.readouterr().err == "tune: cannot write: the disk is full\n"
+    monkeypatch.setattr(tuning, "train", train)
+    assert _call(tmp_path, "--trials=2") == app.OK and len(trained) == 2
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--learning_rates=1"], ["--learning_rates=1,0.1"], ["--filter_choices=a"], ["--robust_weight=2"]]
+    "arguments",
+    [
+        ["--learning_rates=1"],
+        ["--learning_rates=1,0.1"],
+        ["--learning_rates=0,1"],
+        ["--tols=0,1"],
+        ["--dropouts=0.5,2"],
+        ["--filter_choices=a"],
+        ["--filter_choices=8,33"],
+        ["--validation=0", "--schedule=constant"],
+        ["--num_train_examples=100000"],
+        ["--robust_weight=2"],
+    ],
+    ids=" ".join,
 )
 def test_bad_values_are_one_line(trained, tmp_path, capsys, arguments):
     assert _call(tmp_path / "new", *arguments) == app.USAGE
     assert capsys.readouterr().err.count("\n") == 1 and not trained
+    assert not (tmp_path / "new" / "search.json").exists()
 
 
 def test_nothing_to_search_is_a_mistake():

@@ -78,18 +78,16 @@ def flag_file(values: dict) -> str:
     return "".join(f"{flag.serialize()}\n" for flag in changed)
 
 
-def _same_search(path: pathlib.Path) -> None:
-    """Writes the search's flags; those of a search that goes on must be what they were."""
+def _same_search(path: pathlib.Path) -> dict:
+    """The search's flags; those of a search that goes on must be what they were, but it may get more trials."""
     given = {name: value for name, value in flags.as_dict(FLAGS).items() if name not in _OF_THIS_START}
-    if not path.exists():
-        write_json(path, given)
-        return
-    for name, value in read_json(path).items():
-        if given.get(name) != value:
+    for name, value in read_json(path).items() if path.exists() else ():
+        if given.get(name) != value and not (name == "trials" and given[name] > value):
             raise UsageError(
                 f"--{name} is {given.get(name)!r}, but the search in {str(path.parent)!r} has {value!r}; "
                 "choose another --tune_dir"
             )
+    return given
 
 
 def main(argv):
@@ -100,11 +98,14 @@ def main(argv):
         FLAGS.objective, FLAGS.robust_weight, FLAGS.robust_eps, FLAGS.robust_steps, FLAGS.robust_examples
     )
     space = _space()
-    # A mistake that all trials share is one line here; in a trial, KerasTuner makes a traceback of it.
-    plan.make_model()
+    # What no trial or not every trial could be is said now, not after hours.
+    for values in space.examples():
+        tuning.apply(plan, values).make_model()
+    plan.check_data()
     with checkpoints.locked(folder):
-        _same_search(folder / "search.json")
+        given = _same_search(folder / "search.json")
         search = tuning.Search(plan, space, objective, folder, method=FLAGS.method, trials=FLAGS.trials)
+        write_json(folder / "search.json", given)
         search.search(verbose=0)
         values, score = search.winner()
     path = folder / "best.cfg"

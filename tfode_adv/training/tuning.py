@@ -1,27 +1,33 @@
 """Searches for a recipe's best values with KerasTuner: at random, by Bayesian optimisation, by Hyperband."""
 
 import dataclasses
+import math
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import keras_tuner
 import numpy as np
+import tensorflow as tf
 
 from tfode_adv import data, solvers
 from tfode_adv.attacks import PGD
 from tfode_adv.errors import RunError, UsageError, check_choice, check_range
 from tfode_adv.files import PathLike
 from tfode_adv.runs import Run
-from tfode_adv.training.loop import Survival
+from tfode_adv.training.loop import Diverged, Survival
 from tfode_adv.training.recipe import Recipe, train
 
 METHODS = ("random", "bayesian", "hyperband")
 OBJECTIVES = ("accuracy", "robust", "weighted")
-# What the tuner's score is called in its files.
-_SCORE = "score"
+# What the tuner's score is called in its files, and that of a trial that failed, below any accuracy.
+_SCORE, _WORST = "score", -1.0
+
+
+class _Stop(keras_tuner.errors.FatalError, RunError):
+    """What ends the search, not a trial alone: KerasTuner lets it through, and a program says it in a line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +49,13 @@ class Space:
     def __post_init__(self):
         for name in ("learning_rate", "tol", "dropout"):
             pair = getattr(self, name)
-            if pair is not None and (len(pair) != 2 or not pair[0] < pair[1]):
+            if pair is None:
+                continue
+            if len(pair) != 2 or not pair[0] < pair[1]:
                 raise UsageError(f"the range of {name} is {list(pair)}, but must be two numbers, low,high")
+            # A logarithmic scale has no zero.
+            check_range(f"the low end of {name}", pair[0], low=0, low_open=name != "dropout")
+            check_range(f"the high end of {name}", pair[1], high=1 if name == "dropout" else math.inf, high_open=True)
         for solver in self.solver or ():
             check_choice("solver", solver, solvers.available())
         for filters in self.filters or ():
@@ -59,9 +70,16 @@ class Space:
             if getattr(self, name) is not None:
                 space.Float(name, *map(float, getattr(self, name)), sampling=sampling)
         for name in ("filters", "solver"):
-            if getattr(self, name) is not None:
+            if getattr(self, name):
                 space.Choice(name, list(getattr(self, name)), ordered=False if name == "solver" else None)
         return space
+
+    def examples(self) -> Iterator[dict[str, Any]]:
+        """Values that between them take every choice, and one of each range: all that a model may refuse."""
+        values = {name: list(given) for name, given in vars(self).items() if given}
+        ranges = {name: values.pop(name)[0] for name in ("learning_rate", "tol", "dropout") if name in values}
+        for index in range(max(map(len, values.values()), default=1)):
+            yield ranges | {name: choices[min(index, len(choices) - 1)] for name, choices in values.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +167,8 @@ class Search(keras_tuner.Tuner):
         self.folder = pathlib.Path(folder)
         common = {
             "objective": keras_tuner.Objective(_SCORE, "max"),
-            "seed": recipe.seed,
+            # KerasTuner takes 0 for no seed.
+            "seed": recipe.seed + 1,
             "hyperparameters": space.hyperparameters(),
         }
         if method == "hyperband":
@@ -166,29 +185,42 @@ class Search(keras_tuner.Tuner):
         # Hyperband grants epochs, and lets the best go on from where an earlier trial left them.
         recipe = dataclasses.replace(recipe, epochs=values.get("tuner/epochs") or recipe.epochs)
         folder, before = self._run(trial.trial_id), values.get("tuner/trial_id")
-        if before and not folder.exists():
+        if before and self._run(before).exists() and not folder.exists():
             shutil.copytree(self._run(before), folder)
         self.report(f"trial {trial.trial_id}: " + _line(values))
         keras.utils.clear_session()
-        model, end = train(
-            recipe,
-            lambda writes: Run(folder, {}),
-            survival=Survival(resume=True),
-            tensorboard=False,
-            save_model=False,
-            report=self.report,
-        )
-        if not end.finished:
-            raise KeyboardInterrupt
-        result = self.goal.score(model, 1.0 - end.best_error, recipe)
+        try:
+            result = self._result(recipe, folder)
+        except _Stop:
+            raise
+        except (RunError, UsageError, tf.errors.OpError) as error:
+            # Scored all the same: a failure that KerasTuner counts is a traceback, and the third ends the search.
+            reason = str(error).strip().partition("\n")[0]
+            self.report(f"trial {trial.trial_id} failed: {reason}")
+            return {_SCORE: _WORST}
         self.report(f"trial {trial.trial_id}: " + _line(result))
         return result
 
-    def on_trial_end(self, trial):
-        super().on_trial_end(trial)
-        # KerasTuner keeps a failed trial's traceback and goes on; its last line says why.
-        if trial.message:
-            self.report(f"trial {trial.trial_id} failed: {trial.message.strip().splitlines()[-1]}")
+    def _result(self, recipe: Recipe, folder: pathlib.Path) -> dict[str, float]:
+        """The score of a trial, trained in its folder, and what the score is made of."""
+        try:
+            model, end = train(
+                recipe,
+                lambda writes: Run(folder, {}),
+                survival=Survival(resume=True),
+                tensorboard=False,
+                save_model=False,
+                report=self.report,
+            )
+        except Diverged:
+            raise
+        except RunError as error:
+            raise _Stop(str(error)) from error
+        if not end.finished:
+            raise KeyboardInterrupt
+        if end.best_epoch is None:
+            raise Diverged("no epoch was completed")
+        return self.goal.score(model, 1.0 - end.best_error, recipe)
 
     def winner(self) -> tuple[dict[str, Any], float]:
         """The values of the best trial, by name, and its score.
@@ -197,7 +229,7 @@ class Search(keras_tuner.Tuner):
             RunError: if no trial came to its end.
         """
         best = self.oracle.get_best_trials(1)
-        if not best or best[0].score is None:
+        if not best or best[0].score in (None, _WORST):
             raise RunError(f"no trial of the search in {str(self.folder)!r} came to its end")
         values = {name: value for name, value in best[0].hyperparameters.values.items() if "/" not in name}
         return values, best[0].score
