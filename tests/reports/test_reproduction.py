@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 
 import pytest
 
@@ -24,11 +25,11 @@ def make_run(root, name, dataset="mnist", **flags):
     return run
 
 
-def add_cell(run, turned=0, wrong=0, count=IMAGES, steps=10, step_size=0.05, **settings):
+def add_cell(run, turned=0, wrong=0, count=IMAGES, steps=10, step_size=0.05, attack="pgd", **settings):
     settings = {"solver": "dopri5", "dataset": "mnist", **settings}
     if "eps" in settings:
         hyperparameters = {"steps": steps, "step_size": step_size, "random_start": False, "restarts": 1}
-        settings |= {"attack": "pgd", "hyperparameters": {**hyperparameters, "early_stop": True}}
+        settings |= {"attack": attack, "hyperparameters": {**hyperparameters, "early_stop": True}}
     cell = Cell.of(run.path, Configuration(files.sha256(run.model_path), **settings))
     clean = [{"clean": 4, "adversarial": 4} if i >= count - wrong else {} for i in range(count)]
     cell.append([make_record(i, success=i < turned, **clean[i]) for i in range(count)])
@@ -131,6 +132,15 @@ def test_only_the_published_attack_counts(tmp_path):
     assert reproduce(papers.layout("wifs2019", 2, "mnist"), shelf(tmp_path)).entries == 1
 
 
+def test_bim_is_the_papers_attack_too_and_pgd_comes_first(tmp_path):
+    run = make_run(tmp_path, "oon")
+    wanted = {"tol": 1.0, "norm": "linf", "eps": 0.1, "gradient": "adjoint"}
+    for attack, turned in (("bim", 7), ("pgd", 6)):
+        add_cell(run, turned, **wanted, attack=attack)
+        found = reproduce(papers.layout("wifs2019", 2, "mnist"), shelf(tmp_path))
+        assert entry(found.table, "linf", "0.1", "OON", tol="1e0").ours.count == turned
+
+
 def test_res_stands_under_one_tolerance_and_needs_no_gradient(tmp_path):
     run = make_run(tmp_path, "res")
     add_cell(run, turned=16, solver=None, norm="linf", eps=0.1)
@@ -169,6 +179,35 @@ def test_missing_entries_come_with_commands(tmp_path):
     assert "--norm=l2rms,linf --eps=0.05,0.1,0.3" in lines[-1] and "--tol=1e-4,1e-3,0.01,0.1,1" in lines[-1]
 
 
+def test_a_stopped_training_is_gone_on_with(tmp_path):
+    model = papers.wifs_model("oon", "mnist")
+    (wanted, *_) = [one for one in papers.layout("wifs2019", 1, "mnist").measurements if one.model == model]
+    path = tmp_path / "wifs2019-mnist_oon"
+    run = Run.create(path, {"model": {"name": "oon"}, "dataset": {"name": "mnist"}})
+    where = Shelf(tmp_path, "mnist", IMAGES, "adjoint", "data")
+    assert where.commands([wanted])[0] == f"bin/train --run_dir={path} --resume --data_dir=data"
+    run.model_path.write_bytes(b"of something else")
+    assert "--resume" not in Shelf(tmp_path, "cifar10", IMAGES, "adjoint").commands([wanted])[0]
+
+
+def test_recipes_are_found_from_any_folder(tmp_path, monkeypatch, request):
+    recipe = "wifs2019/mnist_oon"
+    inside = request.config.rootpath / "configs" / f"{recipe}.cfg"
+    monkeypatch.chdir(request.config.rootpath)
+    assert str(papers.flag_file(recipe)) == f"configs/{recipe}.cfg"
+    monkeypatch.chdir(tmp_path)
+    assert papers.flag_file(recipe) == inside
+    # Installed: no checkout around the package.
+    monkeypatch.setattr(papers, "__file__", str(tmp_path / "lib" / "tfode_adv" / "reports" / "papers.py"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "environment"))
+    installed = tmp_path / "environment" / "share" / "tfode_adv" / "configs" / f"{recipe}.cfg"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("--model=oon")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert papers.flag_file(recipe) == installed
+
+
 def test_commands_quote_what_a_shell_would_read(tmp_path):
     root = tmp_path / "my runs; rm -rf x"
     root.mkdir()
@@ -190,6 +229,15 @@ def test_trades_models_are_told_apart(tmp_path):
         "msml2022/resnet10_trades_1_32": one.path,
         "msml2022/resnet10_trades_6_32": six.path,
     }
+
+
+def test_a_converted_checkpoint_is_recognised(tmp_path):
+    config = {"flags": {"model": "sonet", "from": "sonet.pt"}, "dataset": {"name": "cifar10"}}
+    run = Run.create(tmp_path / "sonet", {**config, "model": {"name": "sonet", "kwargs": {"filters": 32}}})
+    run.model_path.write_bytes(b"weights")
+    where = shelf(tmp_path, "cifar10", "backprop")
+    assert where.run_of(papers._msml_model("sonet", 32)).path == run.path
+    assert where.run_of(papers._msml_model("sonet", 64)) is None
 
 
 def test_the_papers_own_width_comes_before_a_newer_run(tmp_path):

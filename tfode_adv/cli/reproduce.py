@@ -4,8 +4,9 @@ bin/reproduce --paper=wifs2019 --table=2 --dataset=mnist --num_examples=1000 --g
 bin/reproduce --paper=wifs2019 --figure=2 --dataset=mnist
 bin/reproduce --paper=msml2022
 
-Reads the run folders under --runs; what they lack is listed with the commands that make it. --evaluate runs
-those on the models that are there, --train makes the models as well.
+Reads the run folders under --runs, evaluated with --attack=pgd or, the same from the image itself, bim; what they
+lack is listed with the commands that make it. --evaluate runs those on the models that are there, --train makes
+the models as well, or goes on where their training was stopped.
 """
 
 import dataclasses

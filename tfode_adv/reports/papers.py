@@ -6,6 +6,9 @@ The published figures are the data in `published/*.json`; the layouts follow the
 import dataclasses
 import importlib.resources
 import json
+import pathlib
+import site
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,6 +94,20 @@ def published(paper: str) -> dict[str, Any]:
     check_choice("paper", paper, PAPERS)
     path = importlib.resources.files("tfode_adv.reports") / "published" / f"{paper}.json"
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def flag_file(recipe: str) -> pathlib.Path:
+    """The flag file of a recipe: of the checkout, or of the environment that the package is installed in.
+
+    Relative where it lies below the working folder, so that a command shows no more than it must.
+    """
+    file = pathlib.Path("configs") / f"{recipe}.cfg"
+    installed = [pathlib.Path(root) / "share" / "tfode_adv" for root in (sys.prefix, site.getuserbase())]
+    for root in (pathlib.Path(__file__).resolve().parents[2], *installed):
+        if (root / file).is_file():
+            here = pathlib.Path.cwd()
+            return (root / file).relative_to(here) if root.is_relative_to(here) else root / file
+    return file
 
 
 def layout(paper: str, table: int, dataset: str) -> Layout:

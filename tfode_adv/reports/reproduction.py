@@ -11,16 +11,21 @@ from typing import Any
 from tfode_adv.errors import RunError
 from tfode_adv.files import PathLike
 from tfode_adv.reports import results
-from tfode_adv.reports.papers import Layout, Measurement, Model
+from tfode_adv.reports.papers import Layout, Measurement, Model, flag_file
 from tfode_adv.reports.results import Result
 from tfode_adv.reports.statistics import Rate
 from tfode_adv.reports.tables import Compared, Table, number
-from tfode_adv.runs import CONFIG, METRICS, Run
+from tfode_adv.runs import CONFIG, METRICS, MODEL, Run
 
 _NOTE = (
     "Ours (95 % Wilson interval) [published]; * where the published figure lies outside the interval, "
     "– where ours is missing."
 )
+# Without a random start both are the papers' attack: bim ends a step as Foolbox does, pgd as CleverHans does. What
+# the commands make comes first.
+_ATTACKS = ("pgd", "bim")
+# A training that names no loss takes this one; a converted checkpoint names none.
+_LOSS = "cross_entropy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +96,12 @@ class Shelf:
             return None
         if run.path not in self._results:
             self._results[run.path] = results.collect([run.path], self.num_examples).results
-        for result in self._results[run.path]:
-            if len(result.records) == self.num_examples and self._answers(result, wanted):
-                return result
-        return None
+        found = [
+            result
+            for result in self._results[run.path]
+            if len(result.records) == self.num_examples and self._answers(result, wanted)
+        ]
+        return min(found, key=lambda result: result.configuration.attack != _ATTACKS[0], default=None)
 
     def commands(self, wanted: Sequence[Measurement], **more: Any) -> list[str]:
         """The commands that make some entries of one model: its training where it is missing, and one
@@ -105,8 +112,7 @@ class Shelf:
         data = {} if self.data_dir is None else {"data_dir": self.data_dir}
         lines = []
         if run is None:
-            recipe = {"flagfile": f"configs/{model.recipe}.cfg", "run_dir": path, **data}
-            lines.append(_line("train", recipe))
+            lines.append(_line("train", {**_start(model, path), **data}))
         grids: dict[tuple, list[str]] = {}
         for (norm, *attack), group in _grouped(wanted, "norm", "steps", "step_size"):
             tols, eps = _numbers(one.tol for one in group), _numbers(one.eps for one in group)
@@ -123,7 +129,8 @@ class Shelf:
         dataset = run.config.get("dataset") or {}
         same = run.config["model"].get("name") == model.name and dataset.get("name") == self.dataset
         told_apart = {name: value for name, value in model.flags if name != "filters"}
-        return same and all(_flag(run, name) == value for name, value in told_apart.items())
+        default = {"loss": _LOSS}
+        return same and all((_flag(run, name) or default.get(name)) == value for name, value in told_apart.items())
 
     def _answers(self, result: Result, wanted: Measurement) -> bool:
         cell = result.configuration
@@ -136,7 +143,7 @@ class Shelf:
         asked = {"steps": wanted.steps, "random_start": False, "early_stop": True, "restarts": 1}
         plain = (cell.gradient_tol, cell.gradient_solver, cell.gradient_num_steps, cell.eot)
         return (
-            cell.attack == "pgd"
+            cell.attack in _ATTACKS
             and cell.norm == wanted.norm
             and _same(cell.eps, wanted.eps)
             and cell.gradient == (self.gradient if wanted.model.adaptive else None)
@@ -181,6 +188,13 @@ def all_commands(shelf: Shelf, missing: Sequence[Missing], **more: Any) -> list[
     wanted = [one.measurement for one in missing]
     lines = [line for _, group in _grouped(wanted, "model") for line in shelf.commands(group, **more)]
     return list(dict.fromkeys(lines))
+
+
+def _start(model: Model, path: pathlib.Path) -> dict[str, Any]:
+    """The flags that train a model, or go on with a training that was stopped."""
+    if (path / CONFIG).is_file() and not (path / MODEL).is_file():
+        return {"run_dir": path, "resume": True}
+    return {"flagfile": flag_file(model.recipe), "run_dir": path}
 
 
 def _counted(layout: Layout, entries: Sequence[Measurement | None], parameters: Mapping[str, int]) -> list[str]:
@@ -269,5 +283,9 @@ def _numbers(values) -> str:
 
 def _line(program: str, flags: Mapping[str, Any]) -> str:
     """A command for a shell, names from users quoted; flags without a value left out."""
-    parts = [f"--{name}={value}" for name, value in flags.items() if value not in (None, "")]
+    parts = [
+        f"--{name}" if value is True else f"--{name}={value}"
+        for name, value in flags.items()
+        if value not in (None, "")
+    ]
     return shlex.join([f"bin/{program}", *parts])
