@@ -19,7 +19,9 @@ recipes.define(FLAGS)
 
 def _define() -> None:
     absl_flags.DEFINE_enum("method", "random", tuning.METHODS, "How values are chosen.", flag_values=FLAGS)
-    absl_flags.DEFINE_integer("trials", 10, "How many; hyperband counts its own.", lower_bound=1, flag_values=FLAGS)
+    absl_flags.DEFINE_integer(
+        "trials", 10, "How many, later more; hyperband counts its own.", lower_bound=1, flag_values=FLAGS
+    )
     for name, searched in (
         ("learning_rates", "learning rate"),
         ("tols", "tolerance"),
@@ -98,7 +100,7 @@ def main(argv):
         FLAGS.objective, FLAGS.robust_weight, FLAGS.robust_eps, FLAGS.robust_steps, FLAGS.robust_examples
     )
     space = _space()
-    # What no trial or not every trial could be is said now, not after hours.
+    # A mistake in what is searched or read is one line now, not a failed trial after hours.
     for values in space.examples():
         tuning.apply(plan, values).make_model()
     plan.check_data()
