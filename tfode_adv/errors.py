@@ -1,5 +1,7 @@
 """The two kinds of error a user meets, and the checks that raise them."""
 
+import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +12,17 @@ class UsageError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on: a missing or corrupt file, a failed solve. Programs exit with status 1."""
+
+
+def failed_assertion(message: str) -> str:
+    """Returns the words of a TensorFlow assertion without the node names around them, in one line."""
+    lines = message.split("\n")
+    text = next((line for line in lines if "assertion failed" in line), lines[0])
+    text = text[text.find("assertion failed") :] if "assertion failed" in text else text
+    text = re.sub(r"\{\{.*?\}\}", "", text)
+    text = " ".join(re.sub(r"assertion failed: |\[Op:.*?\]|[\[\]]", "", text).split())
+    # A solve's assertion counts every reason, those of no sample too.
+    return re.sub(r"(?<=: |; )0 [^;]*; ?", "", text).rstrip(" ;")
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
@@ -29,17 +42,35 @@ def check_range(
     low_open: bool = False,
     high_open: bool = False,
 ) -> float:
-    """Returns `value` if it lies between `low` and `high`; raises `UsageError` otherwise, NaN included.
+    """Returns `value` if it is a finite number between `low` and `high`; raises `UsageError` otherwise.
 
     `low_open` and `high_open` exclude the bound itself.
     """
+    _check_number(name, value)
     above = low is None or value > low or (value == low and not low_open)
     below = high is None or value < high or (value == high and not high_open)
-    if not (above and below and value == value):
+    if not (above and below and math.isfinite(value)):
         bounds = []
         if low is not None:
             bounds.append(f"{'greater than' if low_open else 'at least'} {low:g}")
         if high is not None:
             bounds.append(f"{'less than' if high_open else 'at most'} {high:g}")
-        raise UsageError(f"{name} is {value!r}, but must be {' and '.join(bounds) or 'a number'}")
+        raise UsageError(f"{name} is {value!r}, but must be {' and '.join(bounds) or 'a finite number'}")
     return value
+
+
+def check_integer(name: str, value: int, *, low: int | None = None, high: int | None = None) -> int:
+    """Returns `value` as an int if it is a whole number between `low` and `high`; raises `UsageError` otherwise."""
+    check_range(name, value, low=low, high=high)
+    if int(value) != value:
+        raise UsageError(f"{name} is {value!r}, but must be a whole number")
+    return int(value)
+
+
+def _check_number(name: str, value: Any) -> None:
+    try:
+        if isinstance(value, (bool, str, bytes)):
+            raise TypeError
+        float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} is {value!r}, but must be a number") from None

@@ -28,6 +28,10 @@ from tfode_adv.errors import RunError, UsageError
         ("spsa", {"eps": 0.1, "samples": 7}, ["samples", "7"]),
         ("apgd", {"eps": 0.1, "loss": "mse"}, ["mse", "dlr"]),
         ("pgd", {"eps": 0.1, "batch_size": 0}, ["batch_size", "0"]),
+        ("pgd", {"eps": 0.1, "early_stop": "no"}, ["early_stop", "no"]),
+        ("pgd", {"eps": 0.1, "restarts": 5}, ["restarts", "random_start"]),
+        ("fgsm", {"eps": 0.1, "steps": 3}, ["steps"]),
+        ("apgd_t", {"eps": 0.1, "loss": "ce"}, ["loss"]),
     ],
 )
 def test_wrong_hyperparameters_are_named_at_construction(name, hyperparameters, words):
@@ -160,6 +164,16 @@ def test_help_lists_every_attack_with_norms_and_defaults():
         assert f"{name}: {description.summary}" in text
         assert description.norms
     assert "eps=required" in text
+
+
+def test_a_radius_that_nobody_published_gets_steps_that_fit_into_it():
+    def step(eps, **options):
+        return attacks.defaults.hyperparameters("pgd", "mnist", "linf", eps, **options)["step_size"]
+
+    assert [step(eps) for eps in (None, 0.05, 0.1, 0.3)] == [0.05] * 4
+    assert step(0.01) == pytest.approx(2.5 * 0.01 / 10)
+    assert step(0.01, steps=50) == pytest.approx(2.5 * 0.01 / 50)
+    assert step(0.9) == 0.05
 
 
 def test_published_budgets_are_the_papers(shared):

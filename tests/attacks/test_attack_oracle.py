@@ -18,32 +18,39 @@ def oon(shared):
     return model
 
 
-def bim(oracle, model, tol, norm, **hyperparameters):
-    """Returns the images, our result, and the published program's success and x_adv, in NHWC."""
+def bim(oracle, model, tol, norm, copies=1, **hyperparameters):
+    """Returns the images, our result, and the published program's success and x_adv, in NHWC.
+
+    All copies of the images but the first have noise of 1e-7 on them.
+    """
     key = f"{tol}/{norm}/0.1/0.05"
-    x, theirs = (oracle[name].transpose(0, 2, 3, 1) for name in ("x", f"{key}/x_adv"))
+    x, theirs = (np.tile(oracle[name].transpose(0, 2, 3, 1), (copies, 1, 1, 1)) for name in ("x", f"{key}/x_adv"))
+    noise = 1e-7 * np.random.RandomState(0).uniform(-1, 1, x.shape)
+    noise[: len(oracle["x"])] = 0
+    x = np.clip(x + noise, 0, 1).astype(np.float32)
     attack = ta.attacks.BIM(norm=norm, eps=0.1, step_size=0.05, steps=10, **hyperparameters)
-    return x, attack(model, x, oracle[f"{tol}/y"]), oracle[f"{key}/success"], theirs
+    return x, attack(model, x, np.tile(oracle[f"{tol}/y"], copies)), oracle[f"{key}/success"], theirs
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2rms"])
 def test_bim_is_the_published_attack(oracle, oon, norm):
-    """On the program's own gradient, which goes through the step sizes.
+    """On the program's own gradient, which goes through the step sizes; to rounding.
 
-    Most images come out the same; which ones varies from run to run with the order of threads' sums. In the
-    others 1e-6 added to the pixels turns the gradient by up to 0.9 %, in PyTorch as here, and the steps amplify it.
+    The weights are random: 1e-7 added to the pixels, about their rounding, and an image's ten steps may end in
+    another fifth of the pixels. So each image is attacked as it is and with seven draws of such noise, and
+    the program's result must be among ours (l2rms: of one image of the six it is not, 0.992 at best).
     """
     ta.models.set_solver(oon, tol=1e-3, gradient="backprop_steps")
-    x, ours, success, theirs = bim(oracle, oon, "0.001", norm)
-    np.testing.assert_array_equal(ours.success, success)
+    x, ours, success, theirs = bim(oracle, oon, "0.001", norm, copies=8)
+    np.testing.assert_array_equal(ours.success.reshape(8, -1), np.tile(success, (8, 1)))
     if norm == "linf":
-        same = (np.abs(ours.x_adv - theirs) < 1e-4).mean((1, 2, 3))
-        assert np.sort(same)[3:].min() >= 0.99
-        assert same.min() > 0.6
+        agreement = (np.abs(ours.x_adv - theirs) < 1e-4).mean((1, 2, 3))
+        assert agreement.reshape(8, -1).max(0).min() >= 0.99
+        assert agreement.mean() > 0.9
     else:
-        cosine = _cosine(ours.x_adv - x, theirs - x)
-        assert np.sort(cosine)[4:].min() > 0.999
-        assert cosine.min() > 0.95
+        agreement = _cosine(ours.x_adv - x, theirs - x)
+        assert np.sort(agreement.reshape(8, -1).max(0))[1:].min() > 0.999
+        assert agreement.min() > 0.95
 
 
 def test_the_blocks_own_gradient_turns_the_same_images(oracle, oon):

@@ -49,6 +49,28 @@ def test_answers_vary_over_the_interval_only(base, images):
     np.testing.assert_allclose(fixed(images), base(images), atol=1e-5)
 
 
+def test_a_transfer_follows_the_solver_that_its_source_is_set_to(images):
+    """The compiled attack is kept between calls; the source's solver is not part of the attacked model."""
+
+    def model(solver):
+        keras.utils.set_random_seed(1)
+        block = ta.layers.ODEBlock(Turn(), solver=solver)
+        return keras.Sequential([keras.Input((3, 3, 1)), block, keras.layers.Flatten(), keras.layers.Dense(3)])
+
+    def attack(source):
+        attacked = ta.attacks.PGD(eps=0.5, steps=2, early_stop=False, source=ta.attacks.Transfer(source))
+        return attacked(victim, images, labels).x_adv
+
+    victim = keras.Sequential([keras.Input((3, 3, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    labels = np.zeros(len(images), np.int64)
+    source = model("euler")
+    before = attack(source)
+    ta.models.set_solver(source, solver="midpoint")
+    after = attack(source)
+    assert not np.array_equal(before, after)
+    np.testing.assert_allclose(after, attack(model("midpoint")), atol=1e-6)
+
+
 def test_it_is_saved_and_attacked(base, images, tmp_path):
     model = ta.models.RandomSolver(base, low=1e-4, high=2.0, seed=5)
     model(images)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import tfode_adv as ta
-from tfode_adv.cli import app, evaluate, report, reproduce
+from tfode_adv.cli import app, evaluate, report, reproduce, workers
+from tfode_adv.errors import UsageError
+from tfode_adv.reports import grid
 from tfode_adv.reports.records import Configuration, cells
 from tfode_adv.reports.subject import make_attack
 from tfode_adv.runs import Run
@@ -219,6 +221,13 @@ def test_reproduce_evaluates_what_is_missing(ode, tmp_path, capsys, monkeypatch)
         (["--distribute=moon"], "moon"),
         (["--attack=square", "--step_size=0.1"], "step_size"),
         (["--attack=cw", "--norm=linf"], "l2"),
+        (["--attack="], "pgd"),
+        (["--attack=fgsm", "--steps=5"], "steps"),
+        (["--gradient_solver=rk4"], "gradient_num_steps"),
+        (["--options=eps=0.5"], "eps"),
+        (["--options=seed=3"], "seed"),
+        (["--options=targeted=true"], "targeted"),
+        (["--options=early_stop=no"], "early_stop"),
         (["--options=samples"], "samples"),
         (["--attack=spsa", "--options=samples=3"], "samples"),
         (["--num_examples=0"], "num_examples"),
@@ -230,6 +239,62 @@ def test_bad_flags_are_refused_in_one_line_before_data_is_read(plain, arguments,
     assert call(evaluate, f"--run={plain.path}", *arguments) == 2
     error = capsys.readouterr().err
     assert named in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "label", "named"),
+    [((32, 32, 3), 9, ["(32, 32, 3)", "(28, 28, 1)"]), ((28, 28, 1), 11, ["11", "10 classes"])],
+)
+def test_images_that_do_not_fit_the_model_are_named(plain, images, label, named, capsys, monkeypatch):
+    data = np.zeros((2, *images), np.float32), np.array([0, label])
+    monkeypatch.setattr(evaluate.data, "arrays", lambda *a, **k: data)
+    assert call(evaluate, f"--run={plain.path}", "--attack=none") == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in named) and error.count("\n") == 1
+
+
+def test_a_failed_solve_of_clean_images_is_one_line(ode, capsys):
+    assert call(evaluate, f"--run={ode.path}", "--attack=none", "--tol=1e-12", "--num_examples=4") == 1
+    error = capsys.readouterr().err
+    assert "4 of 4 samples: 4 needed a step below" in error and error.count("\n") == 1
+
+
+def test_copies_are_given_what_the_user_gave():
+    flags = evaluate.FLAGS
+    flags.unparse_flags()
+    flags(["evaluate", "--attack=cw", "--tol=1e-3,1"])
+    own = ["--distribute=none", "--overwrite=false", "--shard=2/2"]
+    assert sorted(workers._arguments(flags, {"shard": "2/2"})) == sorted(["--attack=cw", "--tol=0.001,1.0", *own])
+
+
+def block(**settings):
+    return types.SimpleNamespace(**{"solver": "bosh3", "tol": 0.1, "gradient": "backprop", "num_steps": 1, **settings})
+
+
+def spanned(blocks, **axes):
+    axes = grid.Axes(**{"attacks": ["pgd"], **axes})
+    return grid.model_grid(grid.attack_grid(axes, "mnist"), axes, blocks)
+
+
+def test_stock_tfp_has_one_gradient():
+    (configuration,) = spanned([block()], solvers=["tfp"], gradients=["backprop", "adjoint"])
+    assert configuration.gradient == "adjoint"
+    with pytest.raises(UsageError, match="gradient is backprop, but must be adjoint"):
+        spanned([block()], solvers=["tfp"], gradients=["backprop"])
+
+
+def test_fixed_steps_are_counted_by_the_user():
+    with pytest.raises(UsageError, match="rk4, which takes fixed steps"):
+        spanned([block()], solvers=["rk4"])
+    with pytest.raises(UsageError, match="num_steps is 4, but bosh3 chooses its own"):
+        spanned([block()], num_steps=4)
+    assert spanned([block()], solvers=["rk4"], num_steps=4)[0].num_steps == 4
+    assert spanned([block(solver="rk4", num_steps=3)])[0].num_steps == 3
+
+
+def test_what_a_model_without_blocks_has_no_use_for_is_left_out():
+    assert len(spanned([], gradients=["backprop", "adjoint"], gradient_tol=1e-5, eot=3)) == 1
+    assert spanned([], gradient_tol=1e-5, eot=3)[0].digest == spanned([])[0].digest
 
 
 def test_a_run_that_is_not_finished_or_damaged_is_named(tmp_path, capsys):

@@ -8,6 +8,7 @@ from tests.interop.torch_states import torch_state
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.interop.names import model_names
 
+NPY = b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }".ljust(127) + b"\n" + bytes(8)
 SMALL = {"filters": 4, "input_shape": (8, 8, 1), "num_classes": 3}
 
 
@@ -34,6 +35,15 @@ def test_layouts(model, state):
     time = state["odeblock.odefunc.conv2._layer.weight"][:, 0].transpose(1, 2, 0)
     np.testing.assert_array_equal(dynamics.conv2.kernel.numpy()[:, :, 0], time)
     np.testing.assert_array_equal(dynamics.norm3.gamma.numpy(), state["odeblock.odefunc.norm3.weight"])
+
+
+def test_arrays_in_memory_are_taken_as_those_of_a_file(model):
+    """As `module.state_dict()` gives them: with what DataParallel and batch normalisation add."""
+    state = torch_state(seed=11)
+    wrapped = {f"module.{name}": value for name, value in state.items()} | {"module.bn1.num_batches_tracked": 5}
+    ta.interop.load_torch_state(model, wrapped)
+    assert is_loaded(model, state)
+    assert ta.interop.build_from_state("oon", wrapped, input_shape=(8, 8, 1)).count_params() == model.count_params()
 
 
 def test_every_weight_has_a_name(model):
@@ -119,6 +129,7 @@ def test_another_family_s_checkpoint(name, state):
         ("c.bin", b"", UsageError, "must end in one of: .npz, .pt, .pth"),
         ("c.npz", None, RunError, "c.npz' is missing"),
         ("c.npz", b"PK\x03\x04 and no more", RunError, "c.npz' is corrupt"),
+        ("c.npz", NPY, RunError, "c.npz' is corrupt: it holds one array"),
         ("c.pt", b"not a checkpoint", RunError, "c.pt' is no checkpoint"),
     ],
 )

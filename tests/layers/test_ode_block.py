@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfode_adv as ta
+from tfode_adv.errors import UsageError
 from tfode_adv.layers import ODEBlock, record_statistics, solver_settings
 
 
@@ -188,7 +189,8 @@ def test_failure_names_how_many_why_and_when(compiled):
     assert status[0] == 0 and (status[1:] != 0).all() and np.isfinite(out).all()
 
 
-def test_two_replicas_share_the_block():
+def test_it_runs_under_a_strategy():
+    """With two replicas: tests/training/test_distribution.py, in processes of two logical devices."""
     devices = tf.config.list_logical_devices("CPU")
     strategy = tf.distribute.MirroredStrategy([devices[0].name])
     with strategy.scope():
@@ -204,6 +206,11 @@ def test_two_replicas_share_the_block():
     [
         ({"tol": 0.0}, "tol is 0.0"),
         ({"tol": -1.0}, "greater than 0"),
+        ({"tol": "1e-3"}, "tol is '1e-3', but must be a number"),
+        ({"tol": np.array([0.1, 0.2])}, "tol is .*, but must be a number"),
+        ({"tol": float("inf")}, "tol is inf"),
+        ({"num_steps": 2.7}, "num_steps is 2.7, but must be a whole number"),
+        ({"max_num_steps": "many"}, "max_num_steps is 'many'"),
         ({"solver": "rk5"}, "rk5.*dopri5"),
         ({"gradient": "none"}, "backprop, backprop_steps, adjoint"),
         ({"final_time": 0.0}, "final_time is 0.0"),
@@ -215,6 +222,71 @@ def test_bad_arguments_are_one_clear_line(options, words):
     with pytest.raises(ValueError, match=words) as error:
         ODEBlock(Dense(4), **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_setting_is_checked_whenever_it_is_set(block):
+    for name, value in {"final_time": -1.0, "on_failure": "ignore", "max_num_steps": 0, "adjoint_tol": 0.0}.items():
+        with pytest.raises(UsageError, match=f"{name} is "):
+            setattr(block, name, value)
+    block.final_time = 0.0 + 1e-6
+    np.testing.assert_allclose(block(H0), H0, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_xla_tells_failure_by_nan_and_takes_one_sample(batch):
+    """XLA raises nothing: a wrong number must not look like a right one."""
+    growing = ODEBlock(lambda t, h: h * h, solver="heun2", tol=1e-2)
+    run = tf.function(growing, jit_compile=True, autograph=False)
+    h0 = np.array([[0.1], [4.0], [0.2]], np.float32)[:batch]
+    np.testing.assert_array_equal(np.isnan(run(tf.constant(h0))[:, 0]), (h0 >= 1)[:, 0])
+    assert not growing.supports_jit
+
+
+def test_xla_fails_where_it_cannot_record_all_steps():
+    slow = ODEBlock(lambda t, h: tf.ones_like(h), solver="euler", num_steps=200)
+    run = tf.function(slow, jit_compile=True, autograph=False)
+    assert np.isnan(run(tf.zeros([2, 1]))).all()
+
+
+def test_trajectory_refuses_times_out_of_order_that_a_function_hands_in():
+    block = ODEBlock(lambda t, h: -h, solver="euler", num_steps=4)
+    run = tf.function(block.trajectory, autograph=False)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        run(tf.ones([1, 1]), tf.constant([0.2, 1.0, 0.5]))
+
+
+def test_trajectory_computes_in_the_blocks_own_numbers():
+    seen = []
+    block = ODEBlock(lambda t, h: seen.append(h.dtype) or -h, solver="euler", dtype="mixed_bfloat16")
+    path = block.trajectory(np.ones([2, 3]), [1.0])
+    assert path.dtype == block(np.ones([2, 3], np.float32)).dtype == tf.bfloat16
+    assert set(seen) == {tf.bfloat16}
+
+
+def test_an_autonomous_dynamics_needs_no_time():
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense(4)
+    block = ODEBlock(keras.Sequential([dense]), solver="euler")
+    np.testing.assert_allclose(block(H0), H0 + dense(H0), atol=1e-6)
+    assert len(block.trainable_variables) == 2
+    np.testing.assert_allclose(ODEBlock(lambda h: -h, solver="euler")(H0), 0 * H0, atol=1e-7)
+    t, h = keras.Input((1,)), keras.Input((4,))
+    functional = keras.Model([t, h], keras.layers.Add()([h, t]))
+    np.testing.assert_allclose(ODEBlock(functional, solver="euler")(H0), 2 * H0, atol=1e-6)
+
+
+def test_a_state_in_a_dict():
+    class Swap(keras.layers.Layer):
+        def build(self, t_shape, h_shape):
+            self.rate = self.add_weight(shape=(), initializer="ones")
+
+        def call(self, t, h):
+            return {"a": self.rate * h["b"], "b": -h["a"]}
+
+    state = {"a": H0, "b": 2 * H0}
+    end = ODEBlock(Swap(), solver="euler")(state)
+    np.testing.assert_allclose(end["a"], 3 * H0, rtol=1e-6)
+    np.testing.assert_allclose(end["b"], H0, rtol=1e-6)
 
 
 def test_the_same_function_twice_on_a_large_state():

@@ -41,6 +41,9 @@ def test_every_block_is_set_nested_ones_too(nested):
 def test_a_bad_value_changes_nothing(nested):
     with pytest.raises(UsageError, match="'exact'"):
         ta.models.set_solver(nested, tol=0.5, gradient="exact")
+    with pytest.raises(UsageError, match="tol is '0.1', but must be a number"):
+        ta.models.set_solver(nested, gradient="adjoint", tol="0.1")
+    assert all(block.gradient == "backprop" for block in ta.models.ode_blocks(nested))
     with pytest.raises(UsageError, match="'speed', but must be one of: tol"):
         ta.models.set_solver(nested, speed=3)
     assert all(block.tol == pytest.approx(0.1) for block in ta.models.ode_blocks(nested))
@@ -71,6 +74,21 @@ def test_statistics_are_per_sample_and_do_not_depend_on_the_batch(nested):
 def test_fixed_steps_are_counted(nested):
     ta.models.set_solver(nested, solver="kutta38", num_steps=2)
     assert ta.models.solver_statistics(nested, images(2)).nfe.tolist() == [16, 16]
+
+
+def test_counts_follow_every_setting():
+    """The compiled count is kept between calls; settings around a call, and those it was traced with, are not."""
+    block = ta.layers.ODEBlock(lambda t, h: h * h, solver="heun2", tol=1e-3)
+    model = keras.Sequential([keras.Input((1,)), block])
+    x = np.full((2, 1), 0.3, np.float32)
+    with ta.layers.solver_settings(tol=1.0):
+        coarse = ta.models.solver_statistics(model, x).nfe
+    assert (coarse < ta.models.solver_statistics(model, x).nfe).all()
+    exploding = np.full((1, 1), 4.0, np.float32)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        ta.models.solver_statistics(model, exploding)
+    block.on_failure = "status"
+    assert ta.models.solver_statistics(model, exploding).nfe > 0
 
 
 def test_no_ode_block_no_evaluations():

@@ -164,6 +164,17 @@ def test_times_chosen_by_the_solver():
     np.testing.assert_allclose(results.states[:, :, 0], turned, atol=1e-4)
 
 
+def test_times_are_chosen_by_a_sample_that_arrives():
+    solver = solvers.get("heun2", rtol=1e-2, atol=1e-2, max_num_steps=200)
+    y0 = starts([1.0, 0.5], [0.0, 3.0])
+    results = solver.solve(oscillator, 0.0, y0, tfp.math.ode.ChosenBySolver(1.0), batch_ndims=1)
+    accepted = results.diagnostics.num_accepted_steps.numpy()
+    assert results.diagnostics.status.numpy().astype(bool).tolist() == [False, True]
+    assert len(results.times) == accepted[0] < accepted[1]
+    nobody = solver.solve(oscillator, 0.0, y0[:0], tfp.math.ode.ChosenBySolver(1.0), batch_ndims=1)
+    assert nobody.states.shape == (1, 0, 4)
+
+
 def test_a_warm_start_takes_the_last_step_size():
     solver = solvers.get("dopri5", rtol=1e-5, atol=1e-5)
     y0 = starts([3.0])
@@ -200,6 +211,12 @@ def test_the_proportional_integral_controller_rejects_no_more():
     [
         ({"rtol": -1.0}, "rtol is -1.0"),
         ({"rtol": 0.0}, "greater than 0"),
+        ({"rtol": "1e-3"}, "rtol is '1e-3', but must be a number"),
+        ({"rtol": np.float32(-1)}, "rtol is -1.0"),
+        ({"atol": np.array([1e-3, -1.0])}, "atol is -1.0"),
+        ({"first_step_size": -0.1}, "first_step_size is -0.1"),
+        ({"tol": 0.1}, "option of dopri5 is 'tol'.*rtol"),
+        ({"max_num_steps": 2.5}, "max_num_steps is 2.5"),
         ({"controller": "pid"}, "i, pi"),
         ({"endpoint": "stop"}, "interpolate, clip"),
         ({"gradient": "magic"}, "backprop, backprop_steps, adjoint"),
@@ -210,6 +227,17 @@ def test_the_proportional_integral_controller_rejects_no_more():
 def test_bad_options_are_one_clear_line(options, words):
     with pytest.raises(ValueError, match=words):
         solvers.get("dopri5", **options)
+
+
+@pytest.mark.parametrize("steps", [0, np.int64(-3), 2.5])
+def test_fixed_steps_are_a_positive_whole_number(steps):
+    with pytest.raises(ValueError, match=f"num_steps is {steps}"):
+        solvers.get("rk4", num_steps=steps)
+
+
+def test_one_tolerance_a_sample_is_as_many_as_samples():
+    with pytest.raises(ValueError, match="one value a sample has shape"):
+        solvers.get("heun2", rtol=np.full(3, 1e-3)).solve(oscillator, 0.0, starts([1.0] * 5), [1.0], batch_ndims=1)
 
 
 def test_unknown_solvers_and_bad_times_are_one_clear_line():

@@ -130,7 +130,7 @@ class APGD(Attack):
 class APGDDLR(APGD):
     """APGD on the difference of logits ratio."""
 
-    loss: str = "dlr"
+    loss: str = dataclasses.field(default="dlr", init=False)
 
     name: ClassVar[str] = "apgd_dlr"
     summary: ClassVar[str] = "Auto-PGD on the difference of logits ratio"
@@ -140,7 +140,7 @@ class APGDDLR(APGD):
 class APGDT(APGD):
     """APGD on the targeted difference of logits ratio, one restart for each of the likeliest classes."""
 
-    loss: str = "dlr_targeted"
+    loss: str = dataclasses.field(default="dlr_targeted", init=False)
 
     name: ClassVar[str] = "apgd_t"
     summary: ClassVar[str] = "Auto-PGD on the targeted difference of logits ratio"

@@ -9,11 +9,12 @@ import tensorflow as tf
 
 from tfode_adv.attacks import checks, engine, losses
 from tfode_adv.attacks.apgd import APGD
-from tfode_adv.attacks.base import Attack, AttackResult, trace_settings
+from tfode_adv.attacks.base import Attack, AttackResult
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.fab import FAB
 from tfode_adv.attacks.sources import Source, as_function
 from tfode_adv.attacks.square import Square
+from tfode_adv.models.settings import trace_settings
 
 
 class AttackWarning(UserWarning):

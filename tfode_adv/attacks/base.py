@@ -2,31 +2,17 @@
 
 import copy
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import ClassVar
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfode_adv.attacks import checks, engine, norms
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.sources import Source
-from tfode_adv.errors import RunError, UsageError, check_choice
-from tfode_adv.layers.context import current_settings
-from tfode_adv.models.settings import ode_blocks
-
-_BLOCK_SETTINGS = (
-    "solver",
-    "gradient",
-    "final_time",
-    "checkpoint",
-    "adjoint_tol",
-    "adjoint_solver",
-    "max_num_steps",
-    "on_failure",
-)
+from tfode_adv.errors import RunError, UsageError, check_choice, failed_assertion
+from tfode_adv.models.settings import trace_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,11 +131,11 @@ class Attack:
             return self._attack(model, x, y, index, progress or (lambda count: None))
         except tf.errors.InvalidArgumentError as error:
             # How a compiled model reports a solve that failed.
-            raise RunError(f"{self.name} stopped: {_line(error)}") from error
+            raise RunError(f"{self.name} stopped: {failed_assertion(error.message)}") from error
 
     def _attack(self, model, x, y, index, progress) -> AttackResult:
         size = self.batch_size or self.default_batch_size
-        program = engine.program(model, self._structure(), x.shape[1:], trace_settings(model))
+        program = engine.program(model, self._structure(), x.shape[1:], trace_settings(model, *self.source.models))
         numbers = self._numbers(x.shape[1:])
         clean = engine.predict(program, x, size)
         checks.logits(clean, y)
@@ -213,12 +199,6 @@ class Attack:
         return norms.length(tf.constant(x_adv - x), self.kind).numpy() / norms.unit(self.norm, x.shape[1:])
 
 
-def _line(error: tf.errors.OpError) -> str:
-    """Returns the words of a failed assertion without TensorFlow's node names around them."""
-    text = re.sub(r"\{\{.*?\}\}", "", error.message.split("\n")[0])
-    return " ".join(re.sub(r"assertion failed: |\[Op:.*?\]|[\[\]]", "", text).split())
-
-
 class _Tally:
     """The best found so far for each sample, and who is still to be attacked."""
 
@@ -250,14 +230,3 @@ class _Tally:
 
     def result(self) -> AttackResult:
         return AttackResult(self._x_adv, self._success, self._distance, self._queries, self._gradients)
-
-
-def trace_settings(model) -> tuple:
-    """Returns what a trace of `model` depends on apart from its weights: its ODE blocks' settings.
-
-    Tolerances and step counts are left out: a block reads its own at run time.
-    """
-    blocks = ode_blocks(model) if isinstance(model, keras.layers.Layer) else []
-    own = tuple(getattr(block, name) for block in blocks for name in _BLOCK_SETTINGS)
-    around = current_settings().items()
-    return own + tuple((name, id(value) if tf.is_tensor(value) else value) for name, value in around)

@@ -15,12 +15,13 @@ def number(
     integer: bool = False,
     length: bool = False,
     structural: bool = False,
+    init: bool = True,
     **bounds,
 ):
     """Declares a hyperparameter: a dataclass field whose value must lie within `bounds` (of check_range).
 
     `length`: measured in the attack's norm. `structural`: shapes the program, so that another value
-    means another trace; all others reach the compiled steps as tensors.
+    means another trace; all others reach the compiled steps as tensors. `init` false: not the caller's to set.
     """
     rule = {
         "bounds": bounds,
@@ -29,7 +30,7 @@ def number(
         "length": length,
         "open": not structural,
     }
-    return dataclasses.field(default=default, metadata=rule)
+    return dataclasses.field(default=default, init=init, metadata=rule)
 
 
 def open_fields(attack) -> list[dataclasses.Field]:
@@ -45,6 +46,8 @@ def hyperparameters(attack) -> None:
     """Raises `UsageError` for the first field of the dataclass `attack` that breaks its declaration."""
     for field in dataclasses.fields(attack):
         value = getattr(attack, field.name)
+        if isinstance(field.default, bool) and not isinstance(value, (bool, np.bool_)):
+            raise UsageError(f"{field.name} is {value!r}, but must be True or False")
         if "bounds" not in field.metadata or (value is None and field.metadata["optional"]):
             continue
         kind = numbers.Integral if field.metadata["integer"] else numbers.Real

@@ -35,18 +35,33 @@ _LIKE_MNIST = ("mnist", "mnist_5k", "fashion_mnist", "kmnist", "emnist")
 def budget(dataset: str, norm: str) -> Budget:
     """Returns the published budget for a data set; those without one take MNIST's or CIFAR-10's."""
     check_choice("norm", norm, NORMS)
-    return PUBLISHED["mnist" if dataset in _LIKE_MNIST else "cifar10", norm]
+    return PUBLISHED["mnist" if dataset.split("/")[0] in _LIKE_MNIST else "cifar10", norm]
 
 
-def hyperparameters(attack: str, dataset: str, norm: str) -> dict[str, float | int | str]:
+def step_size(published: Budget, eps: float, steps: int) -> float:
+    """Returns the step for `eps`: the published one, shortened at radii that nobody published.
+
+    There 2.5 eps / steps (Madry et al. 2018) bounds it: a step of several radii would only look like robustness.
+    """
+    if eps in published.eps or not eps:
+        return published.step_size
+    return min(published.step_size, 2.5 * eps / max(1, steps))
+
+
+def hyperparameters(
+    attack: str, dataset: str, norm: str, eps: float | None = None, steps: int | None = None
+) -> dict[str, float | int | str]:
     """Returns what `registry.get(attack, ...)` takes by default on this data set.
 
-    Every attack takes the norm and eps; only those that step as the papers' do take steps and step size.
+    Every attack takes the norm and eps; only those that step as the papers' do take steps and step size, which
+    follow `eps` and `steps` where they are given.
     """
     kind = registry.ATTACKS[check_choice("attack", attack, registry.ATTACKS)]
     check_choice("norm", norm, kind.norms)
     published = budget(dataset, norm)
-    values: dict[str, float | int | str] = {"norm": norm, "eps": published.eps[0]}
+    eps = published.eps[0] if eps is None else eps
+    values: dict[str, float | int | str] = {"norm": norm, "eps": eps}
     if attack in ("bim", "pgd", "mim"):
-        values |= {"step_size": published.step_size, "steps": published.steps}
+        steps = steps or published.steps
+        values |= {"step_size": step_size(published, eps, steps), "steps": steps}
     return values

@@ -42,6 +42,8 @@ class PGD(Attack):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.restarts > 1 and not self.random_start:
+            raise UsageError(f"restarts is {self.restarts}, but must be 1 without random_start: all would be the same")
         if self.step_size is None:
             object.__setattr__(self, "step_size", 2.5 * self.eps / max(1, self.steps))
 
@@ -77,7 +79,7 @@ class BIM(PGD):
     """
 
     name: ClassVar[str] = "bim"
-    summary: ClassVar[str] = "basic iterative method (Kurakin et al. 2017), the PGD of WIFS 2019"
+    summary: ClassVar[str] = "basic iterative method (Kurakin et al. 2017), PGD as Foolbox 1.8 and WIFS 2019 have it"
 
     def __post_init__(self):
         super().__post_init__()
@@ -93,7 +95,8 @@ class BIM(PGD):
 class FGSM(BIM):
     """The fast gradient method (Goodfellow et al. 2015): one step of length eps."""
 
-    steps: int = number(1, integer=True, low=1, high=1)
+    steps: int = number(1, integer=True, init=False, low=1)
+    step_size: float | None = number(None, optional=True, length=True, init=False, low=0)
 
     name: ClassVar[str] = "fgsm"
     summary: ClassVar[str] = "fast gradient method (Goodfellow et al. 2015)"

@@ -48,7 +48,7 @@ def get(name: str, **hyperparameters) -> Attack:
       UsageError: an unknown name or hyperparameter (the message lists the choices), a value out of range.
     """
     kind = ATTACKS[check_choice("attack", name, ATTACKS)]
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = {field.name: field for field in _settable(kind)}
     for given in hyperparameters:
         check_choice(f"hyperparameter of {name}", given, fields)
     for field in fields.values():
@@ -67,9 +67,12 @@ def describe() -> str:
     return "\n".join(str(description) for description in available().values())
 
 
+def _settable(kind: type[Attack]) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(kind) if field.init]
+
+
 def _describe(kind: type[Attack]) -> Description:
     values = {
-        field.name: "required" if field.default is dataclasses.MISSING else field.default
-        for field in dataclasses.fields(kind)
+        field.name: "required" if field.default is dataclasses.MISSING else field.default for field in _settable(kind)
     }
     return Description(kind.name, kind.summary, kind.norms, values)

@@ -27,6 +27,11 @@ class Source:
         """How many times one gradient runs the model."""
         return 1
 
+    @property
+    def models(self) -> tuple[Any, ...]:
+        """The models, besides the attacked one, that a gradient goes through."""
+        return ()
+
     def logits(self, model: Model, x: tf.Tensor) -> tf.Tensor:
         """Returns logits with the value of `model(x)` and the derivative to be used for it."""
         return model(x)
@@ -76,6 +81,10 @@ class Through(Source):
         if self.num_steps is not None:
             check_range("gradient_num_steps", self.num_steps, low=1)
 
+    @property
+    def models(self) -> tuple[Any, ...]:
+        return () if self.twin is None else (self.twin,)
+
     def logits(self, model: Model, x: tf.Tensor) -> tf.Tensor:
         fields = ("gradient", "tol", "solver", "num_steps")
         settings = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
@@ -109,6 +118,10 @@ class EOT(Source):
     def draws(self) -> int:
         return self.n * self.source.draws
 
+    @property
+    def models(self) -> tuple[Any, ...]:
+        return self.source.models
+
     def differentiate(self, model: Model, loss: Loss, x: tf.Tensor):
         def value(x):
             runs = tf.split(self.source.logits(model, tf.concat([x] * self.n, 0)), self.n)
@@ -133,6 +146,10 @@ class Transfer(Source):
     @property
     def draws(self) -> int:
         return self.source.draws
+
+    @property
+    def models(self) -> tuple[Any, ...]:
+        return (self.source_model, *self.source.models)
 
     def differentiate(self, model: Model, loss: Loss, x: tf.Tensor):
         value, _, gradient = self.source.differentiate(as_function(self.source_model), loss, x)

@@ -22,7 +22,7 @@ from tfode_adv.files import sha256, write_json
 from tfode_adv.reports import grid, overview, results
 from tfode_adv.reports.evaluation import KEEP_IMAGES, Shard, evaluate, forget, in_order
 from tfode_adv.reports.records import FOLDER
-from tfode_adv.reports.subject import KerasSubject
+from tfode_adv.reports.subject import KerasSubject, check_images
 from tfode_adv.runs import Run, versions
 
 FLAGS = flags.new(__doc__)
@@ -65,6 +65,7 @@ def main(argv) -> None:
     if not FLAGS.run:
         print(f"evaluating the newest run, {run.path}")
     model = run.load_model()
+    check_images(model, images, labels, dataset)
     base = {"model": sha256(run.model_path), "split": FLAGS.split}
     configurations = [
         dataclasses.replace(configuration, **base)

@@ -178,7 +178,7 @@ def define_solver_flags(
     define_names(
         "gradient",
         gradient,
-        "How an ODEBlock is differentiated: backprop or adjoint.",
+        f"How an ODEBlock is differentiated: {', '.join(GRADIENTS)}.",
         values,
         choices=GRADIENTS,
         several=several,

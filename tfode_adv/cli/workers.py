@@ -85,7 +85,13 @@ def _environment() -> dict[str, str]:
 
 
 def _arguments(values: flags.FlagValues, part: Mapping[str, str]) -> list[str]:
-    given = [line for line in values.flags_into_string().splitlines() if line.startswith("--")]
+    # Those given alone: a default spelt out would look like a choice. What a flag file held is among them.
+    given = [
+        line
+        for name in values
+        if values[name].present and name not in ("flagfile", "undefok")
+        for line in values[name].serialize().splitlines()
+    ]
     own = {"distribute": "none", "overwrite": "false", **part}
     return [*given, *(f"--{name}={value}" for name, value in own.items())]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfode_adv.errors import UsageError
+from tfode_adv.errors import UsageError, check_choice
 
 MNIST_SIZE, CIFAR_SIZE = 28, 32
 
@@ -26,10 +26,13 @@ def architecture(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     Raises:
         UsageError: the arrays that tell are not there.
     """
+    read = _READERS[check_choice("model", name, _READERS)]
     try:
-        return _READERS[name](state)
-    except (KeyError, IndexError, ValueError) as error:
+        return read(state)
+    except KeyError as error:
         raise UsageError(f"the checkpoint is not of {name}: it lacks {error}") from error
+    except (IndexError, ValueError) as error:
+        raise UsageError(f"the checkpoint is not of {name}: its arrays have other shapes") from error
 
 
 def _wifs(state):

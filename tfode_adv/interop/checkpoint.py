@@ -2,6 +2,9 @@
 
 import pathlib
 import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -32,22 +35,31 @@ def read_state(path: PathLike) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise RunError(f"{str(path)!r} is missing: no checkpoint to read")
     state = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
-    state = {name: value for name, value in state.items() if not name.endswith(IGNORED)}
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = cleaned(state)
     if not state:
         raise RunError(f"{str(path)!r} holds no arrays")
     return state
 
 
+def cleaned(state: Mapping[str, Any]) -> dict[str, Any]:
+    """`state` less what PyTorch's wrappers add: `num_batches_tracked`, and a `module.` before every name."""
+    state = {name: value for name, value in state.items() if not name.endswith(IGNORED)}
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
 def _read_npz(path):
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array without a name")
+        with archive:
             marked = {name.removeprefix("state/") for name in archive.files if name.startswith("state/")}
             if marked:
                 return {name: archive[f"state/{name}"] for name in sorted(marked)}
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"{str(path)!r} is corrupt: {_first_line(error)}") from error
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tfode_adv.errors import UsageError, check_choice
 from tfode_adv.files import PathLike
 from tfode_adv.interop.architecture import architecture
-from tfode_adv.interop.checkpoint import read_state
+from tfode_adv.interop.checkpoint import cleaned, read_state
 from tfode_adv.interop.names import model_names, translate
 from tfode_adv.models import available, build
 
@@ -33,7 +33,7 @@ def load_torch_state(model: keras.Model, source: PathLike | Mapping[str, np.ndar
         UsageError: arrays are missing, left over or misshapen; all are listed, and the model is as it was.
         RunError: the file is missing or corrupt.
     """
-    state = source if isinstance(source, Mapping) else read_state(source)
+    state = cleaned(source) if isinstance(source, Mapping) else read_state(source)
     variables = model_names(model)
     values, complaints = {}, []
     for name, value in state.items():
@@ -70,6 +70,6 @@ def build_from_state(name: str, source: PathLike | Mapping[str, np.ndarray], **o
         RunError: the file is missing or corrupt.
     """
     check_choice("model", name, available())
-    state = source if isinstance(source, Mapping) else read_state(source)
+    state = cleaned(source) if isinstance(source, Mapping) else read_state(source)
     model = build(name, **(architecture(name, state) | options))
     return load_torch_state(model, state)

@@ -27,7 +27,7 @@ class Statistics(NamedTuple):
 
     Attributes:
         nfe: evaluations of the dynamics, those of the first step's choice included.
-        accepted: steps taken.
+        accepted: steps taken; with stock TFP steps tried, as it counts evaluations alone.
         rejected: steps tried and rejected.
         status: a `tfode_adv.solvers.Status`, 0 for success.
         time: the time reached.
@@ -56,7 +56,8 @@ _context = _Context()
 def solver_settings(**settings: Any) -> Iterator[None]:
     """Every `ODEBlock` called inside has these settings in place of its own; its weights are the same.
 
-    The settings are read when a block is called: inside a `tf.function`, when that is traced.
+    The settings are read when a block is called: inside a `tf.function`, when that is traced. They hold for one
+    thread: with several replicas, enter the block inside of the function that a strategy runs.
 
     Args:
         tol: a scalar, or one tolerance a sample, `[B]`; a number or a tensor.
@@ -87,7 +88,8 @@ def current_settings() -> dict[str, Any]:
 def record_statistics() -> Iterator[list[tuple[Any, Statistics]]]:
     """Collects (block, `Statistics`) for every `ODEBlock` called inside, in order.
 
-    Inside a `tf.function` the statistics are tensors of its graph: return them from it.
+    Inside a `tf.function` the statistics are tensors of its graph: return them from it. With several replicas,
+    enter this inside of the function that a strategy runs.
     """
     records: list[tuple[Any, Statistics]] = []
     _context.records.append(records)

@@ -6,7 +6,7 @@ TensorFlow's "same" padding is lopsided wherever a convolution strides, so the p
 import keras
 import tensorflow as tf
 
-from tfode_adv.errors import check_choice, check_range
+from tfode_adv.errors import check_choice, check_integer, check_range
 from tfode_adv.layers.initializers import INITIALIZATIONS, bias_initializer, kernel_initializer
 
 
@@ -49,10 +49,10 @@ class Conv2D(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.filters = int(check_range("filters", filters, low=1))
-        self.kernel_size = int(check_range("kernel_size", kernel_size, low=1))
-        self.strides = int(check_range("strides", strides, low=1))
-        self.padding = int(check_range("padding", padding, low=0))
+        self.filters = check_integer("filters", filters, low=1)
+        self.kernel_size = check_integer("kernel_size", kernel_size, low=1)
+        self.strides = check_integer("strides", strides, low=1)
+        self.padding = check_integer("padding", padding, low=0)
         self.use_bias = use_bias
         self.initialization = check_choice("initialization", initialization, INITIALIZATIONS)
 
@@ -106,7 +106,7 @@ class TimeConv2D(keras.layers.Layer):
 
     def __init__(self, filters: int, initialization: str = "torch", **kwargs):
         super().__init__(**kwargs)
-        self.filters = int(check_range("filters", filters, low=1))
+        self.filters = check_integer("filters", filters, low=1)
         self.initialization = check_choice("initialization", initialization, INITIALIZATIONS)
 
     def build(self, t_shape=None, h_shape=None):

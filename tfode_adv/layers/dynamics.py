@@ -2,7 +2,7 @@
 
 import keras
 
-from tfode_adv.errors import check_range
+from tfode_adv.errors import check_integer
 from tfode_adv.layers.convolution import TimeConv2D
 from tfode_adv.layers.normalization import GroupNormalization, group_count
 
@@ -28,8 +28,8 @@ class ConvDynamics(keras.layers.Layer):
 
     def __init__(self, filters: int, groups: int = 32, initialization: str = "torch", **kwargs):
         super().__init__(**kwargs)
-        self.filters = int(check_range("filters", filters, low=1))
-        self.groups = int(check_range("groups", groups, low=1))
+        self.filters = check_integer("filters", filters, low=1)
+        self.groups = check_integer("groups", groups, low=1)
         group_count("filters", self.filters, self.groups)
         self.initialization = initialization
         self.norm1 = GroupNormalization(groups, activation="relu", name="norm1", dtype=self.dtype_policy)

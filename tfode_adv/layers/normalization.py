@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfode_adv.errors import UsageError, check_choice, check_range
+from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
 
 ACTIVATIONS = (None, "relu")
 ONE_SUM_PIXELS = 200
@@ -145,7 +145,7 @@ class GroupNormalization(keras.layers.Layer):
 
     def __init__(self, groups: int = 32, epsilon: float = 1e-5, activation: str | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.groups = int(check_range("groups", groups, low=1))
+        self.groups = check_integer("groups", groups, low=1)
         self.epsilon = check_range("epsilon", epsilon, low=0, low_open=True)
         self.activation = check_choice("activation", activation, ACTIVATIONS)
 

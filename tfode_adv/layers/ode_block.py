@@ -1,17 +1,36 @@
 """A Keras layer that integrates a dynamics."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfode_adv import solvers
-from tfode_adv.errors import UsageError, check_choice, check_range
+from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
 from tfode_adv.layers.context import SETTINGS, Statistics, current_settings, record
+from tfode_adv.solvers.graph import in_xla
 from tfode_adv.solvers.solver import CHECKPOINTS, GRADIENTS, ON_FAILURE
 from tfode_adv.solvers.status import check_status
+
+
+class CheckedSetting:
+    """An attribute that is checked whenever it is set."""
+
+    def __init__(self, check: Callable[[str, Any], Any], doc: str):
+        self.check, self.__doc__ = check, doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, block: Any, owner: type | None = None) -> Any:
+        return self if block is None else getattr(block, f"_{self.name}")
+
+    def __set__(self, block: Any, value: Any) -> None:
+        block.__dict__[f"_{self.name}"] = self.check(self.name, value)
 
 
 @keras.saving.register_keras_serializable(package="tfode_adv")
@@ -25,12 +44,14 @@ class ODEBlock(keras.layers.Layer):
     the dynamics computes in half precision.
 
     Args:
-        dynamics: a Keras layer, or callable, `f(t, h)` that returns dh/dt of h's structure and shapes. `t` is a
-            scalar, or one time a sample shaped to broadcast against the state's first component. It is called with
-            any number of samples and must treat them independently.
+        dynamics: a Keras layer, or callable, `f(t, h)` that returns dh/dt of h's structure and shapes; an autonomous
+            one may be `f(h)`, such as a `keras.Sequential`. `t` is a scalar, or one time a sample shaped to broadcast
+            against the state's first component. It is called with any number of samples and must treat them
+            independently. Only a layer's weights belong to the block: those that a plain function closes over are
+            neither trained by `fit` nor saved.
         solver: "dopri5", "bosh3", "heun2" (adaptive), "euler", "midpoint", "rk4", "kutta38" (`num_steps` equal
-            steps), or "tfp", the stock `tfp.math.ode.DormandPrince`: the batch shares one step size, and the
-            gradient is its own adjoint.
+            steps), or "tfp", the stock `tfp.math.ode.DormandPrince`: the batch shares one step size, the gradient is
+            its own adjoint whatever `gradient` says, and a failed solve is its own error, whatever `on_failure` says.
         tol: tolerance of adaptive solvers, relative and absolute, > 0.
         gradient: "backprop", through the accepted steps with step sizes held constant; "backprop_steps", through the
             step sizes too, as the papers' programs did; or "adjoint", the continuous adjoint equation.
@@ -42,8 +63,11 @@ class ODEBlock(keras.layers.Layer):
         adjoint_solver: solver of the adjoint equation; None means `solver`.
         max_num_steps: steps tried before a sample fails.
         on_failure: "raise": a failed sample raises `tfode_adv.solvers.SolveError` (compiled functions:
-            `tf.errors.InvalidArgumentError`; under XLA nothing is raised); "status": its last good state is returned,
-            and its status stands in the statistics.
+            `tf.errors.InvalidArgumentError`; under XLA, which raises nothing, it comes out as NaN); "status": its
+            last good state is returned, and its status stands in the statistics.
+
+    `fit`, `evaluate` and `predict` do not use XLA unless the whole model is put into a `tf.function` of your own with
+    `jit_compile=True`. There a solve that is differentiated records at most 128 steps; one that needs more fails.
 
     Raises:
         UsageError: for a value out of range or an unknown choice.
@@ -68,11 +92,12 @@ class ODEBlock(keras.layers.Layer):
         if not callable(dynamics):
             raise UsageError(f"dynamics is {dynamics!r}, but must be a layer or function f(t, h)")
         self.dynamics = dynamics
+        self._arguments = _arguments_of(dynamics)
         self.solver, self.gradient, self.checkpoint = solver, gradient, checkpoint
-        self.final_time = check_range("final_time", final_time, low=0, low_open=True)
+        self.final_time, self.max_num_steps, self.on_failure = final_time, max_num_steps, on_failure
         self.adjoint_tol, self.adjoint_solver = adjoint_tol, adjoint_solver
-        self.max_num_steps = check_range("max_num_steps", max_num_steps, low=1)
-        self.on_failure = check_choice("on_failure", on_failure, ON_FAILURE)
+        # Keras compiles models by XLA of its own accord where there is a GPU; XLA drops the check for failed solves.
+        self.supports_jit = False
         # Plain TensorFlow variables: settings that compiled functions read anew at each call, not weights.
         with tf.init_scope():
             self._tol = tf.Variable(_checked_tol("tol", tol), trainable=False, dtype=tf.float64, name="tol")
@@ -96,58 +121,42 @@ class ODEBlock(keras.layers.Layer):
     def num_steps(self, value: int | None) -> None:
         self._num_steps.assign(_checked_steps(value))
 
-    @property
-    def solver(self) -> str:
-        """Name of the solver. Functions compiled before it is set keep the old one."""
-        return self._solver
-
-    @solver.setter
-    def solver(self, value: str) -> None:
-        self._solver = check_choice("solver", value, solvers.available())
-
-    @property
-    def gradient(self) -> str:
-        """How the block is differentiated. Functions compiled before it is set keep the old way."""
-        return self._gradient
-
-    @gradient.setter
-    def gradient(self, value: str) -> None:
-        self._gradient = check_choice("gradient", value, GRADIENTS)
-
-    @property
-    def checkpoint(self) -> str:
-        return self._checkpoint
-
-    @checkpoint.setter
-    def checkpoint(self, value: str) -> None:
-        self._checkpoint = check_choice("checkpoint", value, CHECKPOINTS)
-
-    @property
-    def adjoint_tol(self) -> float | None:
-        return self._adjoint_tol
-
-    @adjoint_tol.setter
-    def adjoint_tol(self, value: float | None) -> None:
-        self._adjoint_tol = None if value is None else _checked_tol("adjoint_tol", value)
-
-    @property
-    def adjoint_solver(self) -> str | None:
-        return self._adjoint_solver
-
-    @adjoint_solver.setter
-    def adjoint_solver(self, value: str | None) -> None:
-        if value is not None:
-            check_choice("adjoint_solver", value, [n for n in solvers.available() if n != "tfp"])
-        self._adjoint_solver = value
+    solver = CheckedSetting(
+        lambda name, value: check_choice(name, value, solvers.available()),
+        "Name of the solver. Functions compiled before it is set keep the old one.",
+    )
+    gradient = CheckedSetting(
+        lambda name, value: check_choice(name, value, GRADIENTS),
+        "How the block is differentiated. Functions compiled before it is set keep the old way.",
+    )
+    checkpoint = CheckedSetting(
+        lambda name, value: check_choice(name, value, CHECKPOINTS), "What backpropagation keeps: auto, steps or none."
+    )
+    adjoint_tol = CheckedSetting(
+        lambda name, value: None if value is None else _checked_tol(name, value),
+        "Tolerance of the adjoint solve; None means `tol`.",
+    )
+    adjoint_solver = CheckedSetting(
+        lambda name, value: value and check_choice(name, value, [n for n in solvers.available() if n != "tfp"]),
+        "Solver of the adjoint equation; None means `solver`.",
+    )
+    final_time = CheckedSetting(
+        lambda name, value: check_range(name, value, low=0, low_open=True), "The time integrated to, from 0."
+    )
+    max_num_steps = CheckedSetting(
+        lambda name, value: check_integer(name, value, low=1), "Steps tried before a sample fails."
+    )
+    on_failure = CheckedSetting(
+        lambda name, value: check_choice(name, value, ON_FAILURE), "What becomes of failed samples: raise or status."
+    )
 
     def build(self, input_shape: Any) -> None:
         """Builds the dynamics, by calling it on symbols of the state's shapes."""
         if isinstance(self.dynamics, keras.layers.Layer) and not self.dynamics.built:
-            shapes = [input_shape] if _is_shape(input_shape) else list(input_shape)
-            dtype = self.compute_dtype
-            state = [keras.KerasTensor((None, *s[1:]), dtype=dtype) for s in shapes]
-            time = keras.KerasTensor((None, *[1] * (len(shapes[0]) - 1)), dtype=dtype)
-            self.dynamics(time, state[0] if _is_shape(input_shape) else tuple(state))
+            state = _symbols(input_shape, self.compute_dtype)
+            rank = len(tf.nest.flatten(state)[0].shape)
+            time = keras.KerasTensor((None, *[1] * (rank - 1)), dtype=self.compute_dtype)
+            self.dynamics(*self._arguments(time, state))
         self.built = True
 
     def compute_output_spec(self, h0: Any) -> Any:
@@ -158,12 +167,36 @@ class ODEBlock(keras.layers.Layer):
         return tf.nest.map_structure(lambda x: x[0], results.states)
 
     def trajectory(self, h0: Any, times: Any) -> Any:
-        """The states at increasing `times` in [0, inf), `[T, B, ...]`, by the solver's dense output."""
+        """The states at `times`, by the solver's dense output.
+
+        Args:
+            h0: the state at t = 0, `[B, ...]`, or a nested structure of them.
+            times: increasing, `[T]`, in [0, inf). The last one ends the integration: a fixed-step solver divides the
+                time up to it into `num_steps`.
+
+        Returns:
+            `[T, B, ...]`, in the structure of `h0` and the block's type of numbers. No statistics are recorded.
+
+        Raises:
+            UsageError: for times that decrease or are negative (`tf.errors.InvalidArgumentError` where they are
+                known only at run time; XLA does not check).
+            SolveError: see `on_failure`.
+        """
         self._ensure_built(h0)
         return self._solve(self._field, h0, times).states
 
     def inverse(self, h1: Any) -> Any:
-        """The state at t = 0 whose integration ends in `h1`: the dynamics integrated backwards in time."""
+        """The state at t = 0 whose integration ends in `h1`: the dynamics integrated backwards in time.
+
+        Args:
+            h1: the state at `final_time`, `[B, ...]`, or a nested structure of them.
+
+        Returns:
+            The same structure and shapes. No statistics are recorded.
+
+        Raises:
+            SolveError: see `on_failure`.
+        """
         self._ensure_built(h1)
 
         def reversed_field(s: tf.Tensor, h: Any) -> Any:
@@ -175,15 +208,14 @@ class ODEBlock(keras.layers.Layer):
 
     def _ensure_built(self, state: Any) -> None:
         if not self.built:
-            shapes = [tuple(x.shape) for x in tf.nest.flatten(state)]
-            self.build(shapes if tf.nest.is_nested(state) else shapes[0])
+            self.build(tf.nest.map_structure(lambda x: tuple(tf.convert_to_tensor(x).shape), state))
 
     def _field(self, t: tf.Tensor, h: Any) -> Any:
-        return self.dynamics(t, h)
+        return self.dynamics(*self._arguments(t, h))
 
     def _solve(self, field: Callable, h0: Any, times: Any, note: bool = False) -> tfp.math.ode.Results:
         settings = self._effective_settings()
-        h0 = tf.nest.map_structure(tf.convert_to_tensor, h0)
+        h0 = tf.nest.map_structure(lambda x: tf.cast(tf.convert_to_tensor(x), self.compute_dtype), h0)
         stock = settings["solver"] == "tfp"
         solver = self._stock(settings) if stock else self._make_solver(settings)
         results = solver.solve(field, 0.0, h0, times, batch_ndims=None if stock else 1)
@@ -193,6 +225,8 @@ class ODEBlock(keras.layers.Layer):
         if settings["on_failure"] == "raise":
             with tf.control_dependencies(check_status(statistics.status, statistics.time)):
                 results = results._replace(states=tf.nest.map_structure(tf.identity, results.states))
+            if in_xla() and not stock:
+                results = results._replace(states=_without_failed(results.states, statistics.status))
         return results
 
     def _effective_settings(self) -> dict[str, Any]:
@@ -216,7 +250,8 @@ class ODEBlock(keras.layers.Layer):
     def _make_solver(self, settings: dict[str, Any]) -> solvers.RungeKuttaSolver:
         def make(name: str, tol: Any, **options: Any) -> solvers.RungeKuttaSolver:
             steps = {"rtol": tol, "atol": tol} if solvers.is_adaptive(name) else {"num_steps": settings["num_steps"]}
-            return solvers.get(name, max_num_steps=settings["max_num_steps"], **steps, **options)
+            options |= {"max_num_steps": settings["max_num_steps"], "validate_args": True}
+            return solvers.get(name, **steps, **options)
 
         adjoint = None
         if settings["adjoint_solver"] or settings["adjoint_tol"]:
@@ -279,7 +314,40 @@ def _checked_tol(name: str, value: float) -> float:
 
 
 def _checked_steps(value: int | None) -> int:
-    return int(check_range("num_steps", 1 if value is None else value, low=1))
+    return check_integer("num_steps", 1 if value is None else value, low=1)
+
+
+def _arguments_of(dynamics: Callable) -> Callable[[Any, Any], tuple]:
+    """What a dynamics is called with at (t, h): both, or h alone where it takes no more."""
+    if isinstance(dynamics, keras.Model) and len(getattr(dynamics, "inputs", None) or ()) == 2:
+        return lambda t, h: ([t, h],)
+    function = dynamics.call if isinstance(dynamics, keras.layers.Layer) else dynamics
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return lambda t, h: (t, h)
+    needed = [p for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
+    autonomous = len(needed) == 1 and all(p.kind != p.VAR_POSITIONAL for p in parameters)
+    return (lambda t, h: (h,)) if autonomous else (lambda t, h: (t, h))
+
+
+def _symbols(shape: Any, dtype: str) -> Any:
+    """Symbolic states of a shape, or of a nested structure of shapes."""
+    if isinstance(shape, dict):
+        return {name: _symbols(each, dtype) for name, each in shape.items()}
+    if not _is_shape(shape):
+        return tuple(_symbols(each, dtype) for each in shape)
+    return keras.KerasTensor((None, *shape[1:]), dtype=dtype)
+
+
+def _without_failed(states: Any, status: tf.Tensor) -> Any:
+    """States `[T, B, ...]` with NaN for the samples whose `status` `[B]` is a failure."""
+
+    def mask(x: tf.Tensor) -> tf.Tensor:
+        good = tf.reshape(status == 0, [1, -1] + [1] * (x.shape.rank - 2))
+        return tf.where(good, x, tf.constant(np.nan, x.dtype))
+
+    return tf.nest.map_structure(mask, states)
 
 
 def _is_shape(value: Any) -> bool:

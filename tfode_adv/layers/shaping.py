@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.errors import check_choice, check_range
+from tfode_adv.errors import check_choice, check_integer, check_range
 from tfode_adv.layers.skew import STRIDE_KERNELS, start_size
 
 
@@ -26,7 +26,7 @@ class TileChannels(keras.layers.Layer):
 
     def __init__(self, filters: int, strides: int = 1, **kwargs):
         super().__init__(**kwargs)
-        self.filters = int(check_range("filters", filters, low=1))
+        self.filters = check_integer("filters", filters, low=1)
         self.strides = check_choice("strides", strides, STRIDE_KERNELS)
 
     def build(self, input_shape):
@@ -66,7 +66,7 @@ class AppendConstant(keras.layers.Layer):
 
     def __init__(self, units: int, value: float = 0.1, **kwargs):
         super().__init__(**kwargs)
-        self.units = int(check_range("units", units, low=1))
+        self.units = check_integer("units", units, low=1)
         self.value = value
 
     def call(self, x):
@@ -92,7 +92,7 @@ class LastFeatures(keras.layers.Layer):
 
     def __init__(self, units: int, **kwargs):
         super().__init__(**kwargs)
-        self.units = int(check_range("units", units, low=1))
+        self.units = check_integer("units", units, low=1)
 
     def call(self, x):
         return x[:, -self.units :]
@@ -120,7 +120,7 @@ class AveragePoolTo(keras.layers.Layer):
 
     def __init__(self, size: int, **kwargs):
         super().__init__(**kwargs)
-        self.size = int(check_range("size", size, low=1))
+        self.size = check_integer("size", size, low=1)
 
     def build(self, input_shape):
         check_range("image height", input_shape[1], low=self.size)

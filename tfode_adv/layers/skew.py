@@ -9,7 +9,7 @@ neither damps nor amplifies; the normalisations and the activations between are 
 import keras
 import tensorflow as tf
 
-from tfode_adv.errors import check_choice, check_range
+from tfode_adv.errors import check_choice, check_integer, check_range
 from tfode_adv.layers.convolution import convolved_size, explicit
 from tfode_adv.layers.initializers import INITIALIZATIONS, bias_initializer, kernel_initializer
 from tfode_adv.layers.normalization import GroupNormalization, group_count
@@ -57,10 +57,10 @@ class SkewDynamics(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.filters = int(check_range("filters", filters, low=1))
-        self.channels = int(check_range("channels", channels, low=1))
+        self.filters = check_integer("filters", filters, low=1)
+        self.channels = check_integer("channels", channels, low=1)
         self.strides = check_choice("strides", strides, STRIDE_KERNELS)
-        self.groups = int(check_range("groups", groups, low=1))
+        self.groups = check_integer("groups", groups, low=1)
         group_count("filters", self.filters, self.groups)
         group_count("channels", self.channels, self.groups)
         self.gamma = check_range("gamma", gamma, low=0)
@@ -124,8 +124,8 @@ class SkewDenseDynamics(keras.layers.Layer):
 
     def __init__(self, units: int, features: int, gamma: float = 0.0, initialization: str = "torch", **kwargs):
         super().__init__(**kwargs)
-        self.units = int(check_range("units", units, low=1))
-        self.features = int(check_range("features", features, low=1))
+        self.units = check_integer("units", units, low=1)
+        self.features = check_integer("features", features, low=1)
         self.gamma = check_range("gamma", gamma, low=0)
         self.initialization = check_choice("initialization", initialization, INITIALIZATIONS)
 

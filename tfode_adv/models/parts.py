@@ -2,7 +2,7 @@
 
 import keras
 
-from tfode_adv.errors import UsageError, check_range
+from tfode_adv.errors import UsageError, check_integer
 from tfode_adv.layers import SkewDynamics, TileChannels
 from tfode_adv.layers.initializers import bias_initializer, kernel_initializer
 
@@ -37,7 +37,7 @@ def stage_plan(filters, blocks):
     if not isinstance(blocks, (tuple, list)) or not blocks:
         raise UsageError(f"blocks is {blocks!r}, but must be a tuple of blocks per stage, such as (2, 2, 2, 2)")
     for count in blocks:
-        check_range("blocks per stage", count, low=1)
+        check_integer("blocks per stage", count, low=1)
     return [
         (f"stage{stage + 1}_block{block}", filters * 2**stage, 2 if stage and not block else 1)
         for stage, count in enumerate(blocks)

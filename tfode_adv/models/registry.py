@@ -2,13 +2,13 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfode_adv.errors import UsageError, check_choice, check_range
+from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
 from tfode_adv.layers import ODEBlock
 from tfode_adv.layers.initializers import INITIALIZATIONS
 from tfode_adv.models import odenet, resnet, sonet, wifs
@@ -104,7 +104,7 @@ def build(
     given = {"filters": filters, "blocks": blocks, "depth": depth, "widen": widen, "dropout": dropout}
     options = _options(name, family, {key: value for key, value in given.items() if value is not None})
     image_shape = _image_shape(input_shape)
-    check_range("num_classes", num_classes, low=2)
+    num_classes = check_integer("num_classes", num_classes, low=2)
     check_choice("initialization", initialization, INITIALIZATIONS)
     for setting in ode:
         check_choice("option", setting, ODE_SETTINGS)
@@ -124,16 +124,14 @@ def _options(name, family, given):
         raise UsageError(f"{name} has no option {', '.join(unknown)}; it has: {', '.join(sorted(family.options))}")
     options = family.options | given
     for key in options.keys() & {"filters", "depth", "widen"}:
-        if not isinstance(options[key], (int, np.integer)):
-            raise UsageError(f"{key} is {options[key]!r}, but must be an integer")
-        check_range(key, options[key], low=1)
+        options[key] = check_integer(key, options[key], low=1)
     if "dropout" in options:
         check_range("dropout", options["dropout"], low=0, high=1, high_open=True)
     return options
 
 
 def _image_shape(input_shape):
-    shape = tuple(input_shape)
+    shape = tuple(input_shape) if isinstance(input_shape, Iterable) else ()
     if len(shape) != 3 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
         raise UsageError(f"input_shape is {input_shape!r}, but must be (height, width, channels), all positive")
     return shape

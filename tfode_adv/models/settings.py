@@ -7,10 +7,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.errors import UsageError, check_choice, check_range
+from tfode_adv.errors import check_choice, check_range
 from tfode_adv.layers import ODEBlock, record_statistics
+from tfode_adv.layers.context import current_settings
 
 SETTINGS = ("tol", "solver", "gradient", "num_steps")
+# What a compiled function keeps as it was when it was traced.
+TRACED = (
+    "solver",
+    "gradient",
+    "final_time",
+    "checkpoint",
+    "adjoint_tol",
+    "adjoint_solver",
+    "max_num_steps",
+    "on_failure",
+)
 
 
 class SolverStatistics(NamedTuple):
@@ -29,8 +41,8 @@ def ode_blocks(model: keras.layers.Layer) -> list[ODEBlock]:
 def set_solver(model: keras.layers.Layer, **settings: Any) -> int:
     """Changes settings of every ODE block of any Keras model.
 
-    A tolerance takes effect at once, in compiled functions too. Any other setting is part of a compiled
-    function: `predict`, `evaluate` and `fit` are compiled anew, but a `tf.function` of your own that has
+    A tolerance or a number of steps takes effect at once, in compiled functions too. A solver or gradient is part of a
+    compiled function: `predict`, `evaluate` and `fit` are compiled anew, but a `tf.function` of your own that has
     already been traced keeps the setting it was traced with.
 
     Args:
@@ -51,11 +63,11 @@ def set_solver(model: keras.layers.Layer, **settings: Any) -> int:
     try:
         for block in blocks:
             _assign(block, settings)
-    except UsageError:
+    except Exception:
         for block, values in zip(blocks, before, strict=True):
             _assign(block, values)
         raise
-    if blocks and settings.keys() - {"tol"}:
+    if blocks and settings.keys() - {"tol", "num_steps"}:
         _forget_compiled(model)
     return len(blocks)
 
@@ -93,15 +105,28 @@ def solver_statistics(model: keras.layers.Layer, x: Any, batch_size: int = 128) 
     return SolverStatistics(*np.concatenate(batches, axis=1))
 
 
+def trace_settings(*models: Any) -> tuple:
+    """What a trace of `models` depends on apart from their weights: their ODE blocks' settings.
+
+    Tolerances and step counts are left out: a block reads its own at run time. Those of `solver_settings` are in.
+    """
+    blocks = [block for model in models if isinstance(model, keras.layers.Layer) for block in ode_blocks(model)]
+    own = tuple(getattr(block, name) for block in blocks for name in TRACED)
+    return own + tuple((name, _key(value)) for name, value in current_settings().items())
+
+
+def _key(value: Any) -> Any:
+    # A trace keeps the tensors it reads, so that no other one takes their places in memory.
+    return id(value) if tf.is_tensor(value) else str(value)
+
+
 # One compiled function a model and set of settings: a table over tolerances traces once.
 _counters = weakref.WeakKeyDictionary()
 
 
 def _counter(model, image_shape):
-    # Tolerances and numbers of steps are variables, which a trace reads anew.
-    settings = tuple((block.solver, block.gradient) for block in ode_blocks(model))
     known = _counters.setdefault(model, {})
-    key = (tuple(image_shape), settings)
+    key = (tuple(image_shape), trace_settings(model))
     if key not in known:
         # The function must not keep its model alive, or no entry would ever leave the dictionary.
         reference = weakref.ref(model)

@@ -13,6 +13,7 @@ from tfode_adv.reports.subject import make_attack
 
 # Hyperparameters with a place of their own in a configuration, or no influence on a result.
 _APART = ("norm", "eps", "seed", "source", "batch_size")
+_GRADIENT = ("gradient", "gradient_tol", "gradient_solver", "gradient_num_steps", "eot")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Axes:
         hyperparameters: given to every attack that has them.
 
     Raises:
-        UsageError: for an unknown name, or a hyperparameter that none of the attacks has.
+        UsageError: for an unknown name, a hyperparameter that none of the attacks has or that is an axis of
+            its own, or a fixed-step solver without its number of steps to take a gradient through.
     """
 
     attacks: Sequence[str] = ("pgd",)
@@ -50,6 +52,13 @@ class Axes:
 
     def __post_init__(self):
         known = attacks.available()
+        if not self.attacks:
+            raise UsageError(f"no attack is named; choose from none, {', '.join(known)}")
+        for given in self.hyperparameters:
+            if given in _APART:
+                raise UsageError(f"options holds {given}, which has a place of its own")
+            if given == "targeted":
+                raise UsageError("options holds targeted, but an evaluation has no classes to reach, only true labels")
         for solver in (*(self.solvers or ()), *([self.gradient_solver] if self.gradient_solver else ())):
             check_choice("solver", solver, solvers.available())
         for name in self.attacks:
@@ -58,6 +67,11 @@ class Axes:
         for given in self.hyperparameters if names else ():
             if not any(given in known[name].defaults for name in names):
                 raise UsageError(f"{', '.join(names)} takes no {given}; --attack=help lists what each takes")
+        through = self.gradient_solver
+        if through and not solvers.is_adaptive(through) and self.gradient_num_steps is None:
+            raise UsageError(
+                f"gradient_solver is {through}, which takes fixed steps: say how many (gradient_num_steps)"
+            )
 
 
 def attack_grid(axes: Axes, dataset: str) -> list[Configuration]:
@@ -87,38 +101,58 @@ def model_grid(grid: Iterable[Configuration], axes: Axes, blocks: Sequence[Any])
         blocks: the model's ODE blocks; the first one's settings are the defaults.
     """
     if not blocks:
-        found = (dataclasses.replace(configuration, gradient=None) for configuration in grid)
-        return list({configuration.digest: configuration for configuration in found}.values())
+        return _each_once(dataclasses.replace(configuration, **dict.fromkeys(_GRADIENT)) for configuration in grid)
     own, found = blocks[0], []
     for configuration, solver in itertools.product(grid, axes.solvers or [own.solver]):
         settings: dict[str, Any] = {"solver": solver}
         if _differentiates(configuration.attack):
-            settings["gradient"] = configuration.gradient or own.gradient
+            settings["gradient"] = _gradient(solver, configuration.gradient, own.gradient, axes.gradients)
         if solvers.is_adaptive(solver):
             tols = axes.tols or [float(own.tol)]
             found += [dataclasses.replace(configuration, **settings, tol=tol) for tol in tols]
         else:
-            steps = axes.num_steps or own.num_steps or 1
+            steps = axes.num_steps or _own_steps(own, solver)
             found.append(dataclasses.replace(configuration, **settings, num_steps=steps))
-    return found
+    if axes.num_steps and all(configuration.num_steps is None for configuration in found):
+        used = ", ".join(axes.solvers or [own.solver])
+        raise UsageError(f"num_steps is {axes.num_steps}, but {used} chooses its own steps")
+    return _each_once(found)
+
+
+def _each_once(grid: Iterable[Configuration]) -> list[Configuration]:
+    return list({configuration.digest: configuration for configuration in grid}.values())
+
+
+def _gradient(solver: str, asked: str | None, own: str, all_asked: Sequence[str] | None) -> str:
+    """How the gradient is taken; stock TFP knows the adjoint alone, whatever a block is set to."""
+    if solver != "tfp":
+        return asked or own
+    if all_asked and "adjoint" not in all_asked:
+        raise UsageError(f"gradient is {', '.join(all_asked)}, but must be adjoint for solver tfp")
+    return "adjoint"
+
+
+def _own_steps(block: Any, solver: str) -> int:
+    if solver != block.solver:
+        raise UsageError(f"solver is {solver}, which takes fixed steps: say how many (num_steps)")
+    return block.num_steps or 1
 
 
 def _one_attack(axes: Axes, dataset: str, name: str, known: attacks.registry.Description):
     given = {key: value for key, value in axes.hyperparameters.items() if key in known.defaults}
     found = []
+    gradients: Sequence[str | None] = [None]
+    through = {}
+    if _differentiates(name):
+        gradients = axes.gradients or [None]
+        through = {key: getattr(axes, key) for key in _GRADIENT if key != "gradient"}
     for norm in _norms(name, known.norms, axes.norms):
-        published = attacks.defaults.hyperparameters(name, dataset, norm)
-        values = {**published, **given}
-        del values["norm"]
-        default = values.pop("eps")
-        base = Configuration("", dataset, attack=name, norm=norm, seed=axes.seed, hyperparameters=values)
-        gradients: Sequence[str | None] = [None]
-        if _differentiates(name):
-            gradients = axes.gradients or [None]
-            through = ("gradient_tol", "gradient_solver", "gradient_num_steps", "eot")
-            base = dataclasses.replace(base, **{key: getattr(axes, key) for key in through})
-        for eps, gradient in itertools.product(axes.eps or [default], gradients):
-            found.append(_resolved(dataclasses.replace(base, eps=eps, gradient=gradient)))
+        for eps, gradient in itertools.product(axes.eps or [None], gradients):
+            published = attacks.defaults.hyperparameters(name, dataset, norm, eps, given.get("steps"))
+            values = {**published, **given}
+            budget = {key: values.pop(key) for key in ("norm", "eps")}
+            settings = {**budget, **through, "gradient": gradient, "seed": axes.seed, "hyperparameters": values}
+            found.append(_resolved(Configuration("", dataset, attack=name, **settings)))
     return found
 
 

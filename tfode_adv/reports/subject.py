@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv import attacks, layers, models
+from tfode_adv.errors import RunError, UsageError, failed_assertion
 from tfode_adv.reports.records import Configuration
 
 
@@ -24,9 +25,13 @@ class KerasSubject:
 
     def predict(self, configuration: Configuration, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits [N, classes] and evaluations of the dynamics [N] of images [N, H, W, C]."""
-        predictor = self._predictor(configuration)
+        predictor = self._predictor(configuration, images.shape[1:])
         starts = range(0, len(images), self.batch_size)
-        parts = [predictor(tf.constant(images[start : start + self.batch_size])) for start in starts]
+        try:
+            parts = [predictor(tf.constant(images[start : start + self.batch_size])) for start in starts]
+        except tf.errors.InvalidArgumentError as error:
+            # How a compiled model reports a solve that failed.
+            raise RunError(f"the clean pass stopped: {failed_assertion(error.message)}") from error
         logits, nfe = zip(*parts, strict=True)
         return np.concatenate([part.numpy() for part in logits]), np.concatenate([part.numpy() for part in nfe])
 
@@ -48,18 +53,18 @@ class KerasSubject:
         names = ("tol", "solver", "num_steps", "gradient")
         models.set_solver(self.model, **{name: getattr(configuration, name) for name in names})
 
-    def _predictor(self, configuration: Configuration) -> Callable:
+    def _predictor(self, configuration: Configuration, image_shape: tuple[int, ...]) -> Callable:
         """A compiled forward pass: one for each solver, whatever the tolerance."""
         self.configure(configuration)
-        key = configuration.solver, configuration.num_steps
+        key = configuration.solver, configuration.num_steps, image_shape
         if key not in self._predictors:
-            self._predictors[key] = _compiled(self.model)
+            self._predictors[key] = _compiled(self.model, image_shape)
         return self._predictors[key]
 
 
-def _compiled(model: keras.Model) -> Callable:
+def _compiled(model: keras.Model, image_shape: tuple[int, ...]) -> Callable:
     @tf.function(
-        input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)],
+        input_signature=[tf.TensorSpec([None, *image_shape], tf.float32)],
         autograph=False,
     )
     def predict(images):
@@ -71,6 +76,15 @@ def _compiled(model: keras.Model) -> Callable:
         return tf.cast(logits, tf.float32), nfe
 
     return predict.get_concrete_function()
+
+
+def check_images(model: keras.Model, images: np.ndarray, labels: np.ndarray, dataset: str) -> None:
+    """Raises `UsageError` unless the images [N, H, W, C] and labels [N] of `dataset` fit the classifier."""
+    takes, gives = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    if takes is not None and takes[1:] != images.shape[1:]:
+        raise UsageError(f"the images of {dataset} are of shape {images.shape[1:]}, but the model takes {takes[1:]}")
+    if gives is not None and len(labels) and labels.max() >= gives[-1]:
+        raise UsageError(f"a label of {dataset} is {labels.max()}, but the model knows {gives[-1]} classes")
 
 
 def make_attack(configuration: Configuration, batch_size: int | None = None) -> attacks.Attack:

@@ -1,5 +1,6 @@
 """The methods: each a table and a name."""
 
+import inspect
 from typing import Any
 
 import tensorflow_probability as tfp
@@ -74,7 +75,11 @@ def get(name: str, **options: Any) -> tfp.math.ode.Solver:
     """The solver called `name`, with its constructor's `options` (`rtol`, `atol`, `num_steps`, `gradient`, ...).
 
     Raises:
-        UsageError: if there is no such method, or an option is out of range.
+        UsageError: if there is no such method or option (stock TFP takes its own alone), or one is out of range.
     """
     check_choice("solver", name, available())
-    return (tfp.math.ode.DormandPrince if name == STOCK else METHODS[name])(**options)
+    method = tfp.math.ode.DormandPrince if name == STOCK else METHODS[name]
+    known = [option for option in inspect.signature(method.__init__).parameters if option != "self"]
+    for option in options:
+        check_choice(f"option of {name}", option, known)
+    return method(**options)

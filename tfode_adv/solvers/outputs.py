@@ -62,7 +62,8 @@ def put(outputs: list[tf.Tensor], at: Crossings, values: list[tf.Tensor], xla: b
     """`outputs` with the rows of `at` replaced by `values` `[P, ...]`."""
     if xla:
         masks = [tf.reshape(at.valid, [-1] + [1] * (v.shape.rank - 1)) for v in values]
-        return [tf.where(m, v, o) for m, v, o in zip(masks, values, outputs, strict=True)]
+        # Where there is one row, the choice forgets that.
+        return [tf.ensure_shape(tf.where(m, v, o), o.shape) for m, v, o in zip(masks, values, outputs, strict=True)]
     rows = at.row[:, tf.newaxis]
     return [tf.tensor_scatter_nd_update(o, rows, v) for v, o in zip(values, outputs, strict=True)]
 

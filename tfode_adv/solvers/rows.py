@@ -81,6 +81,9 @@ class Rows:
         count = tf.shape(self.initial()[0])[0] if self._batch_ndims != 1 else tf.shape(self._flat[0])[0]
         if value.shape.rank == 0:
             return tf.fill([count], value)
+        batch = self._flat[0].shape[: self._batch_ndims]
+        if not value.shape.is_compatible_with(batch):
+            raise UsageError(f"one value a sample has shape {value.shape}, but the batch has {batch}")
         return tf.reshape(value, [count]) if self._batch_ndims != 1 else value
 
     def field(self, t: tf.Tensor, rows: list[tf.Tensor], constants: dict[str, Any]) -> list[tf.Tensor]:

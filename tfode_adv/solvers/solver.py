@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow.python.eager import record
 from tensorflow_probability.python.math.ode.base import Diagnostics as TfpDiagnostics
 
-from tfode_adv.errors import UsageError, check_choice, check_range
+from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
 from tfode_adv.solvers.adjoint import solve_adjoint
 from tfode_adv.solvers.backprop import backpropagate
 from tfode_adv.solvers.control import CONTROLLERS, hairer_first_step
@@ -134,13 +135,12 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
         if self.tableau.adaptive:
             if num_steps is not None:
                 raise UsageError(f"num_steps is {num_steps!r}, but {self.tableau.name} chooses its own steps")
-            for key, value in {"rtol": rtol, "atol": atol}.items():
-                if isinstance(value, (int, float)):
-                    check_range(key, value, low=0, low_open=key == "rtol")
-        elif isinstance(num_steps, int):
-            check_range("num_steps", num_steps, low=1)
-        if isinstance(max_num_steps, int):
-            check_range("max_num_steps", max_num_steps, low=1)
+            for key, value in {"rtol": rtol, "atol": atol, "first_step_size": first_step_size}.items():
+                for each in _known(value):
+                    check_range(key, each, low=0, low_open=key != "atol")
+        for key, value in {"num_steps": num_steps, "max_num_steps": max_num_steps}.items():
+            for each in _known(value):
+                check_integer(key, each, low=1)
         check_choice("controller", controller, CONTROLLERS)
         self._rtol, self._atol = rtol, atol
         self._settings = Settings(
@@ -228,6 +228,13 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
     def _initialize_solver_internal_state(self, ode_fn, initial_time, initial_state):
         rows = Rows(ode_fn, initial_state, None)
         return _Problem(self, rows, {}, initial_time, None).first_state()
+
+
+def _known(value: Any) -> list:
+    """The numbers that a setting holds, where they are known before the solve: not of tensors."""
+    if value is None or tf.is_tensor(value) or isinstance(value, tf.Variable):
+        return []
+    return np.ravel(np.asarray(value)).tolist()
 
 
 class _Problem:
@@ -353,7 +360,10 @@ class _Problem:
         return gradients
 
     def chosen_times(self, final_time: Any) -> tf.Tensor:
-        """Ends of the accepted steps of the sample that takes most of them, up to `final_time`."""
+        """Ends of the accepted steps of the sample that takes most of them, up to `final_time`.
+
+        Samples that fail are left aside: their steps crowd where they broke down.
+        """
         end = exact(final_time, self.rows.dtype)
         if in_xla():
             raise UsageError("ChosenBySolver needs a number of times known beforehand under jit_compile=True")
@@ -361,7 +371,9 @@ class _Problem:
         with stop_recording():
             store = StepStore.empty(Step, self.y0, self.t0.dtype)
             solution = integrate(self.field, self.t0, self.y0, end[tf.newaxis], rtol, atol, self.settings, store=store)
-            sample = tf.argmax(solution.totals.accepted, output_type=tf.int32)
+            accepted = tf.where(solution.totals.status == int(Status.OK), solution.totals.accepted, -1)
+            # The place past the last one stands for nobody: no sample, or none that succeeded.
+            sample = tf.argmax(tf.concat([accepted, [0]], 0), output_type=tf.int32)
 
             def add(i, times):
                 step = solution.steps.read(i)

@@ -198,5 +198,3 @@ KUTTA38 = Tableau(
     ),
     dense_order=4,
 )
-
-TABLEAUS = {t.name: t for t in (DOPRI5, BOSH3, HEUN2, EULER, MIDPOINT, RK4, KUTTA38)}
