@@ -5,6 +5,7 @@ import dataclasses
 import html.parser
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -313,12 +314,18 @@ def test_a_missing_figure_is_named(tmp_path):
 
 
 def test_a_report_is_replaced_but_nothing_else_is(tmp_path):
+    make_run(tmp_path / "oon")
+    report.write(report.of_runs([tmp_path / "oon"]), tmp_path / "out")
+    mine = [tmp_path / "out" / "table-99.csv", tmp_path / "out" / "figures" / "my-1.svg"]
+    for path in mine:
+        path.write_text("drawn by hand")
+    shutil.rmtree(tmp_path / "oon")
     make_run(tmp_path / "oon", eps=())
     made = report.of_runs([tmp_path / "oon"])
     report.write(made, tmp_path / "out")
-    (tmp_path / "out" / "table-99.csv").write_text("of an earlier report")
-    report.write(made, tmp_path / "out")
-    assert not (tmp_path / "out" / "table-99.csv").exists()
+    assert not (tmp_path / "out" / "table-2.csv").exists()
+    left = {*tmp_path.glob("out/table-*.csv"), *tmp_path.glob("out/figures/*")}
+    assert {path.name for path in left} == {"table-1.csv", "cost-1.svg", "table-99.csv", "my-1.svg"}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("years of work")
     with pytest.raises(RunError, match="other"):

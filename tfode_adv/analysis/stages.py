@@ -28,7 +28,6 @@ class Stages:
     def __init__(self, folder: files.PathLike, settings: dict[str, Any]):
         self.folder = pathlib.Path(folder)
         self.settings = json.loads(json.dumps(settings))
-        self.reused: list[str] = []
 
     def __call__(
         self, name: str, compute: Callable[[], tuple[dict, dict[str, np.ndarray]]], **settings: Any
@@ -44,7 +43,6 @@ class Stages:
         if path.exists():
             kept = _read(path)
             if kept is not None and kept[0].pop("settings", None) == wanted:
-                self.reused.append(name)
                 return kept
         values, arrays = compute()
         buffer = io.BytesIO()

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ def write(report: Report, folder: files.PathLike, overwrite: bool = False) -> pa
     """Writes a report into a folder and returns the path of its page.
 
     Files: index.html (everything), report.md with figures/, tables.tex, table-<k>.csv, results.json. An
-    earlier report in that folder is replaced.
+    earlier report in that folder is replaced; of other files there, none is deleted.
 
     Raises:
         RunError: if the folder holds anything but a report and `overwrite` is False, or cannot be written.
@@ -79,20 +80,36 @@ def write(report: Report, folder: files.PathLike, overwrite: bool = False) -> pa
     foreign = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
     if foreign and not overwrite and not (folder / JSON).is_file():
         raise RunError(f"{str(folder)!r} exists and is no report; --overwrite writes into it all the same")
-    files.write_json(folder / JSON, report.data)
-    for stale in (*folder.glob("table-*.csv"), *(folder / "figures").glob("*-*.*")):
-        stale.unlink()
-    for number, table in enumerate(report.tables, start=1):
-        files.write_atomic(folder / f"table-{number}.csv", table.to_csv())
-    files.write_atomic(folder / LATEX, "\n".join(table.to_latex() for table in report.tables))
+    contents = _contents(report)
+    stale = _written(folder) - set(contents)
+    files.write_json(folder / JSON, {**report.data, "files": sorted(contents)})
+    for name in stale:
+        (folder / name).unlink(missing_ok=True)
+    for name, data in contents.items():
+        files.write_atomic(folder / name, data)
+    return folder / PAGE
+
+
+def _contents(report: Report) -> dict[str, bytes | str]:
+    """Every file of a report but its JSON, by its path in the folder; the page, which has it all, last."""
     pictures = [picture for section in report.sections for picture in section.pictures]
     names = dict(zip(map(id, pictures), figures.file_names(pictures), strict=True))
-    for picture in pictures:
-        files.write_atomic(folder / "figures" / names[id(picture)], picture.data)
-    files.write_atomic(folder / MARKDOWN, _markdown(report, names))
-    path = folder / PAGE
-    files.write_atomic(path, page.render(report))
-    return path
+    return {
+        **{f"table-{number}.csv": table.to_csv() for number, table in enumerate(report.tables, start=1)},
+        LATEX: "\n".join(table.to_latex() for table in report.tables),
+        **{f"figures/{names[id(picture)]}": picture.data for picture in pictures},
+        MARKDOWN: _markdown(report, names),
+        PAGE: page.render(report),
+    }
+
+
+def _written(folder: pathlib.Path) -> set[str]:
+    """The tables and figures that an earlier report in the folder says it wrote there."""
+    try:
+        listed = files.read_json(folder / JSON)["files"]
+        return {name for name in listed if re.fullmatch(r"table-\d+\.csv|figures/[^/]+", name)}
+    except (RunError, KeyError, TypeError):
+        return set()
 
 
 def _lead(found: Sequence[results.Result], diagnosed: bool) -> str:

@@ -1,9 +1,8 @@
-"""One table, four formats: Markdown, LaTeX, CSV and JSON (the HTML page draws it itself)."""
+"""One table as text, Markdown, LaTeX, CSV and plain JSON values (the HTML page draws it itself)."""
 
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -152,12 +151,8 @@ class Table:
             writer.writerow(_part(value, part) for value, parts in zip(row, spread, strict=True) for part in parts)
         return out.getvalue()
 
-    def to_json(self) -> str:
-        """The table as an object: title, note, headers and rows."""
-        return json.dumps(self.as_dict(), indent=2) + "\n"
-
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Title, note, headers and rows as plain JSON values."""
         rows = [[value.as_dict() if hasattr(value, "as_dict") else value for value in row] for row in self.rows]
         return {"title": self.title, "note": self.note, "headers": list(self.headers), "rows": rows}
 
