@@ -109,6 +109,15 @@ def test_the_middle_of_the_published_radii_is_the_default():
     assert np.isclose(diagnose._protocol("cifar10", "oon").eps, 0.031)
 
 
+@pytest.mark.parametrize(
+    "flags, step", [(["--eps=0.01"], 0.0025), (["--eps=0.3"], 0.05), (["--eps=0.2", "--steps=5"], 0.05)]
+)
+def test_a_step_is_no_longer_than_an_unpublished_radius_bears(flags, step):
+    diagnose.FLAGS.unparse_flags()
+    diagnose.FLAGS(["diagnose", *flags])
+    assert np.isclose(diagnose._protocol("mnist", "oon").step_size, step)
+
+
 def test_each_papers_models_were_attacked_through_its_own_gradient():
     diagnose.FLAGS.unparse_flags()
     diagnose.FLAGS(["diagnose"])

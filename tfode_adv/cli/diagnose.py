@@ -26,6 +26,7 @@ from tfode_adv.files import sha256
 from tfode_adv.progress import bar
 from tfode_adv.reports import diagnosis_writer
 from tfode_adv.reports.diagnosis import FOLDER, NAME, set_aside
+from tfode_adv.reports.subject import check_images
 from tfode_adv.runs import Run
 
 TOLERANCES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
@@ -65,17 +66,15 @@ def main(argv) -> None:
     protocol = _protocol(name, run.config["model"].get("name"))
     images = _images(run, name)
     model = run.load_model()
-    if model.input_shape[1:] != images.x.shape[1:]:
-        shapes = f"{images.x.shape[1:]}, but the model takes {model.input_shape[1:]}"
-        raise UsageError(f"the images of {name} are of shape {shapes}")
+    check_images(model, images.x, images.y, name)
     if not folder:
         print(f"diagnosing the newest run, {run.path}")
     probe = Probe(model, FLAGS.batch_size)
-    # By what the images are, not where they lie: a run may move to another machine.
     digest = sha256(run.model_path)
     aside = set_aside(run, digest)
     if aside:
         print(f"the diagnosis that was there is of other weights: moved to {aside}")
+    # By what the images are, not where they lie: a run may move to another machine.
     settings = {"model": digest, "images": _digest(images), "version": __version__}
     stages = Stages(run.path / FOLDER / "pieces", settings)
     total = diagnosis.pieces(probe, protocol, FLAGS.budget, FLAGS.tol)
@@ -86,14 +85,21 @@ def main(argv) -> None:
             progress.update()
 
         found = diagnosis.run(probe, images, protocol, budget=FLAGS.budget, tols=FLAGS.tol, stages=stages, step=step)
+    _finish(run, digest, found, protocol, name, len(images.x), _left_out(probe, images, found))
+
+
+def _left_out(probe: Probe, images: Images, found) -> list[str]:
+    """What was asked for and not looked at."""
     skipped = sorted(set(diagnosis.tolerances_of(probe, FLAGS.tol)) - {at.tol for at in found})
     notes = [f"At τ = {tol:g} no image is classified correctly: there is nothing to attack." for tol in skipped]
     if probe.blocks and not len(images.validation):
         notes.append("The training held out no validation images to set thresholds on: no detectors.")
-    _finish(run, digest, found, protocol, name, len(images.x), notes)
+    return notes
 
 
-def _finish(run: Run, digest: str, found, protocol: Protocol, dataset: str, num_examples: int, notes) -> None:
+def _finish(
+    run: Run, digest: str, found, protocol: Protocol, dataset: str, num_examples: int, notes: list[str]
+) -> None:
     shown = {
         "data set": dataset,
         "test images": num_examples,
@@ -107,19 +113,19 @@ def _finish(run: Run, digest: str, found, protocol: Protocol, dataset: str, num_
     }
     document = diagnosis_writer.write(run.path / FOLDER, found, shown, protocol.steps, digest, notes)
     print(diagnosis_writer.summary(found).to_text())
-    lines = [*(at.verdict.sentence for at in found), *notes, *diagnosis_writer.remarks(found)]
-    print("\n".join(lines))
+    print("\n".join([*(at.verdict.sentence for at in found), *notes, *diagnosis_writer.remarks(found)]))
     print(f"\nverdict: {document['verdict']['label']}; all of it: {run.path / FOLDER / NAME}")
 
 
 def _protocol(dataset: str, model: str | None) -> Protocol:
     published = attacks.defaults.budget(dataset, FLAGS.norm)
-    middle = sorted(published.eps)[len(published.eps) // 2]
+    eps = FLAGS.eps or sorted(published.eps)[len(published.eps) // 2]
+    steps = FLAGS.steps or published.steps
     return Protocol(
         norm=FLAGS.norm,
-        eps=FLAGS.eps or middle,
-        step_size=FLAGS.step_size or published.step_size,
-        steps=FLAGS.steps or published.steps,
+        eps=eps,
+        step_size=FLAGS.step_size or attacks.defaults.step_size(published, eps, steps),
+        steps=steps,
         gradient=FLAGS.gradient or ("adjoint" if model in THROUGH_ADJOINT else "backprop"),
         fine_tol=FLAGS.fine_tol,
         seed=FLAGS.seed,
