@@ -98,7 +98,7 @@ def test_backprop_steps_of_fixed_steps_is_backprop():
 @pytest.mark.parametrize("gradient", ["backprop", "backprop_steps"])
 def test_neighbours_do_not_matter_to_a_gradient(gradient):
     """Neither one that explodes nor one at rest, where the error is exactly zero."""
-    solver = solvers.get("dopri5", rtol=1e-2, atol=1e-2, gradient=gradient, max_num_steps=60)
+    solver = solvers.get("heun2", rtol=1e-2, atol=1e-2, gradient=gradient, max_num_steps=30)
 
     def gradient_of(y0):
         rate = tf.Variable(1.0, dtype=tf.float64)
@@ -162,7 +162,7 @@ def test_adjoint_converges_to_backprop():
     def at_tolerances(gradient):
         @tf.function(autograph=False)
         def run(tol, y0, gain):
-            solver = solvers.get("dopri5", rtol=tol, atol=tol, gradient=gradient)
+            solver = solvers.get("bosh3", rtol=tol, atol=tol, gradient=gradient)
             with tf.GradientTape() as tape:
                 tape.watch([y0, gain])
                 loss = loss_of(solver, tf.constant(WEIGHTS), y0, gain)
@@ -217,7 +217,7 @@ def test_compiled_by_xla_the_gradients_are_the_same(gradient):
         return loss, *tape.gradient(loss, [y0, gain])
 
     arguments = tf.constant(Y0), tf.constant(0.8, tf.float64)
-    plain = tf.function(run, autograph=False)(*arguments)
+    plain = run(*arguments)
     compiled = tf.function(run, autograph=False, jit_compile=True)(*arguments)
     for a, b in zip(plain, compiled, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9)
@@ -260,7 +260,7 @@ def test_no_weight_gradient_is_computed_for_the_inputs_gradient(gradient):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_second_derivatives_are_refused(compiled):
     y0 = tf.constant([[1.0]])
-    solver = solvers.get("dopri5", rtol=1e-3, atol=1e-3)
+    solver = solvers.get("heun2", rtol=1e-2, atol=1e-2)
 
     def second():
         with tf.GradientTape() as outer:

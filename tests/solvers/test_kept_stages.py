@@ -9,7 +9,8 @@ from tfode_adv import solvers
 from tfode_adv.errors import UsageError
 from tfode_adv.solvers import kept, steps
 
-METHODS = ("dopri5", "bosh3", "heun2", "euler", "midpoint", "rk4", "kutta38")
+# One of each kind: the last slope handed on, not handed on, fixed steps. (The tests below take bosh3.)
+METHODS = ("dopri5", "heun2", "midpoint")
 
 
 def settings(name, tol=1e-3):
