@@ -16,6 +16,7 @@ class _Lines:
     def __init__(self, iterable: Iterable | None, total: float | None, desc: str, unit: str):
         self.iterable, self.total, self.desc, self.unit = iterable, total, desc, unit
         self.n = 0
+        self._printed: float | None = None
         self._postfix = ""
         self._start = self._last = time.monotonic()
 
@@ -46,12 +47,11 @@ class _Lines:
         self.desc = desc
 
     def close(self) -> None:
-        if self._last > self._start:
+        if self._printed is not None and self._printed != self.n:
             self._print()
-            self._last = self._start
 
     def _print(self) -> None:
-        self._last = time.monotonic()
+        self._last, self._printed = time.monotonic(), self.n
         print(
             tqdm.format_meter(
                 self.n,

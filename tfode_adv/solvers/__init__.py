@@ -1,5 +1,6 @@
 """ODE solvers behind the interface of `tfp.math.ode`, one step size a sample."""
 
+from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
 from tfode_adv.solvers.methods import (
     METHODS,
     RK4,
@@ -13,7 +14,7 @@ from tfode_adv.solvers.methods import (
     get,
     is_adaptive,
 )
-from tfode_adv.solvers.solver import Diagnostics, RungeKuttaSolver, SolverState
+from tfode_adv.solvers.solver import RungeKuttaSolver
 from tfode_adv.solvers.status import SolveError, Status
 
 __all__ = [

@@ -2,18 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow.python.eager import record
-from tensorflow_probability.python.math.ode.base import Diagnostics as TfpDiagnostics
 
 from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
 from tfode_adv.solvers.adjoint import solve_adjoint
 from tfode_adv.solvers.backprop import backpropagate
 from tfode_adv.solvers.control import CONTROLLERS, hairer_first_step
+from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
 from tfode_adv.solvers.differentiate import VariablesRead, differentiable, stop_recording
 from tfode_adv.solvers.graph import in_xla
 from tfode_adv.solvers.integrate import Settings, Solution, integrate
@@ -32,37 +32,6 @@ CHECKPOINTS = ("auto", "steps", "none")
 ENDPOINTS = ("interpolate", "clip")
 ON_FAILURE = ("raise", "status")
 DEFAULT_MAX_NUM_STEPS = 10_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Diagnostics(TfpDiagnostics):
-    """What a solve cost and how it ended: one entry a sample, scalars where the batch is coupled.
-
-    Attributes:
-        num_ode_fn_evaluations: evaluations of the dynamics (NFE), those of the first step's choice included.
-        num_accepted_steps: steps taken.
-        num_rejected_steps: steps tried and rejected.
-        status: a `Status`; 0 is success.
-        final_time: time reached; the solution at later times is the last good state where status is not 0.
-    """
-
-    num_ode_fn_evaluations: tf.Tensor = None
-    num_accepted_steps: tf.Tensor = None
-    num_rejected_steps: tf.Tensor = None
-    status: tf.Tensor = None
-    final_time: tf.Tensor = None
-    num_jacobian_evaluations: tf.Tensor = 0
-    num_matrix_factorizations: tf.Tensor = 0
-
-    @property
-    def success_status(self):
-        return tf.equal(self.status, int(Status.OK))
-
-
-class SolverState(NamedTuple):
-    """Warm start of a further solve: the next step size of each sample."""
-
-    step_size: tf.Tensor
 
 
 class RungeKuttaSolver(tfp.math.ode.Solver):
