@@ -113,15 +113,15 @@ def test_the_worst_case_is_taken_image_by_image(tmp_path):
     turned = {"pgd": {0, 1, 2}, "spsa": {2, 3}}
     for attack, images in turned.items():
         cell = Cell.of(run.path, dataclasses.replace(base, attack=attack))
-        # A costly attack may be run on fewer images.
+        # A costly attack may be run on fewer images; the others did not withstand what they never met.
         count = 10 if attack == "pgd" else 6
         cell.append([make_record(i, i in images, **({} if i < 9 else {"clean": 4})) for i in range(count)])
     _, success, robust, _ = overview.tables(results.collect([run.path]).results)
     rows = {row[0]: row[-1] for row in success.rows}
-    assert rows == {"pgd": Rate(3, 9), "spsa": Rate(2, 6), "worst of these": Rate(4, 9)}
-    assert {row[0]: row[-1] for row in robust.rows}["worst of these"] == Rate(5, 10)
+    assert rows == {"pgd": Rate(3, 9), "spsa": Rate(2, 6), "worst of these": Rate(4, 6)}
+    assert {row[0]: row[-1] for row in robust.rows}["worst of these"] == Rate(2, 6)
     (headline,) = overview.headlines(results.collect([run.path]).results)
-    assert headline == ("oon, linf, ε = 0.3: the worst of 2 attacks leaves 50.0 % (23.7–76.3) at τ = 1 correct.")
+    assert headline == ("oon, linf, ε = 0.3: the worst of 2 attacks leaves 33.3 % (9.7–70.0) at τ = 1 correct.")
 
 
 def add_cell(run, turned=0, **settings):

@@ -8,7 +8,7 @@ from tfode_adv.reports.statistics import Rate
 from tfode_adv.reports.tables import Table, number, show
 
 _INTERVALS = "Ranges are 95 % Wilson intervals."
-_WORST = "Worst of these: an image counts as turned if any of the attacks that were run on it turned it."
+_WORST = "Worst of these: of the images that all of them were run on, those that any of them turned."
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
@@ -150,8 +150,10 @@ def _none_turned(results: Sequence[Result]) -> Rate:
 
 
 def _worst(results: Sequence[Result]) -> tuple[int, int, int]:
-    """Images classified correctly, those that at least one attack run on them turned, and all images."""
-    records = [record for result in results for record in result.records.values()]
+    """Of the images that all attacks were run on: those classified correctly, those turned by at least one, all."""
+    # The others would count as withstanding attacks that they never met.
+    common = set.intersection(*(set(result.records) for result in results))
+    records = [result.records[index] for result in results for index in common]
     correct = {record.index for record in records if record.correct}
     turned = {record.index for record in records if record.success}
-    return len(correct), len(turned), len({record.index for record in records})
+    return len(correct), len(turned), len(common)
