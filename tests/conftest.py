@@ -1,5 +1,6 @@
 """What all tests share: quiet TensorFlow, few hypothesis examples, the reference data."""
 
+import gc
 import os
 import pathlib
 
@@ -19,6 +20,13 @@ hypothesis.settings.register_profile(
     derandomize=True,
 )
 hypothesis.settings.load_profile("quick")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def settled_heap() -> None:
+    """What earlier modules left, mostly TensorFlow's traces, is not searched for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
