@@ -108,6 +108,25 @@ class Run:
         self.config = {**self.config, **config}
         write_json(self.path / CONFIG, self.config)
 
+    @property
+    def dataset(self) -> str:
+        """Name of the data set that the run was trained on.
+
+        Raises:
+            RunError: if the run names none.
+        """
+        recorded = self.config.get("dataset")
+        if not isinstance(recorded, dict) or not recorded.get("name"):
+            raise RunError(f"{str(self.path / CONFIG)!r} names no data set: give one with --dataset")
+        return recorded["name"]
+
+    def data_options(self, dataset: str) -> dict[str, Any]:
+        """Where `dataset` lies and what is held out of it, as in the training; nothing for another data set."""
+        recorded = self.config.get("dataset")
+        if not isinstance(recorded, dict) or recorded.get("name") != dataset:
+            return {}
+        return {name: recorded[name] for name in ("data_dir", "validation") if recorded.get(name) is not None}
+
     @classmethod
     def newest(cls, root: PathLike = "runs") -> "Run":
         """The run under `root` that was finished last.

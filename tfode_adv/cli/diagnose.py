@@ -21,7 +21,7 @@ from tfode_adv.analysis.measurements import Images
 from tfode_adv.analysis.probe import Probe
 from tfode_adv.analysis.stages import Stages
 from tfode_adv.cli import app, flags
-from tfode_adv.errors import RunError, UsageError
+from tfode_adv.errors import UsageError
 from tfode_adv.files import sha256
 from tfode_adv.progress import bar
 from tfode_adv.reports import diagnosis_writer
@@ -62,7 +62,7 @@ def main(argv) -> None:
     # Some thirty programs are compiled on purpose, which TensorFlow takes for a mistake and warns of.
     tf.get_logger().setLevel("ERROR")
     run = Run.open(folder) if folder else Run.newest()
-    name = FLAGS.dataset or _recorded_dataset(run)
+    name = FLAGS.dataset or run.dataset
     protocol = _protocol(name, run.config["model"].get("name"))
     images = _images(run, name)
     model = run.load_model()
@@ -132,19 +132,9 @@ def _protocol(dataset: str, model: str | None) -> Protocol:
     )
 
 
-def _recorded_dataset(run: Run) -> str:
-    dataset = run.config.get("dataset")
-    if not isinstance(dataset, dict) or not dataset.get("name"):
-        raise RunError(f"{str(run.path / 'config.json')!r} names no data set: give one with --dataset")
-    return dataset["name"]
-
-
 def _images(run: Run, dataset: str) -> Images:
     """Test images, and clean validation images for the detectors' thresholds, as the training split them."""
-    recorded = run.config.get("dataset")
-    same = isinstance(recorded, dict) and recorded.get("name") == dataset
-    kept = {name: recorded.get(name) for name in ("data_dir", "validation")} if same else {}
-    options = {name: value for name, value in kept.items() if value is not None}
+    options = run.data_options(dataset)
     if FLAGS.data_dir:
         options["data_dir"] = FLAGS.data_dir
     x, y = data.arrays(dataset, "test", FLAGS.num_examples, download=FLAGS.download, **options)

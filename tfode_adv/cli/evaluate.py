@@ -17,7 +17,7 @@ from absl import flags as absl_flags
 
 from tfode_adv import attacks, data, models
 from tfode_adv.cli import app, flags, workers
-from tfode_adv.errors import RunError, UsageError
+from tfode_adv.errors import UsageError
 from tfode_adv.files import sha256, write_json
 from tfode_adv.reports import grid, overview, results
 from tfode_adv.reports.evaluation import KEEP_IMAGES, Shard, evaluate, forget, in_order
@@ -59,7 +59,7 @@ def main(argv) -> None:
     axes = _axes(hyperparameters)
     parts = shard.split(workers.count(FLAGS.distribute))
     run = Run.open(FLAGS.run) if FLAGS.run else Run.newest()
-    dataset = FLAGS.dataset or _recorded(run, "name")
+    dataset = FLAGS.dataset or run.dataset
     attacked = grid.attack_grid(axes, dataset)
     images, labels = _images(run, dataset)
     if not FLAGS.run:
@@ -120,19 +120,9 @@ def _axes(hyperparameters: dict[str, Any]) -> grid.Axes:
     )
 
 
-def _recorded(run: Run, name: str) -> Any:
-    """What the run says of its data set."""
-    dataset = run.config.get("dataset")
-    if not isinstance(dataset, dict) or (name == "name" and not dataset.get(name)):
-        raise RunError(f"{str(run.path / 'config.json')!r} names no data set: give one with --dataset")
-    return dataset.get(name)
-
-
 def _images(run: Run, dataset: str):
     """The images, prepared as they were for the training."""
-    same = dataset == (run.config.get("dataset") or {}).get("name")
-    recorded = {name: _recorded(run, name) for name in ("data_dir", "validation")} if same else {}
-    options = {name: value for name, value in recorded.items() if value is not None}
+    options = run.data_options(dataset)
     if FLAGS.data_dir:
         options["data_dir"] = FLAGS.data_dir
     return data.arrays(dataset, FLAGS.split, FLAGS.num_examples, download=FLAGS.download, **options)

@@ -33,7 +33,7 @@ def load_torch_state(model: keras.Model, source: PathLike | Mapping[str, np.ndar
         UsageError: arrays are missing, left over or misshapen; all are listed, and the model is as it was.
         RunError: the file is missing or corrupt.
     """
-    state = cleaned(source) if isinstance(source, Mapping) else read_state(source)
+    state = _state(source)
     variables = model_names(model)
     values, complaints = {}, []
     for name, value in state.items():
@@ -53,6 +53,10 @@ def load_torch_state(model: keras.Model, source: PathLike | Mapping[str, np.ndar
     return model
 
 
+def _state(source: PathLike | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return cleaned(source) if isinstance(source, Mapping) else read_state(source)
+
+
 def _torch_shape(shape):
     return tuple(shape[axis] for axis in np.argsort(LAYOUTS[len(shape)]))
 
@@ -70,6 +74,6 @@ def build_from_state(name: str, source: PathLike | Mapping[str, np.ndarray], **o
         RunError: the file is missing or corrupt.
     """
     check_choice("model", name, available())
-    state = cleaned(source) if isinstance(source, Mapping) else read_state(source)
+    state = _state(source)
     model = build(name, **(architecture(name, state) | options))
     return load_torch_state(model, state)
