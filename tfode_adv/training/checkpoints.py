@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tfode_adv.errors import RunError
-from tfode_adv.files import PathLike, sha256, write_atomic
+from tfode_adv.files import PathLike, write_atomic
 
 _NOTE = "note.json"
 _DIGITS = 16
@@ -63,8 +63,13 @@ class Checkpoints:
 
     def _files(self, stem: str) -> list[pathlib.Path]:
         """The files of that stem, newest first."""
-        paths = [path for path in self.folder.glob(f"{stem}-*.npz") if _NAME.fullmatch(path.name)]
-        return sorted(paths, key=lambda path: (path.name[: -_DIGITS - 4], path.stat().st_mtime_ns), reverse=True)
+        ages = {}
+        for path in self.folder.glob(f"{stem}-*.npz"):
+            if _NAME.fullmatch(path.name):
+                # A training that writes here drops old files between the listing and the question.
+                with contextlib.suppress(FileNotFoundError):
+                    ages[path] = (path.name[: -_DIGITS - 4], path.stat().st_mtime_ns)
+        return sorted(ages, key=ages.get, reverse=True)
 
     def _write(self, stem: str, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> pathlib.Path:
         buffer = io.BytesIO()
@@ -76,19 +81,26 @@ class Checkpoints:
         return path
 
     def _first_whole(self, stem: str):
-        for path in self._files(stem):
-            if not sha256(path).startswith(_NAME.fullmatch(path.name)["digest"]):
-                self.report(f"{str(path)!r} is damaged (its checksum differs); trying the one before it")
-                continue
-            try:
-                with np.load(path, allow_pickle=False) as file:
-                    arrays = dict(file)
-                note = json.loads(arrays.pop(_NOTE).tobytes())
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                self.report(f"{str(path)!r} cannot be read ({error}); trying the one before it")
-                continue
-            return arrays, note, path
+        """The newest whole file's content; a training may replace files meanwhile: it is listed anew when one went."""
+        went = True
+        while went:
+            went = False
+            for path in self._files(stem):
+                try:
+                    return *self._read(path), path
+                except FileNotFoundError:
+                    went = True
+                except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                    self.report(f"{str(path)!r} is damaged ({error}); trying the one before it")
         return None
+
+    def _read(self, path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        data = path.read_bytes()
+        if not hashlib.sha256(data).hexdigest().startswith(_NAME.fullmatch(path.name)["digest"]):
+            raise ValueError("its checksum differs")
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = dict(file)
+        return arrays, json.loads(arrays.pop(_NOTE).tobytes())
 
 
 @contextlib.contextmanager
