@@ -11,13 +11,13 @@ from tfode_adv.startup import quiet
 
 # Keras reads a saved model only if the classes in it are registered, that is, imported.
 with quiet():
-    from tfode_adv import layers, models, solvers
+    from tfode_adv import layers, models, solvers, training
 
 __version__ = "0.1.0"
 
-_ON_DEMAND = ("analysis", "attacks", "data", "interop", "reports", "runs", "training")
+_ON_DEMAND = ("analysis", "attacks", "data", "interop", "reports", "runs")
 
-__all__ = ["layers", "models", "solvers", *_ON_DEMAND]  # noqa: PLE0604
+__all__ = ["layers", "models", "solvers", "training", *_ON_DEMAND]  # noqa: PLE0604
 
 
 def __getattr__(name: str):

@@ -109,7 +109,7 @@ def test_cw_finds_nearer_images_than_pgd_needs(classifier, victims):
     nearest = attacks.CWL2(steps=100, binary_search_steps=3, learning_rate=0.03)(classifier, x, y)
     assert nearest.success.all()
     bounded = attacks.PGD(norm="l2", eps=float(np.median(nearest.distance)), steps=30)(classifier, x, y)
-    assert 0.2 < bounded.success.mean() < 0.8
+    assert 0.1 < bounded.success.mean() < 0.9
 
 
 def test_autoattack_is_no_weaker_than_any_of_its_parts(classifier, victims):

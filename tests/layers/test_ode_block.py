@@ -287,18 +287,3 @@ def test_a_state_in_a_dict():
     end = ODEBlock(Swap(), solver="euler")(state)
     np.testing.assert_allclose(end["a"], 3 * H0, rtol=1e-6)
     np.testing.assert_allclose(end["b"], H0, rtol=1e-6)
-
-
-def test_the_same_function_twice_on_a_large_state():
-    """Sums of three tensors in a loop's body once failed at the second call of a large graph."""
-    block = ODEBlock(lambda t, h: tf.tanh(h) - 0.5 * h + 0.1 * t, tol=1e-2)
-
-    @tf.function(autograph=False)
-    def run(h):
-        with tf.GradientTape() as tape:
-            tape.watch(h)
-            loss = tf.reduce_sum(block(h) ** 2)
-        return tape.gradient(loss, h)
-
-    h = tf.random.stateless_normal([128, 14, 14, 64], seed=[0, 1])
-    np.testing.assert_array_equal(run(h), run(h))

@@ -54,15 +54,19 @@ class Oracle:
         """Logits and evaluations of each image."""
         with ta.layers.record_statistics() as records:
             logits = self.model(self.x, training=False)
-        return logits.numpy(), sum(statistics.nfe.numpy() for _, statistics in records)
+        return logits, sum(statistics.nfe.numpy() for _, statistics in records)
 
-    def gradient(self):
-        """The gradient of each image's cross-entropy, NCHW."""
+    def forward_and_gradient(self):
+        """Logits, evaluations, and the gradient of each image's cross-entropy, NCHW."""
         with tf.GradientTape() as tape:
             tape.watch(self.x)
-            logits = self.model(self.x, training=False)
+            logits, nfe = self.forward()
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(self.y, logits)
-        return tape.gradient(loss, self.x).numpy().transpose(0, 3, 1, 2)
+        return logits, nfe, tape.gradient(loss, self.x).numpy().transpose(0, 3, 1, 2)
+
+    def agrees(self, prefix, logits, nfe):
+        np.testing.assert_allclose(logits, self.arrays[f"{prefix}logits"], atol=1e-4)
+        return not prefix or nfe.tolist() == self.arrays[f"{prefix}nfe"].tolist()
 
 
 def cosine(a, b):
@@ -99,14 +103,14 @@ def oracle():
     compiled_dynamics.cache_clear()
 
 
-@pytest.mark.parametrize("case", list(cases("logits")), ids=str)
+WITH_GRADIENT = list(cases("grad"))
+
+
+@pytest.mark.parametrize("case", [case for case in cases("logits") if case not in WITH_GRADIENT], ids=str)
 def test_logits_and_evaluations(oracle, case):
     vectors = oracle(case.file)
     vectors.use(case.prefix)
-    logits, nfe = vectors.forward()
-    np.testing.assert_allclose(logits, vectors.arrays[f"{case.prefix}logits"], atol=1e-4)
-    if case.prefix:
-        assert nfe.tolist() == vectors.arrays[f"{case.prefix}nfe"].tolist()
+    assert vectors.agrees(case.prefix, *vectors.forward())
 
 
 # There rounding decides: the first step's derivative jumps where the larger of two norms changes, and nearly ties.
@@ -114,15 +118,17 @@ def test_logits_and_evaluations(oracle, case):
 ROUGH = {"sonet_2x-dopri5/0.1/": 0.6}
 
 
-@pytest.mark.parametrize("case", list(cases("grad")), ids=str)
-def test_gradient(oracle, case):
+@pytest.mark.parametrize("case", WITH_GRADIENT, ids=str)
+def test_logits_evaluations_and_gradient(oracle, case):
     """The programs differentiated their step sizes too: "backprop_steps"."""
     vectors = oracle(case.file)
     vectors.use(case.prefix, "backprop_steps")
-    assert cosine(vectors.gradient(), vectors.arrays[f"{case.prefix}grad"]).min() > ROUGH.get(str(case), 0.999)
+    logits, nfe, gradient = vectors.forward_and_gradient()
+    assert vectors.agrees(case.prefix, logits, nfe)
+    assert cosine(gradient, vectors.arrays[f"{case.prefix}grad"]).min() > ROUGH.get(str(case), 0.999)
 
 
-SMALLEST = {family(case.file): case for case in cases("grad") if case.prefix}
+SMALLEST = {family(case.file): case for case in WITH_GRADIENT if case.prefix}
 
 
 @pytest.mark.parametrize("case", [c for n, c in SMALLEST.items() if n in ("oon", "soblock_resnet10")], ids=str)
@@ -130,4 +136,4 @@ def test_what_holding_the_step_sizes_costs(oracle, case):
     """On random weights little; by how much in every file, BUILD_NOTES.md says."""
     vectors = oracle(case.file)
     vectors.use(case.prefix, "backprop")
-    assert cosine(vectors.gradient(), vectors.arrays[f"{case.prefix}grad"]).min() > 0.98
+    assert cosine(vectors.forward_and_gradient()[-1], vectors.arrays[f"{case.prefix}grad"]).min() > 0.98

@@ -1,4 +1,7 @@
-"""Kept stages: the same gradient as recomputed ones, without evaluating anything twice."""
+"""Kept stages: the same gradient as recomputed ones, without evaluating anything twice.
+
+Eager, but where compiling matters: a few steps take less time than a trace.
+"""
 
 import numpy as np
 import pytest
@@ -56,10 +59,9 @@ def test_the_gradient_is_that_of_recomputed_stages(name):
     assert_equal(kept_stages, gradients("steps", *arguments))
 
 
-def solve_and_differentiate(field, y0, checkpoint, gain=1.0, times=(1.0,), name="bosh3", **options):
+def solve_and_differentiate(field, y0, checkpoint, gain=1.0, times=(1.0,), name="bosh3", compiled=False, **options):
     solver = solvers.get(name, checkpoint=checkpoint, **(settings(name) | options))
 
-    @tf.function(autograph=False)
     def run(y0, gain):
         with tf.GradientTape() as tape:
             tape.watch([y0, gain])
@@ -69,6 +71,7 @@ def solve_and_differentiate(field, y0, checkpoint, gain=1.0, times=(1.0,), name=
         counts = of_samples.num_accepted_steps, of_samples.num_rejected_steps, of_samples.status
         return tf.nest.flatten(tape.gradient(loss, [y0, gain])), counts
 
+    run = tf.function(run, autograph=False) if compiled else run
     return run(y0, tf.constant(gain, tf.float64))
 
 
@@ -80,9 +83,9 @@ def per_sample_rates(t, y, gain):
 
 @pytest.mark.parametrize("name", ["bosh3", "heun2"])
 def test_samples_of_unlike_step_counts_and_rejections(name, groups_kept):
-    rates = [[0.1], [1.0], [3.0], [5.0], [40.0]]
+    rates = [[0.1], [1.0], [3.0], [5.0], [20.0]]
     y0 = tf.constant([[1.0], [-2.0], [0.5], [2.0], [1.5]], tf.float64), tf.constant(rates, tf.float64)
-    options = {"name": name, "first_step_size": 0.2, "times": (0.3, 0.55, 1.0)}
+    options = {"name": name, "first_step_size": 0.2, "times": (0.3, 0.55, 1.0), "rtol": 3e-2, "atol": 3e-2}
     found, (accepted, rejected, _) = solve_and_differentiate(per_sample_rates, y0, "none", **options)
     expected, _ = solve_and_differentiate(per_sample_rates, y0, "steps", **options)
     assert len(set(accepted.numpy())) > 2
@@ -132,7 +135,6 @@ def test_nested_states_in_batches_of_any_kind(batch_ndims):
                 loss = tf.add_n([tf.reduce_sum(s**2) for s in tf.nest.flatten(states)])
             return tf.nest.flatten(tape.gradient(loss, [y0, weight, c]))
 
-        run = run if checkpoint == "steps" else tf.function(run, autograph=False)
         return run(y0, tf.constant(0.3, tf.float64))
 
     assert_equal(gradients("none"), gradients("steps"))
@@ -153,15 +155,12 @@ def test_nothing_is_evaluated_twice(name):
         count = tf.Variable(0, trainable=False)
         solver = solvers.get(name, checkpoint=checkpoint, **settings(name))
 
-        @tf.function(autograph=False)
-        def run(y0, solver=solver, count=count):
-            with tf.GradientTape() as tape:
-                tape.watch(y0)
-                results = solver.solve(counting(count), 0.0, y0, [1.0], batch_ndims=1)
-            return tape.gradient(results.states, y0), results.diagnostics.num_ode_fn_evaluations
-
-        _, nfe = run(tf.constant([[1.0]], tf.float64))
-        evaluations[checkpoint] = int(count.numpy()) - int(nfe[0])
+        y0 = tf.constant([[1.0]], tf.float64)
+        with tf.GradientTape() as tape:
+            tape.watch(y0)
+            results = solver.solve(counting(count), 0.0, y0, [1.0], batch_ndims=1)
+        assert tape.gradient(results.states, y0) is not None
+        evaluations[checkpoint] = int(count.numpy()) - int(results.diagnostics.num_ode_fn_evaluations[0])
     assert evaluations["none"] == 0
     assert evaluations["steps"] > 0
 
@@ -175,15 +174,11 @@ def test_nothing_is_kept_for_weights_that_no_tape_watches(watched, monkeypatch):
     )
     weight = tf.Variable(np.eye(6))
 
-    @tf.function(autograph=False)
-    def run(y0):
-        with tf.GradientTape(watch_accessed_variables=watched == "weight") as tape:
-            tape.watch(y0)
-            solver = solvers.get("dopri5", rtol=1e-3, atol=1e-3)
-            results = solver.solve(lambda t, y: tf.sin(tf.matmul(y, weight)), 0.0, y0, [1.0], batch_ndims=1)
-        return tape.gradient(results.states, y0)
-
-    run(tf.constant(test_gradients.Y0))
+    with tf.GradientTape(watch_accessed_variables=watched == "weight") as tape:
+        y0 = tf.constant(test_gradients.Y0)
+        tape.watch(y0)
+        solver = solvers.get("dopri5", rtol=1e-3, atol=1e-3, checkpoint="none")
+        solver.solve(lambda t, y: tf.sin(tf.matmul(y, weight)), 0.0, y0, [1.0], batch_ndims=1)
     assert [s.to_parameters for s in splits] == [watched == "weight"]
 
 
@@ -200,7 +195,7 @@ def test_auto_keeps_as_much_as_there_is_room_for(groups_kept, monkeypatch):
     for limit in (2_000, 2**31):
         monkeypatch.setattr("tfode_adv.solvers.solver.AUTO_BYTES", limit)
         groups_kept.clear()
-        found[limit], _ = solve_and_differentiate(per_sample_rates, y0, "auto", rtol=1e-4, atol=1e-4)
+        found[limit], _ = solve_and_differentiate(per_sample_rates, y0, "auto", name="heun2", compiled=True)
         sizes[limit] = sum(groups_kept)
     assert 0 < sizes[2_000] < sizes[2**31]
     assert_equal(found[2_000], found[2**31])
@@ -295,7 +290,7 @@ def bytes_recorded(monkeypatch, num_steps, **options):
 
 def test_memory_over_the_steps(monkeypatch):
     state = 8_000
-    for num_steps in (8, 64):
+    for num_steps in (4, 16):
         assert bytes_recorded(monkeypatch, num_steps, gradient="adjoint") == []
         assert bytes_recorded(monkeypatch, num_steps, checkpoint="steps") == [num_steps * state, 0]
         # The derivative of the sine needs its argument, once a stage.

@@ -165,27 +165,46 @@ class _Backpropagation:
 
     def _pull_back(self, i: tf.Tensor, step: Step, carried: list[tf.Tensor]) -> Gradients:
         """Cotangents at a step's start, from those at its end, and its shares of the parameters'."""
-
-        def recomputed() -> Gradients:
-            return self._recomputed(step, *self._parts(carried))
-
-        def from_kept() -> Gradients:
-            pulled = self._from_kept(step, *self._parts(carried), self.kept.read(i + 1))
-            return tf.cond(_all_finite(pulled.parameters), lambda: pulled, recomputed) if self.parameters else pulled
-
-        return tf.cond(self.kept.is_kept(i + 1), from_kept, recomputed) if self.kept else recomputed()
+        adjoint, slope = self._parts(carried)
+        return self._kept_or(
+            i + 1,
+            lambda: self._from_kept(step, adjoint, slope, self.kept.read(i + 1)),
+            lambda: self._recomputed(step, adjoint, slope),
+            like=carried,
+        )
 
     def _pull_back_initial(self, slope: list[tf.Tensor]) -> Gradients:
-        def recomputed() -> Gradients:
-            return self.evaluate(tf.fill([self.full], self.t0), self.solution.start).pull_back(slope)
-
-        def from_kept() -> Gradients:
-            pulled = self.kept.split.pull_back(self.kept.read(0)[0], slope, bool(self.parameters))
-            return tf.cond(_all_finite(pulled.parameters), lambda: pulled, recomputed) if self.parameters else pulled
-
-        pulled = tf.cond(self.kept.is_kept(0), from_kept, recomputed)
+        pulled = self._kept_or(
+            0,
+            lambda: self.kept.split.pull_back(self.kept.read(0)[0], slope, bool(self.parameters)),
+            lambda: self.evaluate(tf.fill([self.full], self.t0), self.solution.start).pull_back(slope),
+            like=slope,
+        )
         # A sample that starts from NaN has left some.
         return pulled._replace(state=_only(self.succeeded, pulled.state))
+
+    def _kept_or(
+        self,
+        group: tf.Tensor | int,
+        from_kept: Callable[[], Gradients],
+        recomputed: Callable[[], Gradients],
+        like: list[tf.Tensor],
+    ) -> Gradients:
+        """What was kept of a group of evaluations pulled back if it can be, else the evaluations made again."""
+        if not self.kept:
+            return recomputed()
+
+        def tried() -> tuple[tf.Tensor, Gradients]:
+            pulled = from_kept()
+            return _all_finite(pulled.parameters), pulled
+
+        def untried() -> tuple[tf.Tensor, Gradients]:
+            return tf.constant(False), Gradients(
+                *([tf.zeros_like(x) for x in part] for part in (like, self.parameters))
+            )
+
+        usable, pulled = tf.cond(self.kept.is_kept(group), tried, untried)
+        return tf.cond(usable, lambda: pulled, recomputed)
 
     def _from_kept(self, step: Step, adjoint: list, slope: list, residuals: list[list[tf.Tensor]]) -> Gradients:
         """Pulls back through a step whose evaluations were kept.
@@ -275,4 +294,8 @@ def _only(where: tf.Tensor, rows: list[tf.Tensor], others: list[tf.Tensor] | Non
 
 def _all_finite(values: list[tf.Tensor]) -> tf.Tensor:
     # A sample that rejected a kept step may have left infinities, and zero times infinity is not a number.
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tf.abs(v))) for v in values])
+    return (
+        tf.constant(True)
+        if not values
+        else tf.reduce_all([tf.reduce_all(tf.math.is_finite(tf.abs(v))) for v in values])
+    )
