@@ -63,3 +63,12 @@ def test_files_are_short():
 def test_every_part_has_its_place():
     parts = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if not path.name.startswith("_")}
     assert parts == set(RANK)
+
+
+def test_what_a_saved_model_may_hold_is_imported_with_the_package():
+    """Keras finds a class in a saved model only if its module was imported."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    registering = [file for file in _files() if "register_keras_serializable" in file.read_text()]
+    assert registering
+    assert {file.relative_to(PACKAGE).parts[0] for file in registering} <= imported

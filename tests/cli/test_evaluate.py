@@ -136,6 +136,19 @@ def test_a_gradient_through_another_solver(ode):
     assert found.hyperparameters["steps"] == 2 and len(cell.records()) == IMAGES
 
 
+def test_a_tolerance_drawn_at_each_call_is_evaluated_and_shown(ode, capsys):
+    asked = [f"--run={ode.path}", f"--num_examples={IMAGES}", "--attack=fgsm", "--eot=2", "--random_tol=1e-3,10"]
+    assert call(evaluate, *asked) == 0
+    (cell,) = [cell for cell in attack_cells(ode) if cell.configuration.random_tol]
+    assert cell.configuration.random_tol == (1e-3, 10.0) and cell.configuration.tol is None
+    assert {record.gradients for record in cell.records().values() if record.correct} <= {2}
+    (clean,) = [c for c in cells(ode.path) if c.configuration.digest == cell.configuration.clean.digest]
+    assert len({record.nfe_clean for record in clean.records().values()}) > 1
+    assert "τ drawn from" in capsys.readouterr().out
+    assert call(evaluate, *asked, "--solver=rk4", "--num_steps=2") == 2
+    assert "rk4" in capsys.readouterr().err
+
+
 def test_every_gradient_setting_reaches_the_attack():
     configuration = Configuration(
         "m",
@@ -224,6 +237,10 @@ def test_reproduce_evaluates_what_is_missing(ode, tmp_path, capsys, monkeypatch)
         (["--attack="], "pgd"),
         (["--attack=fgsm", "--steps=5"], "steps"),
         (["--gradient_solver=rk4"], "gradient_num_steps"),
+        (["--random_tol=1"], "LOW,HIGH"),
+        (["--random_tol=1,1e-3"], "LOW,HIGH"),
+        (["--random_tol=1e-3,1", "--tol=1"], "leave out tol"),
+        (["--random_tol=1e-3,1", "--gradient_tol=1e-5"], "leave out gradient_tol"),
         (["--options=eps=0.5"], "eps"),
         (["--options=seed=3"], "seed"),
         (["--options=targeted=true"], "targeted"),
@@ -290,6 +307,16 @@ def test_fixed_steps_are_counted_by_the_user():
         spanned([block()], num_steps=4)
     assert spanned([block()], solvers=["rk4"], num_steps=4)[0].num_steps == 4
     assert spanned([block(solver="rk4", num_steps=3)])[0].num_steps == 3
+
+
+def test_tolerances_are_drawn_for_models_that_take_one():
+    with pytest.raises(UsageError, match="no ODE blocks"):
+        spanned([], random_tol=[1e-3, 1])
+    with pytest.raises(UsageError, match="solver is tfp, but random_tol needs"):
+        spanned([block()], solvers=["tfp"], random_tol=[1e-3, 1])
+    drawn, held = spanned([block()], random_tol=[1e-3, 1])[0], spanned([block()])[0]
+    assert drawn.digest != held.digest and drawn.clean.digest != held.clean.digest
+    assert Configuration.from_dict(json.loads(json.dumps(drawn.as_dict()))) == drawn
 
 
 def test_what_a_model_without_blocks_has_no_use_for_is_left_out():

@@ -3,6 +3,7 @@
 bin/evaluate --tol=1.0 --attack=spsa
 bin/evaluate --run=runs/NAME --tol=1e-3,1e-1,1 --eps=0.1,0.3 --norm=linf,l2rms --gradient=backprop,adjoint
 bin/evaluate --attack=none --tol=1e-3,1        the clean pass alone
+bin/evaluate --random_tol=1e-3,1 --eot=8       a defence that draws its tolerance, and gradients averaged over draws
 bin/evaluate --attack=help                     every attack, its norms and defaults
 
 One record an image and configuration goes to RUN/evaluations/. The same command continues where it was
@@ -39,6 +40,15 @@ _integer("num_images", KEEP_IMAGES, "Images kept for the report's pictures.", lo
 _number("gradient_tol", None, "Tolerance the gradient is taken at.", FLAGS, low=0.0, low_open=True)
 _text("gradient_solver", None, "Solver the gradient is taken through.", flag_values=FLAGS)
 _integer("gradient_num_steps", None, "Its steps, if fixed.", lower_bound=1, flag_values=FLAGS)
+_number(
+    "random_tol",
+    None,
+    "LOW,HIGH: each image's tolerance is drawn from there, log-uniformly, anew at each call.",
+    FLAGS,
+    low=0.0,
+    low_open=True,
+    several=True,
+)
 _integer("eot", None, "Draws a gradient is averaged over.", lower_bound=1, flag_values=FLAGS)
 absl_flags.DEFINE_list("options", [], "More of an attack's hyperparameters: NAME=VALUE,...", flag_values=FLAGS)
 _text("shard", "1/1", "i/n: every n-th image from the i-th on.", flag_values=FLAGS)
@@ -111,6 +121,7 @@ def _axes(hyperparameters: dict[str, Any]) -> grid.Axes:
         solvers=FLAGS.solver,
         tols=FLAGS.tol,
         num_steps=FLAGS.num_steps,
+        random_tol=FLAGS.random_tol,
         gradient_tol=FLAGS.gradient_tol,
         gradient_solver=FLAGS.gradient_solver,
         gradient_num_steps=FLAGS.gradient_num_steps,

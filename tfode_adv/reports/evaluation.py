@@ -160,6 +160,7 @@ def describe(configuration: Configuration) -> str:
     parts += [f"{configuration.norm} {configuration.eps:g}"] if configuration.eps is not None else []
     parts += [configuration.gradient] if configuration.gradient else []
     parts += [f"tol {configuration.tol:g}"] if configuration.tol is not None else []
+    parts += ["tol {:g} to {:g}".format(*configuration.random_tol)] if configuration.random_tol else []
     return " ".join(parts)
 
 

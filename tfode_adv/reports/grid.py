@@ -26,6 +26,7 @@ class Axes:
         gradients: how ODE blocks are differentiated; no matter for attacks without gradients.
         solvers, tols: of the model; no matter for a model without ODE blocks.
         num_steps: of fixed-step solvers.
+        random_tol: lowest and highest tolerance drawn, in place of `tols` (`models.RandomSolver`).
         gradient_tol, gradient_solver, gradient_num_steps: what gradients are taken through.
         eot: draws a gradient is averaged over.
         seed: of the attacks' draws.
@@ -33,7 +34,8 @@ class Axes:
 
     Raises:
         UsageError: for an unknown name, a hyperparameter that none of the attacks has or that is an axis of
-            its own, or a fixed-step solver without its number of steps to take a gradient through.
+            its own, a fixed-step solver without its number of steps to take a gradient through, or an interval of
+            tolerances that is none, or beside other tolerances.
     """
 
     attacks: Sequence[str] = ("pgd",)
@@ -43,6 +45,7 @@ class Axes:
     solvers: Sequence[str] | None = None
     tols: Sequence[float] | None = None
     num_steps: int | None = None
+    random_tol: Sequence[float] | None = None
     gradient_tol: float | None = None
     gradient_solver: str | None = None
     gradient_num_steps: int | None = None
@@ -72,6 +75,15 @@ class Axes:
             raise UsageError(
                 f"gradient_solver is {through}, which takes fixed steps: say how many (gradient_num_steps)"
             )
+        if self.random_tol is not None:
+            self._check_random_tol(list(self.random_tol))
+
+    def _check_random_tol(self, interval: list[float]) -> None:
+        if len(interval) != 2 or not 0 < interval[0] <= interval[1]:
+            raise UsageError(f"random_tol is {interval}, but must be LOW,HIGH with 0 < LOW <= HIGH")
+        for name in ("tols", "gradient_tol"):
+            if getattr(self, name) is not None:
+                raise UsageError(f"random_tol draws the tolerance: leave out {name.removesuffix('s')}")
 
 
 def attack_grid(axes: Axes, dataset: str) -> list[Configuration]:
@@ -100,6 +112,8 @@ def model_grid(grid: Iterable[Configuration], axes: Axes, blocks: Sequence[Any])
         axes: the same.
         blocks: the model's ODE blocks; the first one's settings are the defaults.
     """
+    if not blocks and axes.random_tol:
+        raise UsageError(f"random_tol is {list(axes.random_tol)}, but the model has no ODE blocks")
     if not blocks:
         return _each_once(dataclasses.replace(configuration, **dict.fromkeys(_GRADIENT)) for configuration in grid)
     own, found = blocks[0], []
@@ -107,7 +121,9 @@ def model_grid(grid: Iterable[Configuration], axes: Axes, blocks: Sequence[Any])
         settings: dict[str, Any] = {"solver": solver}
         if _differentiates(configuration.attack):
             settings["gradient"] = _gradient(solver, configuration.gradient, own.gradient, axes.gradients)
-        if solvers.is_adaptive(solver):
+        if axes.random_tol:
+            found.append(dataclasses.replace(configuration, **settings, random_tol=_interval(axes, solver)))
+        elif solvers.is_adaptive(solver):
             tols = axes.tols or [float(own.tol)]
             found += [dataclasses.replace(configuration, **settings, tol=tol) for tol in tols]
         else:
@@ -130,6 +146,12 @@ def _gradient(solver: str, asked: str | None, own: str, all_asked: Sequence[str]
     if all_asked and "adjoint" not in all_asked:
         raise UsageError(f"gradient is {', '.join(all_asked)}, but must be adjoint for solver tfp")
     return "adjoint"
+
+
+def _interval(axes: Axes, solver: str) -> tuple[float, float]:
+    if solver == "tfp" or not solvers.is_adaptive(solver):
+        raise UsageError(f"solver is {solver}, but random_tol needs one that takes a tolerance for each image")
+    return tuple(axes.random_tol)
 
 
 def _own_steps(block: Any, solver: str) -> int:

@@ -33,7 +33,7 @@ class Names:
 
     def subject(self, result: Result) -> str:
         """What was attacked: the model, on its images, under its solver."""
-        several = result.model in self._several_solvers
+        several = result.model in self._several_solvers or result.configuration.random_tol is not None
         return f"{self.model(result)}, {solver(result)}" if several else self.model(result)
 
     def attack(self, result: Result) -> str:
@@ -44,8 +44,10 @@ class Names:
 
 
 def solver(result: Result) -> str | None:
-    """What integrates the model, with its number of steps if that is fixed."""
+    """What integrates the model, with its number of steps if that is fixed, or the interval of random tolerances."""
     cell = result.configuration
+    if cell.random_tol is not None:
+        return f"{cell.solver} (τ drawn from {' to '.join(map(number, cell.random_tol))})"
     return cell.solver if cell.num_steps is None else f"{cell.solver} ({cell.num_steps} steps)"
 
 

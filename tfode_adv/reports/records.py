@@ -39,6 +39,8 @@ class Configuration:
         dataset, split: where the images come from, in the data set's own order.
         tol: the solver's tolerance; None for a model without an adaptive solver.
         solver, num_steps: what integrated the model's ODE blocks, None where it has none.
+        random_tol: the interval from which each image's tolerance was drawn anew at each call
+            (`models.RandomSolver`), in place of `tol`.
         attack: its name, or `"none"` for the clean pass.
         norm, eps: the attack's budget.
         gradient: how ODE blocks were differentiated, None where no gradient was taken.
@@ -55,6 +57,7 @@ class Configuration:
     tol: float | None = None
     solver: str | None = None
     num_steps: int | None = None
+    random_tol: tuple[float, float] | None = None
     attack: str = "none"
     norm: str | None = None
     eps: float | None = None
@@ -72,6 +75,8 @@ class Configuration:
             if value is not None:
                 # 1 and 1.0 are the same tolerance, and must have the same digest.
                 object.__setattr__(self, name, float(value))
+        if self.random_tol is not None:
+            object.__setattr__(self, "random_tol", tuple(map(float, self.random_tol)))
 
     def as_dict(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
@@ -93,9 +98,8 @@ class Configuration:
     @property
     def clean(self) -> "Configuration":
         """The clean pass under the same model, data and solver."""
-        return Configuration(
-            self.model, self.dataset, self.split, self.tol, solver=self.solver, num_steps=self.num_steps
-        )
+        kept = ("model", "dataset", "split", "tol", "solver", "num_steps", "random_tol")
+        return Configuration(**{name: getattr(self, name) for name in kept})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ class KerasSubject:
     def __init__(self, model: keras.Model, batch_size: int = 128) -> None:
         self.model, self.batch_size = model, batch_size
         self._predictors: dict[tuple, Callable] = {}
+        self._randomised: dict[tuple, keras.Model] = {}
 
     def predict(self, configuration: Configuration, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits [N, classes] and evaluations of the dynamics [N] of images [N, H, W, C]."""
@@ -46,19 +47,29 @@ class KerasSubject:
         """The configuration's attack on these images; `indices` name their random numbers."""
         self.configure(configuration)
         attack = make_attack(configuration, self.batch_size)
-        return attack(self.model, images, labels, indices=indices, progress=progress)
+        return attack(self._asked(configuration), images, labels, indices=indices, progress=progress)
 
     def configure(self, configuration: Configuration) -> None:
         """Sets the model's ODE blocks as the configuration says."""
         names = ("tol", "solver", "num_steps", "gradient")
         models.set_solver(self.model, **{name: getattr(configuration, name) for name in names})
 
+    def _asked(self, configuration: Configuration) -> keras.Model:
+        """The model, its tolerance drawn at each call where the configuration says so."""
+        if configuration.random_tol is None:
+            return self.model
+        key = *configuration.random_tol, configuration.seed or 0
+        if key not in self._randomised:
+            self._randomised[key] = models.RandomSolver(self.model, *key)
+        return self._randomised[key]
+
     def _predictor(self, configuration: Configuration, image_shape: tuple[int, ...]) -> Callable:
         """A compiled forward pass: one for each solver, whatever the tolerance."""
         self.configure(configuration)
-        key = configuration.solver, configuration.num_steps, image_shape
+        model = self._asked(configuration)
+        key = configuration.solver, configuration.num_steps, image_shape, id(model)
         if key not in self._predictors:
-            self._predictors[key] = _compiled(self.model, image_shape)
+            self._predictors[key] = _compiled(model, image_shape)
         return self._predictors[key]
 
 
