@@ -71,6 +71,35 @@ def test_a_transfer_follows_the_solver_that_its_source_is_set_to(images):
     np.testing.assert_allclose(after, attack(model("midpoint")), atol=1e-6)
 
 
+def test_an_attack_follows_the_solver_that_a_plain_function_runs(images):
+    block = ta.layers.ODEBlock(Turn(), solver="euler")
+    model = keras.Sequential([keras.Input((3, 3, 1)), block, keras.layers.Flatten(), keras.layers.Dense(3)])
+    labels = np.zeros(len(images), np.int64)
+
+    def through(x):
+        return model(2 * x - 1)
+
+    def attacked():
+        return ta.attacks.PGD(eps=0.5, steps=2, early_stop=False)(through, images, labels).x_adv
+
+    before = attacked()
+    ta.models.set_solver(model, solver="midpoint")
+    assert not np.array_equal(before, attacked())
+
+
+def test_an_image_is_given_up_only_if_the_model_errs_twice():
+    """A randomised model's one mistake on a clean image is no attack's success."""
+    calls = tf.Variable(0)
+
+    def stumbles(x):
+        right = tf.where(calls.assign_add(1) == 1, -1.0, 1.0) + 0.0 * tf.reduce_sum(x, [1, 2, 3])
+        return tf.stack([right, -right], -1)
+
+    x = np.full([3, 2, 2, 1], 0.5, np.float32)
+    result = ta.attacks.PGD(eps=0.1, steps=2)(stumbles, x, np.zeros(3, np.int64))
+    assert not result.success.any() and (result.gradients == 2).all()
+
+
 def test_it_is_saved_and_attacked(base, images, tmp_path):
     model = ta.models.RandomSolver(base, low=1e-4, high=2.0, seed=5)
     model(images)

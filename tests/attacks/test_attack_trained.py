@@ -121,6 +121,12 @@ def test_autoattack_is_no_weaker_than_any_of_its_parts(classifier, victims):
     assert result.success.sum() == sum(turned.sum() for turned in result.stages.values())
 
 
+def test_autoattack_on_no_images_has_its_stages(classifier, victims):
+    result = attacks.AutoAttack(eps=0.06)(classifier, *(part[:0] for part in victims))
+    assert len(result.success) == 0 and all(len(turned) == 0 for turned in result.stages.values())
+    assert "square" in result.stages
+
+
 def test_autoattack_warns_of_models_that_only_seem_robust(victims):
     import tensorflow as tf
 

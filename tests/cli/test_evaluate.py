@@ -236,6 +236,7 @@ def test_reproduce_evaluates_what_is_missing(ode, tmp_path, capsys, monkeypatch)
         (["--attack=cw", "--norm=linf"], "l2"),
         (["--attack="], "pgd"),
         (["--attack=fgsm", "--steps=5"], "steps"),
+        (["--eps=0.2", "--options=steps=abc"], "steps is 'abc'"),
         (["--gradient_solver=rk4"], "gradient_num_steps"),
         (["--random_tol=1"], "LOW,HIGH"),
         (["--random_tol=1,1e-3"], "LOW,HIGH"),

@@ -205,6 +205,20 @@ def test_adjoint_takes_its_own_tolerance_and_solver():
     assert np.linalg.norm(helped - exact) < np.linalg.norm(own - exact)
 
 
+def test_weights_have_no_gradient_where_an_adjoint_solve_failed():
+    """What the other samples add is finite, and would be taken for the whole."""
+    weight, y0 = tf.Variable(1.0, dtype=tf.float64), tf.constant([[0.1], [3.0]], tf.float64)
+    hasty = solvers.get("heun2", rtol=1e-3, atol=1e-3, max_num_steps=3)
+    options = {"gradient": "adjoint", "make_adjoint_solver_fn": lambda: hasty, "on_gradient_failure": "status"}
+    solver = solvers.get("heun2", rtol=1e-3, atol=1e-3, **options)
+    with tf.GradientTape() as tape:
+        tape.watch(y0)
+        states = solver.solve(lambda t, y: -weight * y * y * y, 0.0, y0, [1.0], batch_ndims=1).states
+    to_state, to_weight = tape.gradient(states, [y0, weight])
+    assert to_state[0] > 0 and to_state[1] == 0
+    assert np.isnan(to_weight)
+
+
 @pytest.mark.parametrize("gradient", ["backprop", "backprop_steps", "adjoint"])
 def test_compiled_by_xla_the_gradients_are_the_same(gradient):
     solver = solvers.get("heun2", rtol=1e-3, atol=1e-3, gradient=gradient)

@@ -218,6 +218,27 @@ def test_gradients_outside_the_compiled_function_and_eager_ones():
     assert_equal(found[1], found[2])
 
 
+@pytest.mark.parametrize("checkpoint", ["none", "auto"])
+def test_a_linear_dynamics_leaves_nothing_to_keep(checkpoint):
+    y0, gain = tf.constant([[1.0], [2.0]], tf.float64), 1.0
+    options = {"name": "midpoint", "gain": gain, "compiled": True}
+    found, _ = solve_and_differentiate(lambda t, y, gain: -y + 0 * gain, y0, checkpoint, **options)
+    expected, _ = solve_and_differentiate(lambda t, y, gain: -y + 0 * gain, y0, "steps", name="midpoint")
+    assert_equal(found, expected)
+    solver = solvers.get("midpoint", num_steps=5, checkpoint=checkpoint)
+
+    @tf.function(autograph=False)
+    def swing(pair):
+        with tf.GradientTape() as tape:
+            tape.watch(pair)
+            states = solver.solve(lambda t, s: (s[1], -s[0]), 0.0, pair, [1.0], batch_ndims=1).states
+        return tape.gradient(states[0], pair)
+
+    # The derivative of a rotation by one radian, to the method's error.
+    to_a, to_b = swing((y0, y0))
+    np.testing.assert_allclose([to_a[0, 0], to_b[0, 0]], [np.cos(1), np.sin(1)], atol=1e-2)
+
+
 def test_no_samples_no_trouble():
     found, _ = solve_and_differentiate(lambda t, y, gain: -gain * y, tf.zeros([0, 3], tf.float64), "none")
     assert found[0].shape == (0, 3)

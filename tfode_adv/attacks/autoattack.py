@@ -61,6 +61,10 @@ class AutoAttack(Attack):
             "square": Square(**common, steps=self.queries_square),
         }
 
+    def nothing(self, x):
+        stages = {name: np.zeros(0, bool) for name in self.parts()}
+        return StagedResult(**vars(super().nothing(x)), stages=stages)
+
     def _attack(self, model, x, y, index, progress):
         self._warn_first(model, x, y)
         x_adv, success, distance = x.copy(), np.zeros(len(x), bool), np.zeros(len(x), np.float32)
@@ -91,11 +95,14 @@ class AutoAttack(Attack):
         if not np.array_equal(logits, engine.predict(program, x, len(x))):
             _warn("the model answers the same images differently: attack it with EOT")
 
-        def loss(logits):
-            return losses.margin(logits, tf.constant(y))
+        def loss_of(labels):
+            return lambda logits: losses.margin(logits, tf.constant(labels))
 
-        gradient = self.source.differentiate(as_function(model), loss, tf.constant(x))[2].numpy()
-        zero = int((np.abs(gradient).reshape(len(x), -1).max(-1) == 0).sum())
+        function, at_once, zero = as_function(model), max(1, len(x) // self.source.draws), 0
+        for part in range(0, len(x), at_once):
+            chosen = slice(part, part + at_once)
+            gradient = self.source.differentiate(function, loss_of(y[chosen]), tf.constant(x[chosen]))[2].numpy()
+            zero += int((np.abs(gradient).reshape(len(gradient), -1).max(-1) == 0).sum())
         if zero:
             _warn(f"{zero} of {len(x)} gradients of the margin are zero: gradient attacks are blind there")
 

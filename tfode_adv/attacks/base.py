@@ -125,13 +125,17 @@ class Attack:
         if index.shape != y.shape:
             raise UsageError(f"indices have shape {index.shape}, but the images call for {y.shape}")
         if not len(x):
-            none = np.zeros(0, np.int64)
-            return AttackResult(x, none.astype(bool), none.astype(np.float32), none, none)
+            return self.nothing(x)
         try:
             return self._attack(model, x, y, index, progress or (lambda count: None))
         except tf.errors.InvalidArgumentError as error:
             # How a compiled model reports a solve that failed.
             raise RunError(f"{self.name} stopped: {failed_assertion(error.message)}") from error
+
+    def nothing(self, x: np.ndarray) -> AttackResult:
+        """Returns the result for no images at all, [0, ...]."""
+        none = np.zeros(0, np.int64)
+        return AttackResult(x, none.astype(bool), none.astype(np.float32), none, none)
 
     def _attack(self, model, x, y, index, progress) -> AttackResult:
         size = self.batch_size or self.default_batch_size
@@ -139,7 +143,11 @@ class Attack:
         numbers = self._numbers(x.shape[1:])
         clean = engine.predict(program, x, size)
         checks.logits(clean, y)
-        tally = _Tally(self, x, self._judge(clean, y))
+        fooled = self._judge(clean, y)
+        if fooled.any():
+            # A randomised model may have stumbled once: what it gets wrong twice needs no attack.
+            fooled[fooled] = self._judge(engine.predict(program, x[fooled], size), y[fooled])
+        tally = _Tally(self, x, fooled)
         classes = clean.shape[-1]
         for restart in range(self.rounds(classes) if self.limit else 0):
             rows = tally.pending(restart)

@@ -127,12 +127,16 @@ def _l2_proposal(x, best, key, portion, eps):
     hill = _hills_at(corner, side, flip, x) * randomness.signs(randomness.fold(key, 2), [1, 1, x.shape[-1]])
 
     inside = tf.where(mask, delta, 0.0)
-    fresh = hill + inside / (norms.TINY + norms.column(norms.length(inside, "l2"), x))
-    fresh /= norms.TINY + tf.sqrt(tf.reduce_sum(tf.square(fresh), [1, 2], keepdims=True))
+    fresh = _unit_channels(hill + _unit_channels(inside))
     spare = tf.nn.relu(tf.square(eps) - tf.square(norms.length(delta, "l2"))) / x.shape[-1]
     held = tf.reduce_sum(tf.square(tf.where(mask | other, delta, 0.0)), [1, 2], keepdims=True)
     fresh *= tf.sqrt(norms.column(spare, x) + held)
     return _scaled(x, tf.where(mask, fresh, tf.where(other, 0.0, delta)), eps)
+
+
+def _unit_channels(delta):
+    """Returns [B, H, W, C] with every channel of length 1, or zero."""
+    return delta / (norms.TINY + tf.sqrt(tf.reduce_sum(tf.square(delta), [1, 2], keepdims=True)))
 
 
 def _scaled(x, delta, eps):

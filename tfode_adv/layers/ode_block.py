@@ -18,7 +18,13 @@ from tfode_adv.solvers.status import check_status
 
 
 class CheckedSetting:
-    """An attribute that is checked whenever it is set."""
+    """An attribute that is checked whenever it is set.
+
+    Attributes:
+        changes: how often any of them took another value, over all blocks.
+    """
+
+    changes = 0
 
     def __init__(self, check: Callable[[str, Any], Any], doc: str):
         self.check, self.__doc__ = check, doc
@@ -30,7 +36,9 @@ class CheckedSetting:
         return self if block is None else getattr(block, f"_{self.name}")
 
     def __set__(self, block: Any, value: Any) -> None:
-        block.__dict__[f"_{self.name}"] = self.check(self.name, value)
+        value, key = self.check(self.name, value), f"_{self.name}"
+        CheckedSetting.changes += value != block.__dict__.get(key)
+        block.__dict__[key] = value
 
 
 @keras.saving.register_keras_serializable(package="tfode_adv")
@@ -48,7 +56,8 @@ class ODEBlock(keras.layers.Layer):
             one may be `f(h)`, such as a `keras.Sequential`. `t` is a scalar, or one time a sample shaped to broadcast
             against the state's first component. It is called with any number of samples and must treat them
             independently. Only a layer's weights belong to the block: those that a plain function closes over are
-            neither trained by `fit` nor saved.
+            neither trained by `fit` nor saved. Where the backward pass evaluates a layer anew (any gradient but
+            "backprop" of kept stages), it does so in inference mode: choose none with dropout or batch statistics.
         solver: "dopri5", "bosh3", "heun2" (adaptive), "euler", "midpoint", "rk4", "kutta38" (`num_steps` equal
             steps), or "tfp", the stock `tfp.math.ode.DormandPrince`: the batch shares one step size, the gradient is
             its own adjoint whatever `gradient` says, and a failed solve is its own error, whatever `on_failure` says.

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfode_adv.errors import check_choice, check_range
 from tfode_adv.layers import ODEBlock, record_statistics
 from tfode_adv.layers.context import current_settings
+from tfode_adv.layers.ode_block import CheckedSetting
 
 SETTINGS = ("tol", "solver", "gradient", "num_steps")
 # What a compiled function keeps as it was when it was traced.
@@ -109,9 +110,12 @@ def trace_settings(*models: Any) -> tuple:
     """What a trace of `models` depends on apart from their weights: their ODE blocks' settings.
 
     Tolerances and step counts are left out: a block reads its own at run time. Those of `solver_settings` are in.
+    The blocks that a plain callable runs are not known: to it, every block's are its own.
     """
+    unknown = any(callable(model) and not isinstance(model, keras.layers.Layer) for model in models)
     blocks = [block for model in models if isinstance(model, keras.layers.Layer) for block in ode_blocks(model)]
     own = tuple(getattr(block, name) for block in blocks for name in TRACED)
+    own += (CheckedSetting.changes,) if unknown else ()
     return own + tuple((name, _key(value)) for name, value in current_settings().items())
 
 

@@ -170,7 +170,10 @@ def _one_attack(axes: Axes, dataset: str, name: str, known: attacks.registry.Des
         through = {key: getattr(axes, key) for key in _GRADIENT if key != "gradient"}
     for norm in _norms(name, known.norms, axes.norms):
         for eps, gradient in itertools.product(axes.eps or [None], gradients):
-            published = attacks.defaults.hyperparameters(name, dataset, norm, eps, given.get("steps"))
+            steps = given.get("steps")
+            # One that is no number is refused, by its name, once the attack is made.
+            steps = steps if isinstance(steps, int) else None
+            published = attacks.defaults.hyperparameters(name, dataset, norm, eps, steps)
             values = {**published, **given}
             budget = {key: values.pop(key) for key in ("norm", "eps")}
             settings = {**budget, **through, "gradient": gradient, "seed": axes.seed, "hyperparameters": values}

@@ -325,8 +325,11 @@ class _Problem:
         )
         if self.solver._on_gradient_failure == "raise":
             with tf.control_dependencies(check_status(status, reached, "adjoint ")):
-                gradients = tf.nest.map_structure(tf.identity, gradients)
-        return gradients
+                return tf.nest.map_structure(tf.identity, gradients)
+        # A failed sample's state has no gradient; the parameters' would lack its share and look like a right one.
+        whole = tf.reduce_all(status == int(Status.OK))
+        parameters = [tf.where(whole, g, tf.cast(float("nan"), g.dtype)) for g in gradients.parameters]
+        return gradients._replace(parameters=parameters)
 
     def chosen_times(self, final_time: Any) -> tf.Tensor:
         """Ends of the accepted steps of the sample that takes most of them, up to `final_time`.
