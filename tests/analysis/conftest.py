@@ -76,6 +76,14 @@ def ode_probe():
 
 
 @pytest.fixture(scope="session")
+def failing_probe():
+    """Two pixels are the two logits, less a logarithm that is none from 0.5 on: there the solve fails."""
+    image = keras.Input((1, 2, 1))
+    state = keras.layers.Flatten()(image)
+    return Probe(keras.Model(image, layers.ODEBlock(lambda t, h: -tf.math.log(0.5 - h), solver="euler")(state)))
+
+
+@pytest.fixture(scope="session")
 def ode_images(ode_probe):
     """Images and the network's own predictions."""
     x = np.random.default_rng(2).uniform(size=(24, 4, 4, 1)).astype(np.float32)

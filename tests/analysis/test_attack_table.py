@@ -77,6 +77,24 @@ def test_a_row_runs_at_its_tolerance_and_puts_the_blocks_back(ode_probe, ode_ima
     assert np.abs(x_adv - x).max() <= 0.1 + 1e-6 and queries > 0
 
 
+def test_a_failed_solve_is_not_turned(failing_probe):
+    # One step carries the first pixel to where the solve fails and the last good state has the other class.
+    x, y, tried = np.float32([[[[0.1], [0.2]]]]), np.array([1]), np.array([True])
+    row = attack_table.Row("PGD-1", "pgd", {"steps": 1, "step_size": 0.5}, "backprop", frozenset())
+    outcome, x_adv, _ = attack_table.run_row(row, failing_probe, Protocol("linf", 0.5, 0.5), x, y, tried, None)
+    np.testing.assert_allclose(x_adv, [[[[0.6], [0.0]]]], atol=1e-6)
+    assert not outcome.turned.any()
+    (moved,) = attack_table.transferred(failing_probe, y, tried, None, {0.1: (tried, x_adv)})
+    assert moved.tried.all() and not moved.turned.any()
+
+
+@pytest.mark.parametrize("budget", attack_table.BUDGETS)
+def test_the_euclidean_attack_can_carry_a_pixel_across_its_range(honest, budget):
+    rows = attack_table.rows_of(Probe(honest), Protocol("l2", 1.0, 0.25), budget)
+    (options,) = [row.options for row in rows if row.kind == "cw"]
+    assert options["steps"] >= 100 and options["steps"] * options["learning_rate"] >= 5
+
+
 def test_transferred_examples_are_judged_where_they_arrive(ode_probe, ode_images):
     x, y = ode_images
     correct, made = np.ones(24, bool), np.arange(24) < 12

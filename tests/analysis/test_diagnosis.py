@@ -62,6 +62,16 @@ def test_the_honest_network_is_not_called_masked(honest_found):
     assert at.verdict.left > 0.8
 
 
+def test_a_sample_that_grew_counts_for_no_more_than_its_images(masked_found):
+    (at,) = masked_found
+    named = {one.name: one for one in at.indicators}
+    free = at.turned(lambda outcome: "gradient-free" in outcome.changes)
+    white_box = at.turned(lambda outcome: not outcome.changes & {"gradient-free", "transfer"})
+    lost = (free & ~white_box).sum() / at.correct.sum()
+    assert named["gradient-free beats gradient"].value == pytest.approx(lost)
+    assert named["more steps do not help"].passed
+
+
 def test_a_finished_diagnosis_is_read_not_computed(honest, images, tmp_path):
     first = diagnose(honest, images, tmp_path)
     files = sorted(path.stat().st_mtime_ns for path in tmp_path.iterdir())

@@ -41,6 +41,19 @@ def test_a_sample_counts_for_what_it_stands_for():
     assert indicators.gradient_free_wins(mask("xx"), mask(".."), weight=0.2).value == pytest.approx(0.2)
 
 
+def test_more_steps_do_not_help():
+    lost = indicators.more_steps_do_not_help(mask("xx.."), mask("x.x."))
+    assert lost.value == 0.25 and not lost.passed
+    assert indicators.more_steps_do_not_help(mask("xx.."), mask("xxx.")).passed
+
+
+def test_failed_solves_hide_nothing():
+    losses = np.array([[1.0, 1.0, 1.0], [np.nan, 2.0, 3.0], [np.nan, np.nan, 3.0]])
+    assert indicators.loss_not_raised(losses).value == pytest.approx(1 / 3)
+    assert indicators.incomplete_optimisation(losses, mask("...")).value == 0
+    assert indicators.unstable_loss(np.array([np.nan, 0.0])).value == 0.5
+
+
 def test_more_steps_keep_helping():
     assert not indicators.more_steps_keep_helping(mask("x..."), mask("xx..")).passed
     assert indicators.more_steps_keep_helping(mask("xx.."), mask("xx..")).passed

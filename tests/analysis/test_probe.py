@@ -30,6 +30,14 @@ def test_a_failed_solve_is_no_class():
     np.testing.assert_array_equal(probe.predict(x), [1, -1, -1])
 
 
+def test_a_failed_solve_of_a_block_is_no_class(failing_probe):
+    x = np.float32([[0.1, 0.2], [0.6, 0.2], [0.2, 0.1]]).reshape(3, 1, 2, 1)
+    np.testing.assert_array_equal(failing_probe.predict(x), [1, -1, 0])
+    logits = failing_probe.logits(x)
+    np.testing.assert_allclose(logits[0], [0.1 - np.log(0.4), 0.2 - np.log(0.3)], rtol=1e-5)
+    assert np.isnan(logits[1]).all()
+
+
 def test_settings_reach_the_blocks(ode_probe, ode_images):
     x, _ = ode_images
     fine, _ = ode_probe.steps(x, tol=1e-5)

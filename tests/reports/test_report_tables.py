@@ -91,4 +91,5 @@ def test_a_row_of_the_wrong_length_is_refused():
 
 def test_a_name_cannot_break_out_of_its_cell():
     assert "\n" not in markdown("a\n| b |") and markdown("`x`") == r"\`x\`"
+    assert latex("1/λ = 6") == r"1/$\lambda$ = 6"
     assert latex("\\input{x}") == r"\textbackslash{}input\{x\}"

@@ -231,6 +231,21 @@ def test_trades_models_are_told_apart(tmp_path):
     }
 
 
+def test_a_robust_training_is_not_the_papers(tmp_path):
+    make_run(tmp_path, "oon", loss="trades")
+    assert shelf(tmp_path).run_of(papers.wifs_model("oon", "mnist")) is None
+    plain = make_run(tmp_path, "oon", loss=None)
+    assert shelf(tmp_path).run_of(papers.wifs_model("oon", "mnist")).path == plain.path
+
+
+def test_commands_name_the_papers_solver_where_the_run_has_another(tmp_path):
+    runs = [make_run(tmp_path, "oon", solver="bosh3"), make_run(tmp_path, "mix", solver="dopri5")]
+    found = reproduce(papers.layout("wifs2019", 2, "mnist"), shelf(tmp_path))
+    lines = [line.split() for line in all_commands(shelf(tmp_path), found.missing)]
+    named = ["--solver=dopri5" in line for run in runs for line in lines if f"--run={run.path}" in line]
+    assert named == [True, False]
+
+
 def test_a_converted_checkpoint_is_recognised(tmp_path):
     config = {"flags": {"model": "sonet", "from": "sonet.pt"}, "dataset": {"name": "cifar10"}}
     run = Run.create(tmp_path / "sonet", {**config, "model": {"name": "sonet", "kwargs": {"filters": 32}}})

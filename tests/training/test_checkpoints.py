@@ -11,7 +11,7 @@ def _save(store, steps):
 
 def test_the_last_three_stay_and_the_newest_comes_back(tmp_path):
     store = Checkpoints(tmp_path)
-    _save(store, (1, 2, 10, 9, 100))
+    _save(store, (1, 2, 9, 10, 100))
     assert sorted(int(path.name.split("-")[1]) for path in tmp_path.iterdir()) == [9, 10, 100]
     arrays, note, path = store.newest()
     assert note == {"step": 100} and path.name.startswith("step-000000100-")
@@ -31,6 +31,15 @@ def test_a_damaged_newest_is_reported_and_the_one_before_used(tmp_path, damage):
     newest.write_bytes(data)
     assert store.newest()[1] == {"step": 1}
     assert len(lines) == 1 and newest.name in lines[0] and "checksum" in lines[0]
+
+
+def test_a_step_saved_after_going_back_stays_and_the_later_ones_go(tmp_path):
+    store = Checkpoints(tmp_path, report=lambda line: None)
+    for path in _save(store, (4, 8, 9)):
+        path.write_bytes(b"damaged")
+    whole = _save(store, (5, 6))
+    assert {path.name.split("-")[1] for path in tmp_path.iterdir()} == {"000000004", "000000005", "000000006"}
+    assert store.newest()[2] == whole[-1]
 
 
 def test_nothing_is_unpickled(tmp_path):

@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 
 from tests.training import tiny
-from tfode_adv.errors import RunError
+from tfode_adv.errors import RunError, UsageError
 from tfode_adv.training import SGD, CrossEntropy, Madry, Survival, schedules
 from tfode_adv.training.callbacks import MetricsFile, TensorBoard
 from tfode_adv.training.checkpoints import Checkpoints, locked
+from tfode_adv.training.loop import Diverged
 
 
 class Stop(keras.callbacks.Callback):
@@ -47,6 +48,11 @@ def undisturbed(tmp_path_factory):
     return folder, model, end
 
 
+def _rows(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def _interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
@@ -75,6 +81,25 @@ def test_ctrl_c_saves_and_a_resumed_run_is_the_same_bit_for_bit(undisturbed, tmp
         assert {k: v for k, v in ours.items() if k not in timed} == {k: v for k, v in theirs.items() if k not in timed}
 
 
+def test_a_part_of_an_epoch_is_told_of_and_completed_by_a_resumed_run(undisturbed, tmp_path):
+    folder, whole, _ = undisturbed
+    for updates, epochs in ((10, 2), (None, 3)):
+        model, file = tiny.model(), MetricsFile(tmp_path / "metrics.csv")
+        schedule, survival = schedules.get("plateau", 0.1, 3, patience=1), Survival(tmp_path, resume=True)
+        options = {"epochs": 3, "validation": _validation(), "max_updates": updates, "callbacks": [file]}
+        end, _ = tiny.train(model, survival=survival, schedule=schedule, **options)
+        rows = _rows(tmp_path)
+        assert end.finished and len(rows) == len(end.history) == epochs
+        assert all(row["loss"] and row["val_error"] for row in rows)
+    assert [row["val_loss"] for row in rows] == [row["val_loss"] for row in _rows(folder)]
+    np.testing.assert_array_equal(tiny.weights(model), tiny.weights(whole))
+
+
+def test_a_run_that_goes_on_has_a_folder():
+    with pytest.raises(UsageError, match="resume is True, but folder is None"):
+        tiny.train(tiny.plain_model(), survival=Survival(resume=True))
+
+
 def test_a_checkpoint_of_another_model_is_refused(undisturbed):
     folder, _, _ = undisturbed
     with pytest.raises(RunError, match="another model"):
@@ -95,8 +120,7 @@ def test_best_weights_are_those_of_the_lowest_validation_error(undisturbed):
 
 def test_metrics_csv_has_a_row_an_epoch(undisturbed):
     folder, _, end = undisturbed
-    with open(folder / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _rows(folder)
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert [float(row["val_error"]) for row in rows] == [row["val_error"] for row in end.history]
     assert {"loss", "accuracy", "val_loss", "learning_rate", "seconds", "skipped"} <= rows[0].keys()
@@ -157,6 +181,29 @@ def test_a_batch_that_fails_can_be_dropped_without_a_trace(tmp_path):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
+class Refusing(keras.layers.Layer):
+    """Raises as stock TFP's solver does, at any pixel that is not a number."""
+
+    def call(self, x):
+        check = tf.debugging.assert_less(tf.reduce_sum(x), 1e6, "max_num_steps exceeded")
+        with tf.control_dependencies([check]):
+            return tf.identity(x)
+
+
+def test_a_batch_whose_solve_raises_is_one_that_fails():
+    inner = tiny.plain_model()
+    model = keras.Sequential([keras.Input((6, 6, 1)), Refusing(), inner])
+    stopped = r"epoch 1, batch 3: .*: 8 solves stopped: max_num_steps exceeded[^\n]*--on_nan=skip[^\n]*$"
+    with pytest.raises(Diverged, match=stopped):
+        tiny.train(model, epochs=1, train=_poisoned)
+    validation = [*_validation(), (tf.constant(tiny.IMAGES[20:] * np.nan), tf.constant(tiny.LABELS[20:]))]
+    end, lines = tiny.train(
+        model, epochs=1, train=_poisoned, validation=validation, survival=Survival(on_nan="skip"), max_updates=4
+    )
+    assert end.skipped == 1 and "batch dropped" in lines[0] and "32 of 52 images count as wrong" in lines[1]
+    assert end.history[0]["val_accuracy"] <= 20 / 52
+
+
 def test_a_users_callbacks_see_what_keras_would_show_them():
     class Watch(keras.callbacks.Callback):
         seen = []
@@ -168,27 +215,35 @@ def test_a_users_callbacks_see_what_keras_would_show_them():
         def on_train_batch_end(self, batch, logs=None):
             self.seen.append(("batch", batch, sorted(logs)))
 
+        def on_test_begin(self, logs=None):
+            self.seen.append(("test", self.params["steps"]))
+
+        def on_test_end(self, logs=None):
+            self.seen.append(("tested", sorted(logs)))
+
         def on_epoch_end(self, epoch, logs=None):
             self.seen.append(("end", {"loss", "accuracy", "val_loss", "val_accuracy"} <= logs.keys()))
             self.model.stop_training = epoch == 1
 
     watch = Watch()
-    end, _ = tiny.train(tiny.plain_model(), epochs=9, validation=_validation(), callbacks=[watch])
+    end, _ = tiny.train(tiny.plain_model(), epochs=9, validation=_validation(), callbacks=[watch], steps=7)
     names = ["accuracy", "images_per_second", "loss"]
     epoch = [("batch", number, names) for number in range(7)]
-    assert watch.seen == [("epoch", 0), *epoch, ("end", True), ("epoch", 1), *epoch, ("end", True)]
+    epoch += [("test", 7), ("tested", ["accuracy", "loss"]), ("end", True)]
+    assert watch.seen == [("epoch", 0), *epoch, ("epoch", 1), *epoch]
     assert [row["learning_rate"] for row in end.history] == pytest.approx([0.05, 0.025])
 
 
-def test_keras_own_callbacks_work(tmp_path):
+def test_keras_own_callbacks_work(tmp_path, capsys):
     path = tmp_path / "user.keras"
     model = tiny.plain_model()
     callbacks = [
         keras.callbacks.ModelCheckpoint(path, monitor="val_loss", save_best_only=True),
         keras.callbacks.EarlyStopping(monitor="loss", min_delta=1e9, patience=1),
+        keras.callbacks.ProgbarLogger(),
     ]
     end, _ = tiny.train(model, epochs=9, validation=_validation(), callbacks=callbacks)
-    assert len(end.history) == 2 and path.exists()
+    assert len(end.history) == 2 and path.exists() and "Epoch 2/9" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", [{"jit_compile": True}, {"loss": Madry(eps=0.1, steps=2)}])

@@ -152,8 +152,9 @@ def _score(probe: Probe, score: str, images: tf.Tensor, references: tf.Tensor) -
         with layers.solver_settings(tol=references[:, index]):
             other_logits, other_states = _look(probe, images)
         if score == "outputs":
-            change = tf.abs(tf.nn.softmax(logits) - tf.nn.softmax(other_logits))
-            distances.append(tf.reduce_sum(change, axis=-1) / 2)
+            change = tf.reduce_sum(tf.abs(tf.nn.softmax(logits) - tf.nn.softmax(other_logits)), axis=-1) / 2
+            # A failed solve agrees with nothing.
+            distances.append(tf.where(tf.math.is_nan(change), tf.ones_like(change), change))
         else:
             distances += [_relative(a, b) for a, b in zip(states, other_states, strict=True)]
     return logits, tf.add_n(distances) / len(distances)

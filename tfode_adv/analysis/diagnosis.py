@@ -213,19 +213,24 @@ def _indicators_of_table(bench: Bench, at: AtTolerance) -> list[Indicator]:
     white_box = at.turned(lambda outcome: not {"gradient-free", "transfer"} & outcome.changes)
     free, transfer = (at.turned(lambda outcome, name=name: name in outcome.changes) for name in BLACK_BOX)
     asked, sent = (_tried(at, name) for name in BLACK_BOX)
+    published = at.outcomes[0].turned
+    sample = attack_table.costly_images(correct, at.outcomes[0], bench.budget)
     # A sample of the images that the published attack left stands for all of them, and for no others.
     weight = 1.0
-    if not (asked & at.outcomes[0].turned).any():
-        weight = float((correct & ~at.outcomes[0].turned).sum() / max(1, correct.sum()))
-    published = at.outcomes[0].turned
-    beaten = indicators.gradient_free_wins(free[asked], published[asked], "published", weight=weight)
-    counts = 2 * steps, attack_table.longest(bench.protocol, bench.budget)
-    short, longest = (at.pgd(bench.own, count).turned[correct] for count in counts)
+    if not (sample & published).any():
+        weight = float((correct & ~published).sum() / max(1, correct.sum()))
+    # What was tried beyond the sample is what other attacks left: no fair draw, but nothing is left to guess.
+    all_tried = not (correct & ~white_box & ~asked).any()
+    chosen, share = (correct, 1.0) if all_tried else (asked, weight)
+    beaten = indicators.gradient_free_wins(free[sample], published[sample], "published", weight=weight)
+    counts = steps, 2 * steps, attack_table.longest(bench.protocol, bench.budget)
+    short, double, longest = (at.pgd(bench.own, count).turned[correct] for count in counts)
     found = [
         indicators.unstable_loss(at.audit["noise_change"]),
-        indicators.gradient_free_wins(free[asked], white_box[asked], weight=weight),
+        indicators.gradient_free_wins(free[chosen], white_box[chosen], weight=share),
         dataclasses.replace(beaten, name="gradient-free beats the published attack"),
-        indicators.more_steps_keep_helping(short, longest),
+        indicators.more_steps_keep_helping(double, longest),
+        indicators.more_steps_do_not_help(short, longest),
     ]
     if len(bench.tols) > 1:
         found.append(indicators.black_box_wins(transfer[sent], white_box[sent]))

@@ -77,9 +77,13 @@ def misleading_gradients(cosines: np.ndarray, group: str = "masking", threshold:
 
 
 def unstable_loss(relative_changes: np.ndarray, group: str = "masking", threshold: float = 0.1) -> Indicator:
-    """Mean relative change [N] of the loss under random noise of 1e-3 (Pintor, I2)."""
+    """Mean relative change [N] of the loss under random noise of 1e-3 (Pintor, I2).
+
+    A change that is not a number, where the noise made a solve fail, counts as 1.
+    """
     text = "mean relative change of the loss under random noise of 1e-3, at most 1 (Pintor 2022, I2)"
-    value = min(1.0, np.mean(relative_changes)) if np.size(relative_changes) else 0.0
+    changes = np.where(np.isnan(relative_changes), 1.0, relative_changes)
+    value = min(1.0, np.mean(changes)) if np.size(changes) else 0.0
     return _indicator("unstable loss", value, threshold, text, group)
 
 
@@ -119,19 +123,27 @@ def more_steps_keep_helping(
     return _indicator("more steps keep helping", _share(more & ~fewer), threshold, text, group)
 
 
+def more_steps_do_not_help(
+    short: np.ndarray, longest: np.ndarray, group: str = "evaluation", threshold: float = 0.05
+) -> Indicator:
+    """Share of images that the short run of an attack turned [N] and its longest did not [N] (Carlini)."""
+    text = "share of images that the short PGD turned and the longest did not (Carlini 2019, 5.2)"
+    return _indicator("more steps do not help", _share(short & ~longest), threshold, text, group)
+
+
 def incomplete_optimisation(
     losses: np.ndarray, turned: np.ndarray, group: str = "evaluation", threshold: float = 0.05, last: int = 10
 ) -> Indicator:
     """How much the loss still rises in the last steps, for images the attack did not turn (Pintor, I4).
 
     Args:
-        losses: [S + 1, N], the loss at every iterate.
+        losses: [S + 1, N], the loss at every iterate, NaN where a solve failed.
         turned: [N] bool; an image already turned gains nothing by more steps, and counts as 0.
         last: the number of final steps looked at; capped to half of all, so that a short run does not
             count its own beginning.
     """
     text = "share of the loss's rise that falls into the last steps, mean of all images (Pintor 2022, I4)"
-    best = np.maximum.accumulate(np.asarray(losses, np.float64), axis=0)
+    best = np.fmax.accumulate(np.asarray(losses, np.float64), axis=0)
     last = max(1, min(last, (len(losses) - 1) // 2))
     rise, late = best[-1] - best[0], best[-1] - best[-1 - last]
     shares = np.divide(late, rise, out=np.zeros_like(rise), where=(rise > 0) & ~turned)
@@ -140,9 +152,12 @@ def incomplete_optimisation(
 
 
 def loss_not_raised(losses: np.ndarray, group: str = "evaluation", threshold: float = 0.05) -> Indicator:
-    """Share of images whose loss the attack did not raise at all: `losses` [S + 1, N] (Carlini 5.3)."""
+    """Share of images whose loss the attack did not raise at all: `losses` [S + 1, N] (Carlini 5.3).
+
+    A loss that is not a number, where a solve failed, is no rise.
+    """
     losses = np.asarray(losses)
-    stuck = losses[1:].max(axis=0) <= losses[0]
+    stuck = ~(np.fmax.reduce(losses[1:]) > losses[0])
     text = "share of images whose loss the attack did not raise (Carlini 2019, 5.3)"
     return _indicator("loss not raised", _share(stuck), threshold, text, group)
 

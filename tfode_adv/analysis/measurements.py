@@ -188,7 +188,8 @@ def sweep(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Pie
 
     def compute():
         radii = [min(everything, multiple * bench.protocol.eps) for multiple in EPS_MULTIPLES]
-        losses = [reached(eps, bench.protocol.steps).losses.max(axis=0) for eps in radii]
+        # A failed solve has no loss, and must not hide those of the other iterates.
+        losses = [np.fmax.reduce(reached(eps, bench.protocol.steps).losses) for eps in radii]
         return {"eps": radii}, {
             "losses": np.stack(losses),
             "unbounded": reached(everything, UNBOUNDED_STEPS).found,

@@ -58,6 +58,27 @@ def in_batches(function: Callable, batch_size: int, *arrays: np.ndarray) -> list
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
+class Answering(keras.layers.Layer):
+    """A model whose logits are NaN for the images that a solve failed for: they have no answer to be judged.
+
+    Where failures are not raised, a block hands on its last good state, whose logits look like any others. A layer,
+    and no function, so that attacks see the blocks' settings.
+    """
+
+    def __init__(self, model: keras.layers.Layer):
+        super().__init__(autocast=False)
+        self.model = model
+        # It has no weights of its own, and the model builds itself.
+        self.built = True
+
+    def call(self, x, training=None):
+        with layers.record_statistics() as records:
+            logits = self.model(x, training=training)
+        for _, statistics in records:
+            logits = tf.where((statistics.status == 0)[:, None], logits, tf.constant(np.nan, logits.dtype))
+        return logits
+
+
 class Probe:
     """Asks one model questions.
 
@@ -66,7 +87,9 @@ class Probe:
         batch_size: images a compiled call.
 
     Attributes:
-        original: the model as given; model: the same in inference mode, with float32 logits.
+        original: the model as given.
+        answering: the same with logits that are NaN where a solve failed.
+        model: that in inference mode, with float32 logits.
         blocks: its ODE blocks.
 
     Each method takes `settings`, those of `tfode_adv.layers.solver_settings`: tol, gradient, solver,
@@ -74,8 +97,10 @@ class Probe:
     """
 
     def __init__(self, model: Callable, batch_size: int = 128):
-        self.original, self.model, self.batch_size = model, as_function(model), batch_size
+        self.original, self.batch_size = model, batch_size
         self.blocks = models.ode_blocks(model) if isinstance(model, keras.layers.Layer) else []
+        self.answering = Answering(model) if self.blocks else model
+        self.model = as_function(self.answering)
         self._compiled: dict[Any, Callable] = {}
 
     def logits(self, x: np.ndarray, **settings: Any) -> np.ndarray:

@@ -52,6 +52,9 @@ class SPSAAdam:
         offsets = tf.concat([half, -half], axis=1)
         points = tf.reshape(x[:, None] + offsets, [-1, *x.shape[1:]])
         values = tf.reshape(loss_fn(points), [-1, offsets.shape[1]] + [1] * (x.shape.rank - 1))
+        # Where a solve failed on one of two mirrored points, neither tells a direction.
+        both = tf.reduce_all(tf.math.is_finite(tf.stack(tf.split(values, 2, axis=1))), axis=0)
+        values = tf.where(tf.concat([both, both], axis=1), values, 0.0)
         return tf.reduce_mean(values * offsets, axis=1) / self.delta
 
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 from absl import flags
 
 from tfode_adv import startup
-from tfode_adv.errors import RunError, UsageError
+from tfode_adv.errors import RunError, UsageError, failed_assertion
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -29,7 +29,7 @@ def call(main: Callable, flag_values: flags.FlagValues, argv: Sequence[str], pos
     """Parses `argv` into `flag_values`, calls `main(rest)` and returns the exit status.
 
     The status is 0; 2 for the caller's mistake (a bad flag, `UsageError`); 1 for a run that failed
-    (`RunError`, a file that cannot be read or written). For 1 and 2, one line on standard error.
+    (`RunError`, a file that cannot be read or written, TensorFlow's own). For 1 and 2, one line on standard error.
 
     Args:
         main: called with the program's name and the arguments that are no flags.
@@ -55,6 +55,8 @@ def call(main: Callable, flag_values: flags.FlagValues, argv: Sequence[str], pos
         return _fail(program, error, USAGE)
     except RunError as error:
         return _fail(program, error, FAILED)
+    except tf.errors.OpError as error:
+        return _fail(program, f"TensorFlow stopped: {_op_error(error.message)}", FAILED)
     except BrokenPipeError:
         # The reader left (`| head`); what Python still wants to flush has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,6 +73,16 @@ def call(main: Callable, flag_values: flags.FlagValues, argv: Sequence[str], pos
 def run(main: Callable, flag_values: flags.FlagValues, positional: bool = False) -> None:
     """Runs a program on the process's own command line and exits."""
     sys.exit(call(main, flag_values, sys.argv, positional))
+
+
+def _op_error(message: str) -> str:
+    """The line of an operation's error that says what is wrong."""
+    if "assertion failed" in message:
+        return failed_assertion(message)
+    lines = [line for line in message.split("\n") if line.strip()] or [""]
+    # A graph's error tells first where the operation was defined; what it says stands before the operation's name.
+    named = next((number for number, line in enumerate(lines) if "[[{{node" in line), 1)
+    return failed_assertion(lines[max(named - 1, 0)])
 
 
 def _fail(program: str, error: Exception | str, status: int) -> int:

@@ -12,6 +12,7 @@ from absl import flags as absl_flags
 
 from tfode_adv.cli import app, evaluate, flags, report, train
 from tfode_adv.reports import overview, results
+from tfode_adv.runs import CONFIG, Run
 
 FLAGS = flags.new(__doc__)
 absl_flags.DEFINE_string("run_dir", "runs/demo", "The run folder; an earlier demo in it goes.", flag_values=FLAGS)
@@ -30,6 +31,8 @@ RECIPE = (
     "--dropout=0",
     "--weight_decay=0",
 )
+# What two demos may differ in.
+_OF_A_DEMO = ("filters", "epochs", "run_dir", "overwrite")
 TOLERANCES = "1e-3,1e-1,1"
 # Each attack, and the share of the images it gets: SPSA asks for hundreds of predictions an image.
 ATTACKS = (
@@ -44,7 +47,8 @@ def main(argv) -> None:
     run = pathlib.Path(FLAGS.run_dir)
     print("1/3 training a small OON on 3,600 images", flush=True)
     size = [f"--filters={FLAGS.filters}", f"--epochs={FLAGS.epochs}"]
-    _call(train, *RECIPE, *size, f"--run_dir={run}", "--overwrite")
+    overwrite = ["--overwrite"] if _may_replace(run) else []
+    _call(train, *RECIPE, *size, f"--run_dir={run}", *overwrite)
     print(f"2/3 attacking it on {FLAGS.num_examples} test images", flush=True)
     for attack, share in ATTACKS:
         images = max(1, FLAGS.num_examples // share)
@@ -53,6 +57,19 @@ def main(argv) -> None:
     _call(report, str(run))
     print(overview.attack_table(results.collect([run]).results).to_text())
     print(f"The report, with figures and pictures: {run / 'report' / 'index.html'}")
+
+
+def _may_replace(folder: pathlib.Path) -> bool:
+    """Whether there is no run in `folder`, or an earlier demo's; any other is its owner's to overwrite."""
+    if not (folder / CONFIG).exists():
+        return True
+    recorded = Run.open(folder).config.get("flags", {})
+    train.FLAGS.unparse_flags()
+    train.FLAGS(["train", *RECIPE])
+    ours = {name: value for name, value in flags.as_dict(train.FLAGS).items() if name not in _OF_A_DEMO}
+    fixed = {part.removeprefix("--").partition("=")[0] for part in RECIPE}
+    # A demo of another version may have had fewer flags.
+    return fixed <= recorded.keys() and all(recorded.get(name, value) == value for name, value in ours.items())
 
 
 def _call(program: ModuleType, *arguments: str) -> None:

@@ -30,6 +30,7 @@ from tfode_adv.reports.subject import check_images
 from tfode_adv.runs import Run
 
 TOLERANCES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+NUM_EXAMPLES = 200
 # The models of WIFS 2019, which was attacked through the adjoint; MSML 2022 used backpropagation.
 THROUGH_ADJOINT = ("mix", "oon")
 
@@ -50,7 +51,13 @@ _number("eps", None, "Radius (default: the middle one of those published).", FLA
 _number("step_size", None, "Length of the published attack's step.", FLAGS, low=0.0, low_open=True)
 _integer("steps", None, "Steps of the published attack.", lower_bound=1, flag_values=FLAGS)
 _number("fine_tol", 1e-4, "The tolerance taken for an accurate solve.", FLAGS, low=0.0, low_open=True)
-_integer("num_examples", 200, "Test images looked at.", lower_bound=1, flag_values=FLAGS)
+_integer(
+    "num_examples",
+    None,
+    f"Test images looked at (default: {NUM_EXAMPLES}, or all of fewer).",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
 absl_flags.DEFINE_enum("budget", "quick", list(BUDGETS), "How hard to try.", flag_values=FLAGS)
 flags.define_data_flags(FLAGS, dataset=None)
 
@@ -137,11 +144,13 @@ def _images(run: Run, dataset: str) -> Images:
     options = run.data_options(dataset)
     if FLAGS.data_dir:
         options["data_dir"] = FLAGS.data_dir
-    x, y = data.arrays(dataset, "test", FLAGS.num_examples, download=FLAGS.download, **options)
+    size = data.info(dataset, options.get("data_dir"), FLAGS.download).num_examples("test")
+    count = FLAGS.num_examples or min(NUM_EXAMPLES, size)
+    x, y = data.arrays(dataset, "test", count, download=FLAGS.download, **options)
     if options.get("validation") == 0:
         return Images(x, y, x[:0])
     validation, _ = data.arrays(dataset, "validation", download=FLAGS.download, **options)
-    return Images(x, y, validation[: FLAGS.num_examples])
+    return Images(x, y, validation[:count])
 
 
 def _digest(images: Images) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from tfode_adv.training.recipe import MAX_SEED
+
 GRADIENTS = ("backprop", "backprop_steps", "adjoint")
 NORMS = ("linf", "l2", "l2rms")
 
@@ -130,7 +132,9 @@ def define_data_flags(values: flags.FlagValues, *, dataset: str | None = "mnist_
     )
     flags.DEFINE_boolean("download", False, "Download and prepare the data set if it is not there.", flag_values=values)
     flags.DEFINE_integer("batch_size", batch_size, "Images a step.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=MAX_SEED, flag_values=values
+    )
 
 
 def define_model_flags(values: flags.FlagValues, *, model: str | None = "oon") -> None:

@@ -1,14 +1,17 @@
 """The flags that make up a training recipe, and the recipe they describe."""
 
 import dataclasses
+import inspect
+from collections.abc import Sequence
 from functools import partial
 
 from absl import flags as absl_flags
 
-from tfode_adv import training
+from tfode_adv import solvers, training
 from tfode_adv.cli import flags
 from tfode_adv.data import AUGMENTATIONS
 from tfode_adv.errors import UsageError
+from tfode_adv.layers import ODEBlock
 from tfode_adv.training import distribution, losses, recipe, schedules
 
 _MODEL = ("filters", "blocks", "depth", "widen", "dropout", "solver", "tol", "gradient", "num_steps")
@@ -99,6 +102,18 @@ def make_recipe(values: absl_flags.FlagValues) -> training.Recipe:
         options["blocks"] = _integers("blocks", options["blocks"])
     loss_options = {known: given[name] for name, known in _LOSS.items()}
     return training.Recipe(**chosen, model_options=options, loss_options=loss_options)
+
+
+def check_num_steps(num_steps: int | None, names: Sequence[str | None]) -> None:
+    """Checks that some solver of `names`, where None is an ODE block's own, would take `num_steps`, if that is given.
+
+    Raises:
+        UsageError: if each chooses its own steps, or there is no such solver.
+    """
+    own = inspect.signature(ODEBlock).parameters["solver"].default
+    names = [name or own for name in names]
+    if num_steps is not None and all(solvers.is_adaptive(name) for name in names):
+        raise UsageError(f"num_steps is {num_steps}, but {', '.join(names)} chooses its own steps")
 
 
 def _integers(name: str, texts: list[str]) -> tuple[int, ...]:

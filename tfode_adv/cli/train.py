@@ -80,6 +80,9 @@ def main(argv):
     if FLAGS.resume and FLAGS.overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     found = _resume() if FLAGS.resume else None
+    if not found:
+        # A run that goes on may have been started with flags that nobody checked then.
+        recipes.check_num_steps(FLAGS.num_steps, [FLAGS.solver])
     plan = recipes.make_recipe(FLAGS)
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = pathlib.Path(FLAGS.run_dir or f"runs/{plan.model}-{plan.dataset.replace('/', '_')}-{stamp}")

@@ -100,6 +100,7 @@ def main(argv):
         FLAGS.objective, FLAGS.robust_weight, FLAGS.robust_eps, FLAGS.robust_steps, FLAGS.robust_examples
     )
     space = _space()
+    recipes.check_num_steps(FLAGS.num_steps, FLAGS.solver_choices or [FLAGS.solver])
     # A mistake in what is searched or read is one line now, not a failed trial after hours.
     for values in space.examples():
         tuning.apply(plan, values).make_model()

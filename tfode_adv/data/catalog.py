@@ -63,11 +63,13 @@ def info(name: str, data_dir: PathLike | None = None, download: bool = False) ->
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A prepared data set: its TFDS builder, and TFDS's names of the splits we call train and test."""
+    """A prepared data set: its TFDS builder, TFDS's names of the splits we call train and test, and of the features
+    that are image and label."""
 
     builder: object
     info: Info
     splits: dict[str, str]
+    keys: tuple[str, str]
 
 
 def source(name: str, data_dir: PathLike | None = None, download: bool = False) -> Source:
@@ -157,8 +159,8 @@ def _describe(name: str, builder) -> Source:
     sizes = {split: found.num_examples for split, found in builder.info.splits.items()}
     features = builder.info.features
     features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
-    keys = builder.info.supervised_keys or ("image", "label")
-    image, label = (features.get(key) for key in keys[:2])
+    keys = tuple(builder.info.supervised_keys or ("image", "label"))[:2]
+    image, label = (features.get(key) for key in keys)
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise UsageError(f"dataset {name!r} is not one of labelled images (its features: {list(features)})")
     splits = {"train": "train", "test": "test" if "test" in sizes else "validation"}
@@ -172,4 +174,4 @@ def _describe(name: str, builder) -> Source:
         class_names=tuple(label.names),
         sizes={ours: sizes[theirs] for ours, theirs in splits.items()},
     )
-    return Source(builder, described, splits)
+    return Source(builder, described, splits, keys)

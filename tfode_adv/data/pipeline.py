@@ -159,7 +159,7 @@ def _read(found: Source, split: str) -> tuple[np.ndarray, np.ndarray]:
     if size * np.prod(info.image_shape) > MEMORY_LIMIT:
         raise RunError(f"{info.name!r} is too large: its {size} images of {info.image_shape} must fit in memory")
     images, labels = np.empty((size, *info.image_shape), np.uint8), np.empty(size, np.int64)
-    image_key, label_key = builder.info.supervised_keys[:2]
+    image_key, label_key = found.keys
     examples = builder.as_dataset(split=found.splits[split], shuffle_files=False)
     pairs = examples.map(lambda example: (example[image_key], example[label_key]))
     start = 0

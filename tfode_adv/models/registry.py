@@ -92,7 +92,7 @@ def build(
             `"he_fan_out"`.
         **ode: settings of every `ODEBlock`: `solver`, `tol`, `gradient`, `num_steps` and the others it
             takes. Defaults are the block's own, but tol = 0.1 for the MSML models. A model without an
-            ODE block ignores them.
+            ODE block checks and then ignores them.
 
     Returns:
         A functional `keras.Model` named `name`. Its ODE blocks are `ODEBlock` layers.
@@ -108,6 +108,8 @@ def build(
     check_choice("initialization", initialization, INITIALIZATIONS)
     for setting in ode:
         check_choice("option", setting, ODE_SETTINGS)
+    # A family without an ODE block refuses the same values as the others; named, it leaves Keras's counts alone.
+    ODEBlock(lambda t, h: h, name="checked", **ode)
 
     def ode_block(dynamics, **kwargs):
         return ODEBlock(dynamics, **(family.ode | ode), **kwargs)

@@ -31,10 +31,15 @@ FOLDER, NAME = "diagnosis", "diagnosis.json"
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """The sections of a run's diagnosis, none where there is none to show, and notes on what is not shown."""
+    """The sections of a run's diagnosis, none where there is none to show, and notes on what is not shown.
+
+    Attributes:
+        document: the JSON file that the sections are read from, None where there is none to show.
+    """
 
     sections: Sequence[Section] = ()
     notes: Sequence[str] = ()
+    document: Mapping[str, Any] | None = None
 
 
 def read(name: str, run: Run) -> Diagnosis:
@@ -51,7 +56,7 @@ def read(name: str, run: Run) -> Diagnosis:
         if run.finished and values.get("model") != files.sha256(run.model_path):
             of = "a model since replaced" if values.get("model") else "an unknown model"
             return Diagnosis(notes=[f"{name}: a diagnosis of {of} was left out; bin/diagnose makes it anew."])
-        return Diagnosis([_section(name, part, path.parent) for part in values["report"]])
+        return Diagnosis([_section(name, part, path.parent) for part in values["report"]], document=values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{str(path)!r} is corrupt: not a diagnosis ({error!r})") from error
 

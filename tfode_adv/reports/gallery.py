@@ -3,8 +3,10 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from tfode_adv.reports.naming import Names
-from tfode_adv.reports.plotting import data_uri, magnified, png
+from tfode_adv.reports.plotting import Picture, magnified, png
 from tfode_adv.reports.results import Result, grouped
 from tfode_adv.reports.tables import number
 
@@ -13,7 +15,7 @@ MOST = 12
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """One image under one attack; pictures as `data:` addresses.
+    """One image under one attack.
 
     Attributes:
         index: the image's place in its split.
@@ -24,12 +26,17 @@ class Card:
     """
 
     index: int
-    clean: str
-    adversarial: str
-    perturbation: str
+    clean: Picture
+    adversarial: Picture
+    perturbation: Picture
     factor: str
     turned: bool
     text: str
+
+    @property
+    def pictures(self) -> tuple[Picture, Picture, Picture]:
+        """Clean image, image under attack, perturbation."""
+        return self.clean, self.adversarial, self.perturbation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +86,7 @@ def _card(result: Result, index: int) -> Card:
     record = result.records[index]
     clean, adversarial = result.images[index]
     difference, factor = magnified(clean, adversarial)
+    by = f"{factor:.3g}"
     if not record.correct:
         text = f"label {record.label}, predicted {record.clean} without an attack"
     else:
@@ -86,10 +94,14 @@ def _card(result: Result, index: int) -> Card:
         text = f"label {record.label}, predicted {record.clean} → {record.adversarial}{distance}"
     return Card(
         index=index,
-        clean=data_uri(png(clean), "png"),
-        adversarial=data_uri(png(adversarial), "png"),
-        perturbation=data_uri(png(difference), "png"),
-        factor=f"{factor:.3g}",
+        clean=_picture("clean", f"clean image {index}", clean),
+        adversarial=_picture("attacked", f"image {index} under attack", adversarial),
+        perturbation=_picture("change", f"the perturbation, magnified by {by}", difference),
+        factor=by,
         turned=record.success,
         text=text,
     )
+
+
+def _picture(name: str, text: str, pixels: np.ndarray) -> Picture:
+    return Picture(name, text, text, png(pixels), "png")

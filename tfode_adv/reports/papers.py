@@ -133,7 +133,8 @@ def layout(paper: str, table: int, dataset: str) -> Layout:
 def wifs_model(name: str, dataset: str) -> Model:
     """RES, MIX or OON on a data set."""
     filters = {"mnist": 64, "cifar10": 256}[dataset]
-    return Model(name.upper(), name, f"wifs2019/{dataset}_{name}", (("filters", filters),), name != "res")
+    flags = (("filters", filters), ("loss", "cross_entropy"))
+    return Model(name.upper(), name, f"wifs2019/{dataset}_{name}", flags, name != "res")
 
 
 def wifs_attack(dataset: str, norm: str, eps: float) -> dict[str, Any]:

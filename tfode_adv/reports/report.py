@@ -10,6 +10,7 @@ from tfode_adv import files
 from tfode_adv.errors import RunError
 from tfode_adv.reports import diagnosis, figures, gallery, overview, page, results
 from tfode_adv.reports.document import Report, Section, Settings
+from tfode_adv.reports.plotting import Picture
 from tfode_adv.reports.tables import markdown
 from tfode_adv.runs import Run, versions
 
@@ -61,6 +62,9 @@ def of_runs(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
         data={
             "runs": {name: {"path": str(run.path), "config": run.config} for name, run in found.runs.items()},
             "results": [results.as_dict(result) for result in found.results],
+            "diagnoses": {
+                name: one.document for name, one in zip(found.runs, diagnoses, strict=True) if one.document is not None
+            },
             "notes": notes,
             "versions": versions(),
         },
@@ -93,6 +97,8 @@ def write(report: Report, folder: files.PathLike, overwrite: bool = False) -> pa
 def _contents(report: Report) -> dict[str, bytes | str]:
     """Every file of a report but its JSON, by its path in the folder; the page, which has it all, last."""
     pictures = [picture for section in report.sections for picture in section.pictures]
+    shown = [one for section in report.sections for one in section.galleries]
+    pictures += [picture for one in shown for card in one.cards for picture in card.pictures]
     names = dict(zip(map(id, pictures), figures.file_names(pictures), strict=True))
     return {
         **{f"table-{number}.csv": table.to_csv() for number, table in enumerate(report.tables, start=1)},
@@ -143,12 +149,22 @@ def _markdown(report: Report, names: dict[int, str]) -> str:
         parts += [f"## {markdown(section.title)}", *map(markdown, section.lines)]
         parts += [f"> {markdown(verdict)}" for verdict in section.verdicts]
         parts += [table.to_markdown().rstrip() for table in section.tables]
-        parts += [
-            f"![{markdown(picture.text)}](figures/{names[id(picture)]})\n\n{markdown(picture.title)}"
-            for picture in section.pictures
-        ]
+        parts += [f"{_link(picture, names)}\n\n{markdown(picture.title)}" for picture in section.pictures]
+        for shown in section.galleries:
+            parts.append(f"**{markdown(shown.title)}**")
+            parts += [_card(card, names) for card in shown.cards]
         parts += ["    " + command.replace("\n", "\n    ") for command in section.commands]
         for group in section.settings:
             rows = [f"- {markdown(name)}: {markdown(value)}" for name, value in group.rows]
             parts.append("\n".join([f"**{markdown(group.title)}**", "", *rows]))
     return "\n\n".join(parts) + "\n"
+
+
+def _card(card: gallery.Card, names: dict[int, str]) -> str:
+    links = " ".join(_link(picture, names) for picture in card.pictures)
+    turned = "turned; " if card.turned else ""
+    return f"{links}\n\n{turned}{markdown(card.text)}; change ×{card.factor}"
+
+
+def _link(picture: Picture, names: dict[int, str]) -> str:
+    return f"![{markdown(picture.text)}](figures/{names[id(picture)]})"

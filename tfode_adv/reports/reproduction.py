@@ -26,6 +26,8 @@ _NOTE = (
 _ATTACKS = ("pgd", "bim")
 # A training that names no loss takes this one; a converted checkpoint names none.
 _LOSS = "cross_entropy"
+# Both papers' solver, and that of a training that names none.
+_SOLVER = "dopri5"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +121,8 @@ class Shelf:
             grids.setdefault((tols, eps, *attack), []).append(norm)
         for (tols, eps, steps, step_size), norms in grids.items():
             flags: dict[str, Any] = {"run": path, "attack": "pgd" if eps else "none", "tol": tols}
+            if model.adaptive and run is not None and _flag(run, "solver") not in (None, _SOLVER):
+                flags["solver"] = _SOLVER
             if eps:
                 flags |= {"norm": ",".join(norms), "eps": eps, "steps": steps, "step_size": number(step_size)}
                 flags |= {"gradient": self.gradient} if model.adaptive else {}
@@ -136,7 +140,7 @@ class Shelf:
         cell = result.configuration
         if (cell.dataset, cell.split) != (self.dataset, "test"):
             return False
-        if wanted.model.adaptive and (cell.solver != "dopri5" or not _same(cell.tol, wanted.tol)):
+        if wanted.model.adaptive and (cell.solver != _SOLVER or not _same(cell.tol, wanted.tol)):
             return False
         if wanted.norm is None:
             return cell.attack == "none"

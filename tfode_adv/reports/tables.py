@@ -23,6 +23,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "τ": r"$\tau$",
     "ε": r"$\varepsilon$",
+    "λ": r"$\lambda$",
     "∞": r"$\infty$",
     "–": "--",
     "—": "---",

@@ -73,8 +73,7 @@ def _shown(logs: dict[str, float] | None) -> dict[str, str]:
 
 
 class MetricsFile(Watcher):
-    """Keeps `path`, a CSV file of the finished epochs' logs, a row each; a resumed training's is as one's
-    left alone."""
+    """Keeps `path`, a CSV file of the epochs' logs, a row each; a resumed training's is as one's left alone."""
 
     def __init__(self, path: PathLike):
         super().__init__()

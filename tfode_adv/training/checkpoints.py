@@ -39,9 +39,14 @@ class Checkpoints:
         self.folder, self.keep, self.report = pathlib.Path(folder), keep, report
 
     def save(self, step: int, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> pathlib.Path:
-        """Writes the state after `step` updates and drops what is older than the last `keep`."""
-        path = self._write(f"step-{step:09d}", arrays, note)
-        for old in self._files("step-*")[self.keep :]:
+        """Writes the state after `step` updates; drops those of later steps, and what is older than the last `keep`."""
+        stem = f"step-{step:09d}"
+        path = self._write(stem, arrays, note)
+        others = [other for other in self._files("step-*") if other != path]
+        # A later step is damaged, or of a course that the training did not take: it must not pass for the newest.
+        later = [other for other in others if _stem(other) > stem]
+        earlier = [other for other in others if _stem(other) <= stem]
+        for old in later + earlier[self.keep - 1 :]:
             old.unlink(missing_ok=True)
         return path
 
@@ -68,7 +73,7 @@ class Checkpoints:
             if _NAME.fullmatch(path.name):
                 # A training that writes here drops old files between the listing and the question.
                 with contextlib.suppress(FileNotFoundError):
-                    ages[path] = (path.name[: -_DIGITS - 4], path.stat().st_mtime_ns)
+                    ages[path] = (_stem(path), path.stat().st_mtime_ns)
         return sorted(ages, key=ages.get, reverse=True)
 
     def _write(self, stem: str, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> pathlib.Path:
@@ -101,6 +106,10 @@ class Checkpoints:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = dict(file)
         return arrays, json.loads(arrays.pop(_NOTE).tobytes())
+
+
+def _stem(path: pathlib.Path) -> str:
+    return _NAME.fullmatch(path.name)["stem"]
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfode_adv.errors import RunError, check_choice, check_range
+from tfode_adv.errors import RunError, UsageError, check_choice, check_range
 from tfode_adv.files import PathLike
 from tfode_adv.training import distribution, state
 from tfode_adv.training.callbacks import Watcher
@@ -73,6 +73,7 @@ def fit(
     accumulate: int = 1,
     jit_compile: bool = False,
     max_updates: int | None = None,
+    steps: int | None = None,
     report: Callable[[str], None] = print,
 ) -> state.State:
     """Trains a model.
@@ -91,18 +92,21 @@ def fit(
         survival: checkpoints, resuming, and what to do about a batch that fails.
         callbacks: Keras callbacks. Logs: loss, accuracy, images_per_second and, for models with ODE blocks,
             nfe and nfe_backward (means over the samples); at an epoch's end also learning_rate, skipped,
-            seconds and, as val_*, loss, accuracy, error and nfe.
+            seconds and, as val_*, loss, accuracy, error and nfe. The validation calls the hooks of a test.
         strategy: from `distribution.strategy`. A batch is always the global one.
         seed: of what is random in the loss.
         accumulate: parts that a batch is cut into, one in memory at a time.
         jit_compile: whether XLA compiles the passes.
-        max_updates: stop after so many batches, in the middle of an epoch if need be.
+        max_updates: stop after so many batches, in the middle of an epoch if need be. That part is validated,
+            and callbacks are told of it as of an epoch; a resumed training goes on in it all the same.
+        steps: batches of an epoch, for the callbacks; None if that is not known.
         report: called with each line worth telling.
 
     Returns:
         Where the training stands. `finished` is False if it was asked to leave before the end (Ctrl-C).
 
     Raises:
+        UsageError: if it is to resume without a folder.
         Diverged: if a batch fails and is not to be skipped, or all of an epoch's were skipped.
         RunError: if the folder is in use.
     """
@@ -114,6 +118,8 @@ class _Loop:
         vars(self).update(rest, model=model, optimizer=optimizer)
         self.strategy = strategy or tf.distribute.get_strategy()
         self.survival = survival or Survival()
+        if self.survival.resume and self.survival.folder is None:
+            raise UsageError("resume is True, but folder is None: name the folder of the run to go on with")
         with self.strategy.scope():
             # So that callbacks find model.optimizer, and model.evaluate works afterwards.
             model.compile(
@@ -145,8 +151,10 @@ class _Loop:
             self.interrupt, self.writes = interrupt, writes
             if self.survival.resume:
                 self._restore()
+            # Verbose to those callbacks alone that the user gave: Keras adds none of its own.
+            parameters = {"epochs": self.epochs, "steps": self.steps, "verbose": 1}
             self.callbacks = keras.callbacks.CallbackList(
-                list(self.callbacks) if chief else None, model=self.model, epochs=self.epochs, verbose=0
+                list(self.callbacks) if chief else None, model=self.model, **parameters
             )
             for callback in self.callbacks.callbacks:
                 if isinstance(callback, Watcher):
@@ -161,14 +169,19 @@ class _Loop:
 
     @property
     def _stopping(self) -> bool:
-        spent = self.max_updates is not None and self.state.updates >= self.max_updates
-        return self.model.stop_training or self.interrupt.requested or spent
+        return self.model.stop_training or self.interrupt.requested or self._spent
+
+    @property
+    def _spent(self) -> bool:
+        return self.max_updates is not None and self.state.updates >= self.max_updates
 
     def _epoch(self) -> None:
         """Runs the rest of the epoch under way; returns early, saved, if it is to stop in the middle."""
         self._set_rate()
         self.callbacks.on_epoch_begin(self.state.epoch)
-        if not self._batches():
+        whole = self._batches()
+        ends_here = self._spent and not self.interrupt.requested
+        if not whole and not (ends_here and self.state.sums.images):
             return
         now, logs = self.state, _logs(self.state.sums, self.state.seconds)
         if self.validation is not None:
@@ -182,6 +195,9 @@ class _Loop:
         }
         now.history.append({"epoch": now.epoch + 1, **logs})
         self.callbacks.on_epoch_end(now.epoch, logs)
+        if not whole:
+            # Told of, but saved before: a resumed training completes the epoch as one left alone does.
+            return
         error = logs.get("val_error", 1.0 - logs["accuracy"])
         self.schedule.observe(error)
         if error < now.best_error:
@@ -232,8 +248,12 @@ class _Loop:
 
     def _validate(self) -> Outcome:
         outcome = Outcome()
-        for x, y in self.validation:
+        self.callbacks.on_test_begin()
+        for number, (x, y) in enumerate(self.validation):
+            self.callbacks.on_test_batch_begin(number)
             outcome += self.updates.evaluate(x, y)
+            self.callbacks.on_test_batch_end(number, _logs(outcome))
+        self.callbacks.on_test_end(_logs(outcome))
         if not outcome.good:
             lost = f"{outcome.lost} of {outcome.images} images count as wrong"
             self.report(f"epoch {self.state.epoch + 1}, validation: {lost}: {outcome.fault}")

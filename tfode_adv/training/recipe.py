@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv import data, models
-from tfode_adv.errors import RunError, UsageError, check_choice, check_range
+from tfode_adv.errors import RunError, UsageError, check_choice, check_integer, check_range
 from tfode_adv.runs import METRICS, Run
 from tfode_adv.training import callbacks, checkpoints, distribution, losses, schedules, state
 from tfode_adv.training.artifacts import export, exported
@@ -20,6 +20,8 @@ from tfode_adv.training.optimizer import SGD
 
 PRECISIONS = {"none": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 KEEP = ("best", "last")
+# NumPy takes 32 bits, and KerasTuner gets one more than the recipe's.
+MAX_SEED = 2**32 - 2
 
 
 @dataclasses.dataclass
@@ -31,7 +33,7 @@ class Recipe:
         dataset, data_dir, download, augment, validation, num_train_examples, batch_size: for `data.load`.
         normalization: "none", "data" (each channel's mean and deviation over the training images), or
             "M,M,M/S,S,S".
-        seed: of the weights, the order, the augmentation, dropout and the attacks in the loss.
+        seed: of the weights, the order, the augmentation, dropout and the attacks in the loss; at most `MAX_SEED`.
         epochs, max_updates: how long; `max_updates` cuts it short.
         learning_rate, schedule, patience, milestones, factor: see `schedules.get`.
         momentum, weight_decay: see `SGD`.
@@ -78,6 +80,7 @@ class Recipe:
         check_choice("export", self.export, KEEP)
         check_range("validation", self.validation, low=0, high=1, high_open=True)
         check_range("batch_size", self.batch_size, low=1)
+        check_integer("seed", self.seed, low=0, high=MAX_SEED)
         check_range("accumulate", self.accumulate, low=1, high=self.batch_size)
         check_range("momentum", self.momentum, low=0, high=1, high_open=True)
         check_range("weight_decay", self.weight_decay, low=0, high=1e6)
@@ -222,6 +225,7 @@ def train(
         accumulate=recipe.accumulate,
         jit_compile=recipe.jit_compile,
         max_updates=recipe.max_updates,
+        steps=recipe.num_batches(),
         report=report,
     )
     if end.finished and folder and chief:

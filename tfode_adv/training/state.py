@@ -25,7 +25,7 @@ class State:
         seconds: spent in this epoch.
         sums: the outcome of this epoch's batches so far.
         best_error, best_epoch: the lowest validation error in [0, 1], and its epoch.
-        history: the logs of each finished epoch.
+        history: the logs of each finished epoch; last, of the part of one where `max_updates` ended the training.
         finished: whether the training came to its end.
     """
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv.attacks import randomness
+from tfode_adv.errors import failed_assertion
 from tfode_adv.layers import record_statistics, solver_settings
 from tfode_adv.solvers.status import REASONS, Status
 from tfode_adv.training import distribution
@@ -29,7 +30,7 @@ class Outcome:
             correct, whatever its largest logit.
         lost: how many such images there are.
         nfe: evaluations of the dynamics in the forward pass, per sample, all blocks together; None for
-            models without a block.
+            models without a block, and where a solve of the batch raised.
         nfe_backward: sum over the images of the evaluations that the backward pass differentiated; None
             where it is not known, as for an adjoint.
         failed: how many solves failed, by reason.
@@ -53,8 +54,8 @@ class Outcome:
             self.loss + other.loss,
             self.correct + other.correct,
             self.lost + other.lost,
-            None if self.nfe is None else np.concatenate([self.nfe, other.nfe]),
-            None if self.nfe_backward is None else self.nfe_backward + other.nfe_backward,
+            None if self.nfe is None or other.nfe is None else np.concatenate([self.nfe, other.nfe]),
+            None if self.nfe_backward is None or other.nfe_backward is None else self.nfe_backward + other.nfe_backward,
             self.failed + other.failed,
             self.finite and other.finite,
         )
@@ -111,8 +112,29 @@ class Updates:
         self._apply = self._everywhere(self._apply_replica)
         self._sum = self._everywhere(_sum_replica)
 
-    def gradients(self, x: Tensor, y: Tensor, step: int) -> tuple[Outcome, list[Tensor]]:
-        """The outcome of update number `step` on the global batch (x, y), and each replica's gradients."""
+    def gradients(self, x: Tensor, y: Tensor, step: int) -> tuple[Outcome, list[Tensor] | None]:
+        """The outcome of update number `step` on the global batch (x, y), and each replica's gradients.
+
+        There are none where a solve raised.
+        """
+        try:
+            return self._gradients(x, y, step)
+        except tf.errors.InvalidArgumentError as error:
+            return _raised(error, len(x)), None
+
+    def apply(self, gradients: list[Tensor]) -> None:
+        """Sums the replicas' gradients and updates the weights."""
+        self._apply(gradients)
+
+    def evaluate(self, x: Tensor, y: Tensor) -> Outcome:
+        """The outcome of the global batch (x, y) in inference mode, with plain cross-entropy."""
+        try:
+            sums, samples = self._evaluate(*distribution.deal(self.strategy, x, y))
+            return self._outcome(sums, samples, len(x))
+        except tf.errors.InvalidArgumentError as error:
+            return _raised(error, len(x))
+
+    def _gradients(self, x: Tensor, y: Tensor, step: int) -> tuple[Outcome, list[Tensor]]:
         count, parts = len(x), min(self.accumulate, max(1, len(x) // self.strategy.num_replicas_in_sync))
         position = np.arange(count)
         outcome, total = Outcome(), None
@@ -122,15 +144,6 @@ class Updates:
             outcome += self._outcome(sums, samples, len(x[part::parts]))
             total = gradients if total is None else self._sum(total, gradients)
         return outcome, total
-
-    def apply(self, gradients: list[Tensor]) -> None:
-        """Sums the replicas' gradients and updates the weights."""
-        self._apply(gradients)
-
-    def evaluate(self, x: Tensor, y: Tensor) -> Outcome:
-        """The outcome of the global batch (x, y) in inference mode, with plain cross-entropy."""
-        sums, samples = self._evaluate(*distribution.deal(self.strategy, x, y))
-        return self._outcome(sums, samples, len(x))
 
     def _train_replica(self, x: Tensor, y: Tensor, position: Tensor, count: Tensor, step: Tensor):
         key = randomness.fold(self.seed, step, position)
@@ -228,6 +241,15 @@ class Updates:
             failed=Counter({text: number for text, number in failed.items() if number}),
             finite=math.isfinite(float(sums["loss"])) and (self._scaled or not float(sums.get("not_finite", 0.0))),
         )
+
+
+def _raised(error: tf.errors.InvalidArgumentError, count: int) -> Outcome:
+    """The outcome of a batch of `count` images in which an assertion failed; raises any other error."""
+    # Stock TFP's solver raises, whatever on_failure says, and its step size is the whole batch's.
+    if "assertion failed" not in error.message:
+        raise error
+    failed = Counter({f"stopped: {failed_assertion(error.message)}": count})
+    return Outcome(images=count, loss=math.nan, lost=count, failed=failed, finite=False)
 
 
 def _count(which: Tensor) -> Tensor:
