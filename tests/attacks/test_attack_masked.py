@@ -79,6 +79,6 @@ def test_spsa_passes_over_points_that_the_model_breaks_down_on():
         logits = tf.stack([0.5 - level, level - 0.5], -1)
         return tf.where((odd[0] & odd[1])[:, None], np.float32(np.nan), logits)
 
-    x = np.full([6, 4, 4, 1], 0.39, np.float32)
+    x = np.full([6, 4, 4, 1], 0.41, np.float32)
     attack = attacks.SPSA(eps=0.3, steps=60, samples=16, learning_rate=0.03)
     assert attack(model, x, np.zeros(6, np.int64)).success.all()
