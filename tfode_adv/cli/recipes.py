@@ -105,15 +105,9 @@ def make_recipe(values: absl_flags.FlagValues) -> training.Recipe:
 
 
 def check_num_steps(num_steps: int | None, names: Sequence[str | None]) -> None:
-    """Checks that some solver of `names`, where None is an ODE block's own, would take `num_steps`, if that is given.
-
-    Raises:
-        UsageError: if each chooses its own steps, or there is no such solver.
-    """
+    """`solvers.check_num_steps`, where a name that is None is an ODE block's own solver."""
     own = inspect.signature(ODEBlock).parameters["solver"].default
-    names = [name or own for name in names]
-    if num_steps is not None and all(solvers.is_adaptive(name) for name in names):
-        raise UsageError(f"num_steps is {num_steps}, but {', '.join(names)} chooses its own steps")
+    solvers.check_num_steps(num_steps, [name or own for name in names])
 
 
 def _integers(name: str, texts: list[str]) -> tuple[int, ...]:

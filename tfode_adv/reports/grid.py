@@ -129,9 +129,7 @@ def model_grid(grid: Iterable[Configuration], axes: Axes, blocks: Sequence[Any])
         else:
             steps = axes.num_steps or _own_steps(own, solver)
             found.append(dataclasses.replace(configuration, **settings, num_steps=steps))
-    if axes.num_steps and all(configuration.num_steps is None for configuration in found):
-        used = ", ".join(axes.solvers or [own.solver])
-        raise UsageError(f"num_steps is {axes.num_steps}, but {used} chooses its own steps")
+    solvers.check_num_steps(axes.num_steps, axes.solvers or [own.solver])
     return _each_once(found)
 
 

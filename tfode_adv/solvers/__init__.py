@@ -11,6 +11,7 @@ from tfode_adv.solvers.methods import (
     Kutta38,
     Midpoint,
     available,
+    check_num_steps,
     get,
     is_adaptive,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "SolverState",
     "Status",
     "available",
+    "check_num_steps",
     "get",
     "is_adaptive",
 ]

@@ -294,8 +294,4 @@ def _only(where: tf.Tensor, rows: list[tf.Tensor], others: list[tf.Tensor] | Non
 
 def _all_finite(values: list[tf.Tensor]) -> tf.Tensor:
     # A sample that rejected a kept step may have left infinities, and zero times infinity is not a number.
-    return (
-        tf.constant(True)
-        if not values
-        else tf.reduce_all([tf.reduce_all(tf.math.is_finite(tf.abs(v))) for v in values])
-    )
+    return tf.reduce_all([True, *(tf.reduce_all(tf.math.is_finite(tf.abs(v))) for v in values)])

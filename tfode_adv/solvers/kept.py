@@ -62,9 +62,8 @@ class KeptStages:
 
     def write(self, group: tf.Tensor | int, residuals: list[list[tf.Tensor]], accepted: tf.Tensor) -> "KeptStages":
         """Keeps a group's evaluations, if that is worth while for the samples `accepted` `[n]` and there is room."""
-        # A linear dynamics leaves nothing.
-        each = [tf.size(r, tf.int64) * r.dtype.size for r in residuals[0]]
-        size = len(residuals) * tf.add_n(each) if each else tf.constant(0, tf.int64)
+        each = (tf.size(r, tf.int64) * r.dtype.size for r in residuals[0])
+        size = len(residuals) * sum(each, tf.constant(0, tf.int64))
         share = tf.reduce_mean(tf.cast(accepted, tf.float32))
         keep = share >= WORTHWHILE_SHARE
         if self.limit is not None:
@@ -77,9 +76,10 @@ class KeptStages:
                 arrays = [a.write(first + e, tf.cast(r, a.dtype)) for a, r in zip(arrays, evaluation, strict=True)]
             return arrays
 
-        arrays = tf.cond(keep, written, lambda: self.arrays) if each else self.arrays
+        # A linear dynamics leaves nothing.
+        arrays = tf.cond(keep, written, lambda: self.arrays) if self.arrays else []
         flags = self.flags.write(group, keep)
-        return self.having((arrays, flags, self.bytes + tf.where(keep, size, tf.zeros_like(size))))
+        return self.having((arrays, flags, self.bytes + tf.where(keep, size, 0)))
 
     def is_kept(self, group: tf.Tensor | int) -> tf.Tensor:
         return self.flags.read(group)

@@ -1,11 +1,12 @@
 """The methods: each a table and a name."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow_probability as tfp
 
-from tfode_adv.errors import check_choice
+from tfode_adv.errors import UsageError, check_choice
 from tfode_adv.solvers import tableaus
 from tfode_adv.solvers.solver import RungeKuttaSolver
 
@@ -69,6 +70,16 @@ def is_adaptive(name: str) -> bool:
     """
     check_choice("solver", name, available())
     return name == STOCK or METHODS[name].tableau.adaptive
+
+
+def check_num_steps(num_steps: int | None, names: Sequence[str]) -> None:
+    """Checks that some method of `names` takes `num_steps`, if it is given.
+
+    Raises:
+        UsageError: if each chooses its own steps, or there is no such method.
+    """
+    if num_steps is not None and all(is_adaptive(name) for name in names):
+        raise UsageError(f"num_steps is {num_steps}, but {', '.join(names)} chooses its own steps")
 
 
 def get(name: str, **options: Any) -> tfp.math.ode.Solver:
