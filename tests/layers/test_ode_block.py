@@ -9,8 +9,6 @@ import tfode_adv as ta
 from tfode_adv.errors import UsageError
 from tfode_adv.layers import ODEBlock, record_statistics, solver_settings
 
-pytestmark = pytest.mark.usefixtures("optimised_graphs")
-
 
 @keras.saving.register_keras_serializable(package="tests")
 class Dense(keras.layers.Layer):

@@ -268,7 +268,6 @@ def test_what_cannot_be_kept_is_said():
     assert run("auto", lambda t, y: -y, jit_compile=True).shape == (2, 1)
 
 
-@pytest.mark.usefixtures("optimised_graphs")
 def test_the_same_function_twice_on_large_states():
     """TensorFlow's graph optimisers break sums in loops, but only of large tensors and in the second call."""
     kernel = tf.Variable(tf.random.stateless_normal([3, 3, 64, 64], [0, 1]) * 0.02)

@@ -14,8 +14,6 @@ from tfode_adv.training.callbacks import MetricsFile, TensorBoard
 from tfode_adv.training.checkpoints import Checkpoints, locked
 from tfode_adv.training.loop import Diverged
 
-pytestmark = pytest.mark.usefixtures("optimised_graphs")
-
 
 class Stop(keras.callbacks.Callback):
     """Kills the run's process, for the process's own good, after so many batches."""
