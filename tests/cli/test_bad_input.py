@@ -18,6 +18,12 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def prepared():
+    """The sample is there: some mistakes show when the layers are built, which asks for the images' shape."""
+    data.info("mnist_5k")
+
+
 @pytest.fixture
 def no_data(monkeypatch):
     """Reading images is a failure: what is wrong must be found before."""
@@ -99,6 +105,12 @@ def test_a_mistake_is_named_with_the_choices(call, no_data, elsewhere, arguments
     for word in words:
         assert word in line
     assert [path.name for path in (elsewhere / "runs").iterdir()] == ["a"]
+
+
+def test_a_solver_that_does_not_exist_prepares_no_data(call, no_data, monkeypatch):
+    monkeypatch.setattr(data, "info", data.load)
+    status, line = call("train", "--solver=dopri")
+    assert status == 2 and "'dopri'" in line and "dopri5" in line
 
 
 @pytest.mark.parametrize("program", ["evaluate", "diagnose"])
