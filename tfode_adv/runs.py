@@ -120,12 +120,13 @@ class Run:
             raise RunError(f"{str(self.path / CONFIG)!r} names no data set: give one with --dataset")
         return recorded["name"]
 
-    def data_options(self, dataset: str) -> dict[str, Any]:
-        """Where `dataset` lies and what is held out of it, as in the training; nothing for another data set."""
+    def data_options(self, dataset: str, data_dir: PathLike | None = None) -> dict[str, Any]:
+        """Where `dataset` lies, `data_dir` if given, and what is held out of it: for one's own, as in the training."""
         recorded = self.config.get("dataset")
-        if not isinstance(recorded, dict) or recorded.get("name") != dataset:
-            return {}
-        return {name: recorded[name] for name in ("data_dir", "validation") if recorded.get(name) is not None}
+        options = {}
+        if isinstance(recorded, dict) and recorded.get("name") == dataset:
+            options = {name: recorded[name] for name in ("data_dir", "validation") if recorded.get(name) is not None}
+        return options | ({"data_dir": data_dir} if data_dir else {})
 
     @classmethod
     def newest(cls, root: PathLike = "runs") -> "Run":

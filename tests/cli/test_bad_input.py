@@ -18,12 +18,6 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def prepared():
-    """The sample is there: some mistakes show when the layers are built, which asks for the images' shape."""
-    data.info("mnist_5k")
-
-
 @pytest.fixture
 def no_data(monkeypatch):
     """Reading images is a failure: what is wrong must be found before."""
@@ -33,7 +27,8 @@ def no_data(monkeypatch):
 
     for name in ("load", "arrays"):
         monkeypatch.setattr(data, name, read)
-    monkeypatch.setattr("tfode_adv.data.pipeline._read", read)
+    for name in ("pipeline._read", "mnist_5k.prepare"):
+        monkeypatch.setattr(f"tfode_adv.data.{name}", read)
 
 
 @pytest.fixture
@@ -107,12 +102,6 @@ def test_a_mistake_is_named_with_the_choices(call, no_data, elsewhere, arguments
     assert [path.name for path in (elsewhere / "runs").iterdir()] == ["a"]
 
 
-def test_a_solver_that_does_not_exist_prepares_no_data(call, no_data, monkeypatch):
-    monkeypatch.setattr(data, "info", data.load)
-    status, line = call("train", "--solver=dopri")
-    assert status == 2 and "'dopri'" in line and "dopri5" in line
-
-
 @pytest.mark.parametrize("program", ["evaluate", "diagnose"])
 def test_a_data_set_that_does_not_exist_is_one_line(call, elsewhere, program):
     Run.create(elsewhere / "runs" / "a", CONFIG).model_path.write_text("never read")
@@ -140,7 +129,7 @@ def test_a_run_folder_that_will_not_do_is_named(call, no_data, elsewhere, progra
 
 @pytest.mark.parametrize("program", ["evaluate", "diagnose"])
 @pytest.mark.parametrize("content", [None, "not a model"])
-def test_a_run_without_a_finished_model_is_named(call, elsewhere, monkeypatch, program, content):
+def test_a_run_without_a_finished_model_is_named(call, no_data, elsewhere, program, content):
     run = Run.create(elsewhere / "a", CONFIG)
     if content is not None:
         run.model_path.write_text(content)

@@ -71,8 +71,10 @@ def main(argv) -> None:
     run = Run.open(folder) if folder else Run.newest()
     name = FLAGS.dataset or run.dataset
     protocol = _protocol(name, run.config["model"].get("name"))
-    images = _images(run, name)
+    # What is named wrong, data set or run, is told before the images are read.
+    data.info(name, run.data_options(name, FLAGS.data_dir).get("data_dir"), FLAGS.download)
     model = run.load_model()
+    images = _images(run, name)
     check_images(model, images.x, images.y, name)
     if not folder:
         print(f"diagnosing the newest run, {run.path}")
@@ -141,9 +143,7 @@ def _protocol(dataset: str, model: str | None) -> Protocol:
 
 def _images(run: Run, dataset: str) -> Images:
     """Test images, and clean validation images for the detectors' thresholds, as the training split them."""
-    options = run.data_options(dataset)
-    if FLAGS.data_dir:
-        options["data_dir"] = FLAGS.data_dir
+    options = run.data_options(dataset, FLAGS.data_dir)
     size = data.info(dataset, options.get("data_dir"), FLAGS.download).num_examples("test")
     count = FLAGS.num_examples or min(NUM_EXAMPLES, size)
     x, y = data.arrays(dataset, "test", count, download=FLAGS.download, **options)

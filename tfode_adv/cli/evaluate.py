@@ -71,10 +71,13 @@ def main(argv) -> None:
     run = Run.open(FLAGS.run) if FLAGS.run else Run.newest()
     dataset = FLAGS.dataset or run.dataset
     attacked = grid.attack_grid(axes, dataset)
-    images, labels = _images(run, dataset)
+    options = run.data_options(dataset, FLAGS.data_dir)
+    # What is named wrong, data set or run, is told before the images are read.
+    data.info(dataset, options.get("data_dir"), FLAGS.download)
     if not FLAGS.run:
         print(f"evaluating the newest run, {run.path}")
     model = run.load_model()
+    images, labels = data.arrays(dataset, FLAGS.split, FLAGS.num_examples, download=FLAGS.download, **options)
     check_images(model, images, labels, dataset)
     base = {"model": sha256(run.model_path), "split": FLAGS.split}
     configurations = [
@@ -129,14 +132,6 @@ def _axes(hyperparameters: dict[str, Any]) -> grid.Axes:
         seed=FLAGS.seed,
         hyperparameters=hyperparameters,
     )
-
-
-def _images(run: Run, dataset: str):
-    """The images, prepared as they were for the training."""
-    options = run.data_options(dataset)
-    if FLAGS.data_dir:
-        options["data_dir"] = FLAGS.data_dir
-    return data.arrays(dataset, FLAGS.split, FLAGS.num_examples, download=FLAGS.download, **options)
 
 
 def _report(run: Run, configurations, num_examples: int) -> None:

@@ -52,12 +52,17 @@ class Info:
 
 
 def info(name: str, data_dir: PathLike | None = None, download: bool = False) -> Info:
-    """Describes a data set without reading its images.
+    """Describes a data set without reading its images, `mnist_5k` without writing them either.
 
     Raises:
         UsageError: if there is no such data set, or it is not one of labelled images.
         RunError: if its files are not there.
     """
+    if name == "mnist_5k":
+        from tfode_adv.data import mnist_5k
+
+        classes = tuple(str(digit) for digit in range(mnist_5k.NUM_CLASSES))
+        return Info(name, mnist_5k.IMAGE_SHAPE, classes, mnist_5k.SIZES)
     return source(name, data_dir, download).info
 
 

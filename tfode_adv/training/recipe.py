@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv import data, models, solvers
+from tfode_adv import data, models
 from tfode_adv.errors import RunError, UsageError, check_choice, check_integer, check_range
 from tfode_adv.runs import METRICS, Run
 from tfode_adv.training import callbacks, checkpoints, distribution, losses, schedules, state
@@ -74,8 +74,6 @@ class Recipe:
 
     def __post_init__(self):
         check_choice("model", self.model, models.available())
-        if self.model_options.get("solver") is not None:
-            check_choice("solver", self.model_options["solver"], solvers.available())
         check_choice("augment", self.augment, data.AUGMENTATIONS)
         check_choice("mixed_precision", self.mixed_precision, PRECISIONS)
         check_choice("distribute", self.distribute, distribution.STRATEGIES)
