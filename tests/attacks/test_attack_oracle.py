@@ -18,13 +18,13 @@ def oon(shared):
     return model
 
 
-def bim(oracle, model, tol, norm, noise=0.0, rows=slice(None), **hyperparameters):
-    """Returns the images of `rows`, our result, and the published program's success and x_adv, in NHWC."""
+def bim(oracle, model, tol, norm, noise=0.0, **hyperparameters):
+    """Returns the images, our result, and the published program's success and x_adv, in NHWC."""
     key = f"{tol}/{norm}/0.1/0.05"
-    x, theirs = (oracle[name].transpose(0, 2, 3, 1)[rows] for name in ("x", f"{key}/x_adv"))
+    x, theirs = (oracle[name].transpose(0, 2, 3, 1) for name in ("x", f"{key}/x_adv"))
     x = np.clip(x + noise, 0, 1).astype(np.float32)
     attack = ta.attacks.BIM(norm=norm, eps=0.1, step_size=0.05, steps=10, **hyperparameters)
-    return x, attack(model, x, oracle[f"{tol}/y"][rows]), oracle[f"{key}/success"][rows], theirs
+    return x, attack(model, x, oracle[f"{tol}/y"]), oracle[f"{key}/success"], theirs
 
 
 @pytest.mark.parametrize(("norm", "images"), [("linf", 6), ("l2rms", 5)])
@@ -32,26 +32,24 @@ def test_bim_is_the_published_attack(oracle, oon, norm, images):
     """On the program's own gradient, which goes through the step sizes; to rounding.
 
     The weights are random: 1e-7 added to the pixels, about their rounding, and an image's ten steps may end in
-    another fifth of the pixels. So the images whose result is not the program's at once are attacked again with draws
-    of such noise, and must match after seven draws at most (l2rms: one of the six does not, 0.992 at best).
+    another fifth of the pixels. So the images are attacked as they are and with draws of such noise, and the program's
+    result must be among ours after seven draws at most (l2rms: of one image of the six it is not, 0.992 at best).
     """
     ta.models.set_solver(oon, tol=1e-3, gradient="backprop_steps")
-    random, rows, closest = np.random.RandomState(0), np.arange(6), np.zeros(6)
-    for noise in [np.zeros(1), *random.uniform(-1e-7, 1e-7, (7, *oracle["x"].transpose(0, 2, 3, 1).shape))]:
-        noise = noise[rows] if len(noise) == 6 else noise
-        x, ours, success, theirs = bim(oracle, oon, "0.001", norm, noise, rows)
+    random, closest, found = np.random.RandomState(0), np.zeros(6), []
+    for noise in [0.0, *random.uniform(-1e-7, 1e-7, (7, *oracle["x"].transpose(0, 2, 3, 1).shape))]:
+        x, ours, success, theirs = bim(oracle, oon, "0.001", norm, noise)
         np.testing.assert_array_equal(ours.success, success)
         if norm == "linf":
-            found = (np.abs(ours.x_adv - theirs) < 1e-4).mean((1, 2, 3))
+            found.append((np.abs(ours.x_adv - theirs) < 1e-4).mean((1, 2, 3)))
         else:
-            found = _cosine(ours.x_adv - x, theirs - x)
-        assert found.mean() > 0.9 or len(rows) < 6
-        closest[rows] = np.maximum(closest[rows], found)
-        rows = np.flatnonzero(closest < {"linf": 0.99, "l2rms": 0.999}[norm])
-        if len(rows) <= 6 - images:
+            found.append(_cosine(ours.x_adv - x, theirs - x))
+        closest = np.maximum(closest, found[-1])
+        if (closest >= {"linf": 0.99, "l2rms": 0.999}[norm]).sum() >= images:
             break
     else:
         pytest.fail(f"the program's result is not among ours: at best {closest}")
+    assert np.mean(found) > 0.9
 
 
 def test_the_blocks_own_gradient_turns_the_same_images(oracle, oon):

@@ -12,8 +12,11 @@ from tfode_adv.progress import bar
 NAME = "mnist_5k"
 IMAGE_SHAPE = (28, 28, 1)
 NUM_CLASSES = 10
-TEST_IMAGES_A_CLASS = 100
-SIZES = {"train": 4000, "test": 1000}
+IMAGES_A_CLASS, TEST_IMAGES_A_CLASS = 500, 100
+SIZES = {
+    "train": NUM_CLASSES * (IMAGES_A_CLASS - TEST_IMAGES_A_CLASS),
+    "test": NUM_CLASSES * TEST_IMAGES_A_CLASS,
+}
 _SEED = 5000
 
 
