@@ -26,14 +26,18 @@ def test_time_is_the_first_channel(scalar):
     h = tf.random.stateless_normal([3, 5, 4, 8], seed=[1, 2])
     t = tf.constant(0.7) if scalar else tf.reshape([0.1, 0.7, -2.0], [3, 1, 1, 1])
     layer = TimeConv2D(8)
-    with tf.GradientTape() as tape:
+    layer.build()
+    sources = [t, h, layer.kernel.value, layer.bias.value]
+    upstream = tf.random.stateless_normal(h.shape, seed=[5, 6])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(sources)
         y = layer(t, h)
-    gradient = tape.gradient(y, layer.kernel)
-    with tf.GradientTape() as tape:
         joined = tf.concat([tf.broadcast_to(t, [3, 5, 4, 1]), h], axis=-1)
         expected = tf.nn.conv2d(joined, layer.kernel, 1, "SAME") + layer.bias
     np.testing.assert_allclose(y, expected, atol=1e-5)
-    np.testing.assert_allclose(gradient, tape.gradient(expected, layer.kernel), rtol=1e-4, atol=1e-4)
+    gradients, wanted = (tape.gradient(value, sources, upstream) for value in (y, expected))
+    for gradient, want in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=1e-4)
 
 
 def test_torch_initialisation_is_uniform_in_one_over_the_root_of_the_fan_in():
