@@ -40,7 +40,7 @@ class IController:
 
     def _response(self, ratio: tf.Tensor, previous: tf.Tensor, order: int) -> tf.Tensor:
         del previous
-        return ratio ** -_single(1 / order, ratio)
+        return _power(ratio, -_single(1 / order, ratio))
 
     def _clip(self, factor: tf.Tensor, accepted: tf.Tensor) -> tf.Tensor:
         low = tf.where(accepted, tf.ones_like(factor), _single(self.min_factor, factor))
@@ -59,11 +59,17 @@ class PIController(IController):
     beta: float = 0.4
 
     def _response(self, ratio: tf.Tensor, previous: tf.Tensor, order: int) -> tf.Tensor:
-        return ratio ** -_single(self.alpha / order, ratio) * previous ** _single(self.beta / order, ratio)
+        alpha, beta = (_single(gain / order, ratio) for gain in (self.alpha, self.beta))
+        return _power(ratio, -alpha) * _power(previous, beta)
 
 
 def _single(value: float, like: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.constant(value, tf.float32), like.dtype)
+
+
+def _power(base: tf.Tensor, exponent: float | tf.Tensor) -> tf.Tensor:
+    # In double precision, since the last bit of a single one's power depends on the sample's place in the batch.
+    return tf.cast(tf.cast(base, tf.float64) ** exact(exponent, tf.float64), base.dtype)
 
 
 CONTROLLERS = {"i": IController, "pi": PIController}
@@ -99,6 +105,6 @@ def hairer_first_step(
     change = [b - a for a, b in zip(slope, f(t + trial, moved), strict=True)]
     d2 = [d / trial for d in norms(change)]
     steepest = largest(d1 + d2, t.dtype)
-    curved = (0.01 / tf.maximum(steepest, 1e-15)) ** (1.0 / method.control_order)
+    curved = _power(0.01 / tf.maximum(steepest, 1e-15), 1.0 / method.control_order)
     step = tf.where(steepest <= 1e-15, tf.maximum(exact(1e-6, t.dtype), trial * 1e-3), curved)
     return tf.minimum(100 * trial, step)
