@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfode_adv import layers, models
 from tfode_adv.attacks import losses
 from tfode_adv.attacks.sources import as_function
+from tfode_adv.models.answering import Answering
 
 
 @contextlib.contextmanager
@@ -56,27 +57,6 @@ def in_batches(function: Callable, batch_size: int, *arrays: np.ndarray) -> list
         results = function(*(tf.convert_to_tensor(array[start : start + batch_size]) for array in arrays))
         parts.append([np.asarray(result) for result in results])
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
-
-
-class Answering(keras.layers.Layer):
-    """A model whose logits are NaN for the images that a solve failed for: they have no answer to be judged.
-
-    Where failures are not raised, a block hands on its last good state, whose logits look like any others. A layer,
-    and no function, so that attacks see the blocks' settings.
-    """
-
-    def __init__(self, model: keras.layers.Layer):
-        super().__init__(autocast=False)
-        self.model = model
-        # It has no weights of its own, and the model builds itself.
-        self.built = True
-
-    def call(self, x, training=None):
-        with layers.record_statistics() as records:
-            logits = self.model(x, training=training)
-        for _, statistics in records:
-            logits = tf.where((statistics.status == 0)[:, None], logits, tf.constant(np.nan, logits.dtype))
-        return logits
 
 
 class Probe:

@@ -5,6 +5,7 @@ and a batch gathers its images. So a run that was killed goes on in the middle o
 """
 
 import functools
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -103,7 +104,11 @@ def load(
         if repeat:
             later = tf.data.Dataset.range(epoch + 1, np.iinfo(np.int64).max).flat_map(batches)
             order = order.concatenate(later)
-    return order.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+    gathered = order.map(gather, num_parallel_calls=os.cpu_count() or 1, deterministic=True).prefetch(2)
+    options = tf.data.Options()
+    # The longer an autotuned iterator has run, the longer its closing sleeps, up to a minute, idle.
+    options.autotune.enabled = False
+    return gathered.with_options(options)
 
 
 def arrays(

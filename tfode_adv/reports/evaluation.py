@@ -10,7 +10,7 @@ import numpy as np
 from tfode_adv import progress
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.files import PathLike
-from tfode_adv.reports.records import Cell, Configuration, Record
+from tfode_adv.reports.records import NO_ANSWER, Cell, Configuration, Record
 
 KEEP_IMAGES = 8
 
@@ -233,16 +233,22 @@ def _attacked(subject, configuration, images, clean, progress) -> tuple[list[Rec
 
 
 def _predict(subject, configuration, images, labels) -> tuple[list[int], list[float], list[int]]:
-    """Predicted classes; margins, positive where the prediction is right; evaluations of the dynamics."""
+    """Predicted classes; margins, positive where the prediction is right; evaluations of the dynamics.
+
+    Under an attack a model may have no answer: `NO_ANSWER` is the class then, and the margin NaN.
+    """
     logits, nfe = subject.predict(configuration, images)
-    if not np.isfinite(logits).all():
-        failed = int((~np.isfinite(logits)).any(-1).sum())
+    answered = np.isfinite(logits).all(-1)
+    if configuration.attack == "none" and not answered.all():
+        failed = np.count_nonzero(~answered)
         raise RunError(f"the model's logits are not finite for {failed} of {len(images)} images")
     rows = np.arange(len(labels))
     others = np.array(logits, np.float64)
     own = others[rows, labels]
     others[rows, labels] = -np.inf
-    return logits.argmax(-1).tolist(), (own - others.max(-1)).tolist(), np.asarray(nfe).tolist()
+    margins = np.where(answered, own - others.max(-1), np.nan)
+    predicted = np.where(answered, logits.argmax(-1), NO_ANSWER)
+    return predicted.tolist(), margins.tolist(), np.asarray(nfe).tolist()
 
 
 def _paced(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:

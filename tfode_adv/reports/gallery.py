@@ -7,6 +7,7 @@ import numpy as np
 
 from tfode_adv.reports.naming import Names
 from tfode_adv.reports.plotting import Picture, magnified, png
+from tfode_adv.reports.records import NO_ANSWER
 from tfode_adv.reports.results import Result, grouped
 from tfode_adv.reports.tables import number
 
@@ -91,7 +92,8 @@ def _card(result: Result, index: int) -> Card:
         text = f"label {record.label}, predicted {record.clean} without an attack"
     else:
         distance = "" if record.distance is None else f", distance {record.distance:.3g}"
-        text = f"label {record.label}, predicted {record.clean} → {record.adversarial}{distance}"
+        answer = "no answer" if record.adversarial == NO_ANSWER else record.adversarial
+        text = f"label {record.label}, predicted {record.clean} → {answer}{distance}"
     return Card(
         index=index,
         clean=_picture("clean", f"clean image {index}", clean),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from tfode_adv.reports.naming import Names, solver
+from tfode_adv.reports.records import NO_ANSWER
 from tfode_adv.reports.results import Result, grouped
 from tfode_adv.reports.statistics import Rate
 from tfode_adv.reports.tables import Table, number, show
@@ -104,6 +105,9 @@ def attack_table(results: Iterable[Result], folded: bool = False) -> Table:
     headers = ["model", "τ", "attack", "norm", "ε", "gradient", "images", "clean error"]
     headers += ["attack success", "robust accuracy", "mean NFE", "median distance"]
     note = f"Attack success: of the correctly classified images; robust accuracy: of all images. {_INTERVALS}"
+    unanswered = sum(record.adversarial == NO_ANSWER for result in results for record in result.records.values())
+    if unanswered:
+        note += f" Attacked images that a solve failed for, {unanswered} in all rows, count as turned."
     return Table("Every attack configuration", headers, rows, note=note, folded=folded)
 
 

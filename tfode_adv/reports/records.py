@@ -28,6 +28,8 @@ from tfode_adv.errors import RunError
 
 FORMAT = 1
 FOLDER = "evaluations"
+# Predicted where a solve failed, or the logits are not finite, on an attacked image: no class, so never the right one.
+NO_ANSWER = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +110,13 @@ class Record:
 
     Attributes:
         index: the image's place in its split.
-        label, clean, adversarial: the true class, and the classes predicted without and with the attack.
+        label, clean, adversarial: the true class, and the classes predicted without and with the attack
+            (`NO_ANSWER` where an attacked image leaves the model without an answer).
         success: the clean prediction was right and the adversarial one is not.
         distance: of the adversarial image from the clean one, in the attack's norm.
         queries, gradients: forward passes and gradients that the attack took.
         nfe_clean, nfe_adversarial: evaluations of the dynamics, 0 for a model without ODE blocks.
-        margin_clean, margin_adversarial: logit of the label less the largest other one.
+        margin_clean, margin_adversarial: logit of the label less the largest other one; NaN without an answer.
     """
 
     index: int
