@@ -58,6 +58,14 @@ def test_a_minimal_attack_with_eps_judges_inside_the_ball(linear):
         assert (result.distance <= factor * optimum * (1 + 1e-5)).all()
 
 
+@pytest.mark.parametrize(("targets", "each"), [(1, 1), (None, 2)])
+def test_fab_without_targets_costs_a_gradient_a_class(linear, targets, each):
+    result = attacks.FAB(norm="l2", steps=4, targets=targets)(linear, linear.x, linear.y)
+    assert result.gradients.tolist() == [4 * each] * 3
+    # Besides: each step's own check, and the first and the last pass.
+    assert result.queries.tolist() == [4 * (each + 1) + 2] * 3
+
+
 def test_fab_projects_onto_the_hyperplane_within_the_box():
     """Against a fine search along t: sorted meeting points find the same shortest step."""
     import tensorflow as tf

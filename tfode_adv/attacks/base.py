@@ -86,7 +86,7 @@ class Attack:
         """Returns how many images one step of one sample sends through the model at once."""
         return self.source.draws
 
-    def costs(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def costs(self, steps: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the queries and the gradients of samples that took `steps` [N] steps."""
         return steps * self.source.draws, steps * self.source.draws
 
@@ -149,12 +149,13 @@ class Attack:
             fooled[fooled] = self._judge(engine.predict(program, x[fooled], size), y[fooled])
         tally = _Tally(self, x, fooled)
         classes = clean.shape[-1]
+        images_at_once = max(1, size // self.rows(classes))
         for restart in range(self.rounds(classes) if self.limit else 0):
             rows = tally.pending(restart)
             if not len(rows):
                 break
-            images_at_once = max(1, size // self.rows(classes))
-            work = engine.Work(program, x[rows], y[rows], index[rows], restart, numbers, images_at_once, progress)
+            samples = x[rows], y[rows], index[rows]
+            work = engine.Work(program, *samples, classes, restart, numbers, images_at_once, progress)
             x_new, queries, gradients = self.search(work)
             x_new = self._settle(x[rows], x_new)
             success = self._judge(engine.predict(program, x_new, size), y[rows])
@@ -167,7 +168,7 @@ class Attack:
         for done, images, taken in engine.run(work):
             x_new[done], steps[done] = images, taken
             work.progress(len(done))
-        return x_new, *self.costs(steps)
+        return x_new, *self.costs(steps, work.classes)
 
     def _judge(self, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
         return self.fooled(tf.constant(logits), tf.constant(y)).numpy()

@@ -138,13 +138,15 @@ def _padded(values: np.ndarray, size: int) -> np.ndarray:
 class Work:
     """One restart of an attack: images, labels and numbers [n] of the samples, and how to run them.
 
-    `size` is how many run at once; `progress` is told how many have finished.
+    `classes` is how many the model tells apart; `size` is how many samples run at once; `progress` is told how
+    many have finished.
     """
 
     program: Program
     x: np.ndarray
     y: np.ndarray
     index: np.ndarray
+    classes: int
     restart: int
     numbers: dict[str, tf.Tensor]
     size: int

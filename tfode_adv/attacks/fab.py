@@ -45,8 +45,9 @@ class FAB(Attack):
     def rows(self, num_classes):
         return self.source.draws * (1 if self.targets else num_classes)
 
-    def costs(self, steps):
-        return steps * (self.source.draws + 1), steps * self.source.draws
+    def costs(self, steps, num_classes):
+        gradients = self.rows(num_classes)
+        return steps * (gradients + 1), steps * gradients
 
     def start(self, batch):
         far = tf.zeros_like(batch.y, tf.float32) + _HUGE

@@ -95,7 +95,7 @@ class SPSA(Attack):
     def rows(self, num_classes):
         return self.samples
 
-    def costs(self, steps):
+    def costs(self, steps, num_classes):
         each = self.samples * self.estimates + (1 if self.early_stop else 0)
         return steps * each, steps * 0
 

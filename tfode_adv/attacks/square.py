@@ -33,7 +33,7 @@ class Square(Attack):
     name: ClassVar[str] = "square"
     summary: ClassVar[str] = "gradient-free random search (Andriushchenko et al. 2020)"
 
-    def costs(self, steps):
+    def costs(self, steps, num_classes):
         return steps, steps * 0
 
     def start(self, batch):
