@@ -86,31 +86,6 @@ class Conv2D(keras.layers.Layer):
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
-@tf.custom_gradient
-def _add_bias_and_time(y: tf.Tensor, bias: tf.Tensor, t: tf.Tensor, response: tf.Tensor) -> tf.Tensor:
-    """`y + bias + t response`, whose gradient for the bias and the response reads the maps once, in one product.
-
-    Args:
-        y: maps `[B, H, W, C]`.
-        bias: `[C]`.
-        t: one time for all, of any shape with one element, or one a sample `[B, 1, 1, 1]`.
-        response: `[1, H, W, C]`.
-    """
-    moved = tf.matmul(tf.reshape(t, [-1, 1]), tf.reshape(response, [1, -1]))
-    value = tf.nn.bias_add(y, bias) + tf.reshape(moved, tf.concat([[-1], tf.shape(response)[1:]], 0))
-
-    def gradient(upstream):
-        flat = tf.reshape(upstream, [tf.shape(upstream)[0], tf.size(response)])
-        times = tf.broadcast_to(tf.reshape(t, [1, -1]), [1, tf.shape(flat)[0]])
-        sums = tf.matmul(tf.concat([times, tf.ones_like(times)], 0), flat)
-        for_bias = tf.reduce_sum(tf.reshape(sums[1], [-1, tf.size(bias)]), 0)
-        for_t = tf.matmul(flat, tf.reshape(response, [-1, 1]))
-        for_t = tf.reduce_sum(for_t) if t.shape.num_elements() == 1 else for_t
-        return upstream, for_bias, tf.reshape(for_t, tf.shape(t)), tf.reshape(sums[0], tf.shape(response))
-
-    return value, gradient
-
-
 @keras.saving.register_keras_serializable(package="tfode_adv")
 class TimeConv2D(keras.layers.Layer):
     """A 3 x 3 convolution of padding 1 over maps with the time as their first channel: conv([t, h]).
@@ -145,8 +120,8 @@ class TimeConv2D(keras.layers.Layer):
         kernel = tf.convert_to_tensor(self.kernel)
         ones = tf.ones([1, tf.shape(h)[1], tf.shape(h)[2], 1], h.dtype)
         response = tf.nn.conv2d(ones, kernel[:, :, :1], 1, "SAME")
-        y = tf.nn.conv2d(h, kernel[:, :, 1:], 1, "SAME")
-        return _add_bias_and_time(y, tf.convert_to_tensor(self.bias), tf.cast(t, h.dtype), response)
+        y = tf.nn.bias_add(tf.nn.conv2d(h, kernel[:, :, 1:], 1, "SAME"), self.bias)
+        return y + tf.cast(t, h.dtype) * response
 
     def compute_output_shape(self, t_shape=None, h_shape=None):
         return h_shape
