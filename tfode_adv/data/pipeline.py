@@ -106,7 +106,7 @@ def load(
             order = order.concatenate(later)
     gathered = order.map(gather, num_parallel_calls=os.cpu_count() or 1, deterministic=True).prefetch(2)
     options = tf.data.Options()
-    # The longer an autotuned iterator has run, the longer its closing sleeps, up to a minute, idle.
+    # An autotuned iterator that has run for long may take the better part of a minute to close, idle.
     options.autotune.enabled = False
     return gathered.with_options(options)
 
