@@ -6,6 +6,7 @@ import pathlib
 import platform
 import shutil
 import subprocess
+import tempfile
 import zipfile
 from typing import Any
 
@@ -54,7 +55,9 @@ class Run:
         replaces = cls.replaces(path, overwrite)
         try:
             if replaces:
-                shutil.rmtree(path)
+                # Renamed before it is deleted: half a run would be refused by the next --overwrite.
+                aside = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+                shutil.rmtree(path.rename(aside / path.name).parent)
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot write {str(path)!r}: {error.strerror or error}") from error

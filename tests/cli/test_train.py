@@ -12,7 +12,7 @@ from tfode_adv import models, training
 from tfode_adv.cli import app, recipes, train
 from tfode_adv.files import sha256
 from tfode_adv.runs import Run
-from tfode_adv.training.checkpoints import locked
+from tfode_adv.training.checkpoints import Checkpoints, locked
 from tfode_adv.training.state import State
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
@@ -102,6 +102,14 @@ def test_a_resumed_run_says_what_it_was_started_with_before(monkeypatch, tmp_pat
     assert now.keys() == first.keys() and now["model"] == first["model"]
 
 
+def test_a_better_part_of_an_epoch_is_exported_in_place_of_the_best_whole_one(monkeypatch, tmp_path, capsys):
+    # No weights at all: exporting them would fail.
+    monkeypatch.setattr(Checkpoints, "best", lambda self: ({}, {"error": 1.1}, None))
+    assert _call(*SMALL, f"--run_dir={tmp_path / 'run'}", "--max_updates=2") == app.OK
+    assert "in epoch 1" in capsys.readouterr().out.splitlines()[-1]
+    assert Run.open(tmp_path / "run").finished
+
+
 def test_resuming_a_finished_run_leaves_its_model_as_it_is(folder):
     before = sha256(folder / "model.keras")
     assert _call("--resume", f"--run_dir={folder}", "--epochs=1") == app.OK
@@ -153,6 +161,13 @@ def test_a_folder_that_is_taken_is_told_before_any_data_are_read(tmp_path, monke
     Run.create(tmp_path, {"model": {"name": "oon"}})
     assert _call(*SMALL, f"--run_dir={tmp_path}") == app.FAILED
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_precision_is_the_layers_and_float16_scales_the_loss():
+    recipe = training.Recipe("resnet10", "mnist_5k", mixed_precision="float16", model_options={"filters": 4})
+    assert recipe.make_model().get_layer("stem").dtype_policy.name == "mixed_float16"
+    assert isinstance(recipe.make_optimizer(), keras.optimizers.LossScaleOptimizer)
+    assert keras.config.dtype_policy().name == "float32"
 
 
 def _recipe(path):

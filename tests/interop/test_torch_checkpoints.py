@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfode_adv as ta
 from tests.interop.torch_states import torch_state
@@ -79,9 +80,17 @@ def test_code_in_a_checkpoint_is_not_run(model, tmp_path):
             return (pathlib_touch, (str(tmp_path / "ran"),))
 
     torch.save({"net": Bomb()}, tmp_path / "c.pt")
-    with pytest.raises(RunError, match="no checkpoint of plain tensors"):
+    with pytest.raises(RunError, match=r"it holds a \S+pathlib_touch, which is not loaded") as caught:
         ta.interop.load_torch_state(model, tmp_path / "c.pt")
-    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "ran").exists() and "weights_only" not in str(caught.value)
+
+
+def test_a_tensor_that_is_no_array_is_told_in_a_line(model, tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"a": torch.zeros(3, device="meta")}, tmp_path / "c.pt")
+    with pytest.raises(RunError, match="holds a tensor that is no plain array") as caught:
+        ta.interop.load_torch_state(model, tmp_path / "c.pt")
+    assert "\n" not in str(caught.value)
 
 
 def pathlib_touch(path):
@@ -99,10 +108,26 @@ def test_what_does_not_fit_is_listed_and_nothing_is_changed(model, state):
     message = str(caught.value)
     assert "\n" not in message
     assert "misshapen downsample.module.weight (3, 1, 4, 4) for (4, 1, 4, 4)" in message
-    assert "missing logits.bias" in message
+    assert "missing classifier.module.5.bias" in message
     assert "left over layer9.0.conv1.weight" in message
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("values", [np.array(list("abcd")), np.arange(4, dtype=np.complex64), np.zeros(4, "V2")])
+def test_what_is_no_number_is_listed_and_nothing_is_changed(model, state, values):
+    before = model.get_weights()
+    with pytest.raises(UsageError, match=r"no real numbers in classifier.module.0.bias \("):
+        ta.interop.load_torch_state(model, torch_state(seed=10) | {"classifier.module.0.bias": values})
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("number", [np.float16, np.float64, tf.bfloat16.as_numpy_dtype])
+def test_other_numbers_are_taken(model, number):
+    state = {name: value.astype(number) for name, value in torch_state(seed=12).items()}
+    ta.interop.load_torch_state(model, state)
+    assert is_loaded(model, {name: value.astype(np.float32) for name, value in state.items()})
 
 
 def test_two_names_for_one_place_are_not_taken(model, state):
@@ -130,7 +155,7 @@ def test_another_family_s_checkpoint(name, state):
         ("c.npz", None, RunError, "c.npz' is missing"),
         ("c.npz", b"PK\x03\x04 and no more", RunError, "c.npz' is corrupt"),
         ("c.npz", NPY, RunError, "c.npz' is corrupt: it holds one array"),
-        ("c.pt", b"not a checkpoint", RunError, "c.pt' is no checkpoint"),
+        ("c.pt", b"not a checkpoint", RunError, "c.pt' is no checkpoint of plain tensors: it is damaged"),
     ],
 )
 def test_unreadable_files(model, tmp_path, name, content, error, words):
@@ -146,5 +171,5 @@ def test_unreadable_files(model, tmp_path, name, content, error, words):
 def test_without_pytorch_one_line_says_what_to_do(model, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     (tmp_path / "c.pt").touch()
-    with pytest.raises(UsageError, match=r"tfode_adv\[torch\]"):
+    with pytest.raises(UsageError, match="with its extra torch"):
         ta.interop.load_torch_state(model, tmp_path / "c.pt")

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 import tfode_adv as ta
+from tfode_adv.interop.names import torch_name, translate
 from tfode_adv.layers import ODEBlock
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -38,8 +39,8 @@ class Oracle:
         with np.load(file) as archive:
             self.arrays = dict(archive)
         state = {k.removeprefix("state/"): v for k, v in self.arrays.items() if k.startswith("state/")}
-        self.model = ta.interop.build_from_state(family(file), state)
         self.x, self.y = tf.constant(self.arrays["x"].transpose(0, 2, 3, 1)), self.arrays["y"]
+        self.model = ta.interop.build_from_state(family(file), state, input_shape=tuple(self.x.shape[1:]))
 
     def use(self, prefix, gradient="backprop"):
         """Sets the solver that `prefix`, "METHOD/TOL/", names."""
@@ -101,6 +102,13 @@ def oracle():
     with mock.patch.object(ODEBlock, "_field", lambda block, t, h: compiled_dynamics(block)(t, h)):
         yield functools.cache(Oracle)
     compiled_dynamics.cache_clear()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_weight_has_the_program_s_name(oracle, file):
+    """So that a message about a missing array says what it is called in the file."""
+    names = [name.removeprefix("state/") for name in oracle(file).arrays if name.startswith("state/")]
+    assert [torch_name(translate(name), family(file)) for name in names] == names
 
 
 WITH_GRADIENT = list(cases("grad"))

@@ -3,13 +3,21 @@
 import json
 import socket
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.training import tiny
 from tfode_adv.errors import UsageError
-from tfode_adv.training import Madry, Survival, distribution
+from tfode_adv.training import SGD, CrossEntropy, Madry, Recipe, Survival, distribution
+
+
+class StopHere(keras.callbacks.Callback):
+    """A user's callback that ends the training after three batches."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = batch == 2
 
 
 def _train(strategy, folder, name):
@@ -27,6 +35,47 @@ def _mirrored(folder):
     strategy = distribution.strategy("mirrored")
     assert strategy.num_replicas_in_sync == 2
     _train(strategy, folder, "mirrored")
+    _moving_averages_are_the_same_on_both(strategy)
+    _an_overflow_on_one_is_passed_over_by_both(strategy)
+
+
+def _moving_averages_are_the_same_on_both(strategy):
+    with strategy.scope():
+        model = tiny.model()
+        before = [variable.numpy() for variable in model.non_trainable_variables]
+    tiny.train(model, epochs=1, strategy=strategy)
+    for variable, old in zip(model.non_trainable_variables, before, strict=True):
+        one, other = (each.numpy() for each in strategy.experimental_local_results(variable.value))
+        np.testing.assert_array_equal(one, other)
+        assert not np.array_equal(one, old)
+
+
+class Overflowing(CrossEntropy):
+    """A loss whose gradient is infinite for images of label 2."""
+
+    def __call__(self, train, x, x_adv, y):
+        losses, logits = super().__call__(train, x, x_adv, y)
+
+        @tf.custom_gradient
+        def explode(losses):
+            return tf.identity(losses), lambda upstream: tf.where(tf.equal(y, 2), np.inf, upstream)
+
+        return explode(losses), logits
+
+
+def _an_overflow_on_one_is_passed_over_by_both(strategy):
+    # Every second image, one replica's share, is of label 2.
+    batch = tf.constant(tiny.IMAGES[:8]), tf.constant([0, 2] * 4, tf.int64)
+    with strategy.scope():
+        model = tiny.plain_model()
+        optimizer = keras.optimizers.LossScaleOptimizer(SGD(0.1), initial_scale=64.0)
+    before = tiny.weights(model)
+    tiny.train(
+        model, epochs=1, strategy=strategy, optimizer=optimizer, loss=Overflowing(), train=lambda epoch, step: [batch]
+    )
+    np.testing.assert_array_equal(tiny.weights(model), before)
+    scales = strategy.experimental_local_results(optimizer.dynamic_scale.value)
+    assert [float(scale) for scale in scales] == [32.0, 32.0]
 
 
 def _worker(folder, index, ports, environ):
@@ -39,6 +88,10 @@ def _worker(folder, index, ports, environ):
     strategy = distribution.strategy("multi_worker")
     assert strategy.num_replicas_in_sync == 2 and distribution.is_chief(strategy) == (index == 0)
     _train(strategy, folder, f"worker{index}")
+    with strategy.scope():
+        model = tiny.plain_model()
+    end, _ = tiny.train(model, strategy=strategy, callbacks=[StopHere()] if index else [])
+    assert (end.updates, end.step) == (3, 3)
 
 
 def _worker_process(folder, index, ports):
@@ -75,6 +128,13 @@ def test_two_workers_update_as_one_and_one_of_them_writes(alone, processes, tmp_
     for index in range(2):
         np.testing.assert_allclose(np.load(tmp_path / f"worker{index}.npy"), alone, rtol=1e-4, atol=1e-6)
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1
+
+
+def test_a_last_batch_has_an_image_for_each_replica():
+    recipe = Recipe("oon", "mnist_5k", num_train_examples=129, batch_size=128)
+    recipe.check_last_batch(1)
+    with pytest.raises(UsageError, match="leaves 1 of 129 images for an epoch's last batch"):
+        recipe.check_last_batch(2)
 
 
 @pytest.mark.parametrize("value", [None, "{", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}'])

@@ -95,6 +95,37 @@ def test_a_part_of_an_epoch_is_told_of_and_completed_by_a_resumed_run(undisturbe
     np.testing.assert_array_equal(tiny.weights(model), tiny.weights(whole))
 
 
+def test_a_part_of_an_epoch_may_be_the_best_also_of_a_run_resumed_with_nothing_left_to_do(tmp_path):
+    for _ in range(2):
+        survival, options = Survival(tmp_path, resume=True), {"epochs": 3, "max_updates": 4}
+        end, _ = tiny.train(tiny.model(), validation=_validation(), survival=survival, **options)
+        (part,) = end.history
+        assert (end.best_epoch, end.best_error) == (0, part["val_error"])
+
+
+def test_ctrl_c_in_the_last_batch_of_all_leaves_nothing_undone(tmp_path):
+    end, _ = tiny.train(tiny.plain_model(), epochs=1, survival=Survival(tmp_path), callbacks=[Stop(7, _interrupt)])
+    assert end.finished and end.epoch == 1
+
+
+def test_without_validation_no_epoch_is_the_best(tmp_path):
+    end, _ = tiny.train(tiny.plain_model(), survival=Survival(tmp_path))
+    assert end.best_epoch is None and Checkpoints(tmp_path / "checkpoints").best() is None
+
+
+def test_validation_that_can_be_gone_through_only_once_is_a_mistake():
+    with pytest.raises(UsageError, match="validation gave no images"):
+        tiny.train(tiny.plain_model(), validation=iter(_validation()))
+
+
+def test_what_a_killed_write_left_aside_is_deleted(tmp_path):
+    aside = tmp_path / "checkpoints" / ".step-000000007-0123456789abcdef.npz.x1"
+    aside.parent.mkdir()
+    aside.write_bytes(b"half")
+    tiny.train(tiny.plain_model(), epochs=1, survival=Survival(tmp_path))
+    assert not aside.exists()
+
+
 def test_a_run_that_goes_on_has_a_folder():
     with pytest.raises(UsageError, match="resume is True, but folder is None"):
         tiny.train(tiny.plain_model(), survival=Survival(resume=True))

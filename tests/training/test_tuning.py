@@ -3,8 +3,11 @@
 import dataclasses
 import math
 
+import keras
+import numpy as np
 import pytest
 
+from tfode_adv import data
 from tfode_adv.cli import app, tune
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.training import Recipe, tuning
@@ -141,6 +144,8 @@ def test_a_failure_that_is_not_the_trials_own_ends_the_search_which_goes_on_late
         ["--validation=0", "--schedule=constant"],
         ["--num_train_examples=100000"],
         ["--robust_weight=2"],
+        ["--robust_eps=0"],
+        ["--distribute=multi_worker"],
     ],
     ids=" ".join,
 )
@@ -153,6 +158,29 @@ def test_bad_values_are_one_line(trained, tmp_path, capsys, arguments):
 def test_nothing_to_search_is_a_mistake():
     with pytest.raises(UsageError, match="nothing to search"):
         tuning.Space()
+
+
+def test_a_mistake_that_every_trial_would_meet_ends_the_search(trained, tmp_path, monkeypatch, capsys):
+    train = tuning.train
+    monkeypatch.setattr(tuning, "train", _failing(UsageError("distribute is 'mirrored', but there is no device")))
+    assert _call(tmp_path, "--trials=2") == app.USAGE
+    assert capsys.readouterr().err == "tune: distribute is 'mirrored', but there is no device\n"
+    monkeypatch.setattr(tuning, "train", train)
+    assert _call(tmp_path, "--trials=2") == app.OK and len(trained) == 2
+
+
+def test_robust_accuracy_is_that_of_validation_images_under_attack():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    recipe = Recipe("oon", "mnist_5k", batch_size=32)
+    x, y = data.arrays("mnist_5k", "validation", 32)
+    model.layers[-1].kernel.assign(x.reshape(32, -1).T @ np.eye(10)[y] / 100)
+    clean = np.mean(model.predict(x, verbose=0).argmax(-1) == y)
+    scores = [
+        tuning.Objective("robust", eps=eps, steps=2, num_examples=32).score(model, 0.5, recipe) for eps in (1e-6, 0.3)
+    ]
+    assert scores[0]["robust"] == pytest.approx(clean) and clean > 0.5
+    assert scores[1]["robust"] < clean / 2 and scores[1]["accuracy"] == 0.5
 
 
 def test_scores_are_weighted_sums(monkeypatch):

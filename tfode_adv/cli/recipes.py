@@ -58,7 +58,7 @@ def _define_descent(integer, number, choice, values):
     integer("max_updates", None, "Stop after so many batches.")
     number("learning_rate", 0.1, "Learning rate of SGD.", low_open=True)
     choice("schedule", "plateau", schedules.SCHEDULES, "How the learning rate falls.")
-    integer("patience", 5, "Epochs without a better validation error before --schedule=plateau cuts.")
+    integer("patience", 5, "--schedule=plateau cuts once more than so many epochs in a row were no better.")
     absl_flags.DEFINE_list("milestones", [], "Epochs at which --schedule=steps cuts.", flag_values=values)
     number("factor", 0.1, "What a cut multiplies the learning rate by.", low_open=True)
     number("momentum", 0.9, "Momentum of SGD.")
@@ -76,7 +76,7 @@ def _define_loss(integer, number, choice, values):
 
 
 def _define_means(integer, number, choice, values):
-    integer("accumulate", 1, "Parts a batch is computed in; its update is the same.")
+    integer("accumulate", 1, "Parts a batch is computed in; for one update, but for dropout and batch norm.")
     choice("mixed_precision", "none", list(recipe.PRECISIONS), "Number type of the layers.")
     absl_flags.DEFINE_boolean("jit_compile", False, "Compile the training step.", flag_values=values)
     choice(

@@ -99,7 +99,7 @@ def main(argv):
     if not end.finished:
         print(f"stopped in epoch {end.epoch + 1}, all saved: go on with --run_dir={path} --resume")
         raise KeyboardInterrupt
-    best = "no epoch was completed"
+    best = "no validation error to choose by"
     if end.best_epoch is not None:
         best = f"best validation error {end.best_error:.2%} in epoch {end.best_epoch + 1}"
     print(f"{path}: done, {best}")

@@ -94,6 +94,8 @@ def _same_search(path: pathlib.Path) -> dict:
 
 def main(argv):
     del argv
+    if FLAGS.distribute == "multi_worker":
+        raise UsageError("distribute is 'multi_worker', but a search runs in one process: auto, none or mirrored")
     plan = recipes.make_recipe(FLAGS)
     folder = pathlib.Path(FLAGS.tune_dir or f"runs/tune-{plan.model}-{plan.dataset.replace('/', '_')}")
     objective = tuning.Objective(

@@ -1,6 +1,7 @@
 """Reading the arrays of a PyTorch checkpoint, without ever unpickling code."""
 
 import pathlib
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -68,12 +69,12 @@ def _read_torch(path):
         import torch
     except ImportError:
         raise UsageError(
-            f"reading {str(path)!r} needs PyTorch: pip install 'tfode_adv[torch]', or give an .npz"
+            f"reading {str(path)!r} needs PyTorch: install tfode_adv with its extra torch, or give an .npz"
         ) from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its readers raise: pickle's, zip's, its own
-        raise RunError(f"{str(path)!r} is no checkpoint of plain tensors: {_first_line(error)}") from error
+        raise RunError(f"{str(path)!r} is no checkpoint of plain tensors: {_refusal(error)}") from error
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -82,7 +83,18 @@ def _read_torch(path):
     strangers = sorted(str(name) for name, value in content.items() if not isinstance(value, torch.Tensor))
     if strangers:
         raise RunError(f"{str(path)!r} holds no tensor under: {', '.join(strangers)}")
-    return {str(name): value.detach().cpu().float().numpy() for name, value in content.items()}
+    try:
+        return {str(name): value.detach().cpu().float().numpy() for name, value in content.items()}
+    except (RuntimeError, TypeError) as error:  # sparse, quantised and meta tensors
+        raise RunError(f"{str(path)!r} holds a tensor that is no plain array: {_first_line(error)}") from error
+
+
+def _refusal(error):
+    """Why PyTorch did not read a file. What it says itself advises to run the code in it."""
+    if type(error).__name__ != "UnpicklingError":
+        return _first_line(error)
+    other = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it holds a {other[1]}, which is not loaded" if other else "it is damaged, or another program's"
 
 
 def _first_line(error):

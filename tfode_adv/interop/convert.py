@@ -10,7 +10,7 @@ from tfode_adv.errors import UsageError, check_choice
 from tfode_adv.files import PathLike
 from tfode_adv.interop.architecture import architecture
 from tfode_adv.interop.checkpoint import cleaned, read_state
-from tfode_adv.interop.names import model_names, translate
+from tfode_adv.interop.names import model_names, torch_name, translate
 from tfode_adv.models import available, build
 
 # PyTorch's layouts to TensorFlow's, by rank: OIHW to HWIO (and a transposed convolution's IOHW to HWOI, which
@@ -41,11 +41,13 @@ def load_torch_state(model: keras.Model, source: PathLike | Mapping[str, np.ndar
         if key not in variables or key in values:
             complaints.append(f"left over {name}")
             continue
+        if value.dtype.kind not in "fiub" and value.dtype.name != "bfloat16":
+            complaints.append(f"no real numbers in {name} ({value.dtype})")
         values[key] = value.transpose(LAYOUTS[value.ndim]) if value.ndim in LAYOUTS else value
         if values[key].shape != tuple(variables[key].shape):
             wanted = _torch_shape(variables[key].shape)
             complaints.append(f"misshapen {name} {value.shape} for {wanted}")
-    complaints += [f"missing {key}" for key in variables if key not in values]
+    complaints += [f"missing {torch_name(key, model.name)}" for key in variables if key not in values]
     if complaints:
         raise UsageError(f"the checkpoint does not fit {model.name}: {'; '.join(complaints)}")
     for key, value in values.items():

@@ -45,6 +45,44 @@ def translate(name: str) -> str:
     return name
 
 
+# The way back, rules of which the first that fits is taken.
+WIFS_FAMILIES = ("res", "mix", "oon")
+WIFS_NAMES = (
+    (r"^stem\.", "downsample.module.0."),
+    (r"^downsample_(\d+)\.", r"downsample.module.\1."),
+    (r"^block_(\d+)\.", r"features.\1."),
+    (r"^ode\.(conv\d)\.", r"odeblock.odefunc.\1._layer."),
+    (r"^ode\.", "odeblock.odefunc."),
+    (r"^head_norm\.", "classifier.module.0."),
+    (r"^logits\.", "classifier.module.5."),
+)
+MSML_NAMES = (
+    (r"^ode_(\d+)\.(conv\d)\.", r"conv.\1.ode_conv.odefunc.\2._layer."),
+    (r"^ode_(\d+)\.", r"conv.\1.ode_conv.odefunc."),
+    (r"^stage(\d+)_block(\d+)\.shortcut_bn\.", r"layer\1.\2.shortcut.1."),
+    (r"^stage(\d+)_block(\d+)\.shortcut\.", r"layer\1.\2.shortcut.0."),
+    (r"^stage(\d+)_block(\d+)\.", r"layer\1.\2."),
+    (r"^stem\.", "conv1."),
+    (r"^head_norm\.", "norm."),
+    (r"^logits\.", "linear."),
+)
+# The layers here that stand for skew-symmetric ODEs, whose weights are under `odefunc` there.
+SKEW = {"sonet": ("stem.", "stage", "logits."), "soblock_resnet10": ("stem.",), "soblock_wide_resnet": ("stem.",)}
+
+
+def torch_name(key: str, family: str) -> str:
+    """What the program of a `family` of models calls the weight that `translate` calls `key`."""
+    rules = WIFS_NAMES if family in WIFS_FAMILIES else MSML_NAMES
+    pattern, replacement = next((rule for rule in rules if re.match(rule[0], key)), ("$", ""))
+    name = re.sub(pattern, replacement, key)
+    if family == "oon":
+        return name.replace("downsample.module.0.", "downsample.module.")
+    if key.startswith(SKEW.get(family, ())):
+        name = re.sub(r"^(conv1|layer\d+\.\d+|linear)\.", r"\1.odefunc.", name)
+        name = re.sub(r"^(conv1|layer\d+\.\d+)\.odefunc\.weight$", r"\1.odefunc.kernel", name)
+    return name
+
+
 def model_names(model) -> dict:
     """The weights of a model of `tfode_adv.models`, by the names that `translate` gives: name to variable."""
     return {name: variable for layer in model.layers for name, variable in _weights(layer, layer.name)}

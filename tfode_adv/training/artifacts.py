@@ -14,6 +14,7 @@ from tfode_adv.layers import solver_settings
 from tfode_adv.runs import MODEL, Run
 
 WEIGHTS, SAVED_MODEL = "model.weights.h5", "saved_model"
+_ASIDE = ".export."
 
 
 def export(model: keras.Model, folder: PathLike) -> None:
@@ -28,8 +29,10 @@ def export(model: keras.Model, folder: PathLike) -> None:
     folder = pathlib.Path(folder)
     plain = keras.models.clone_model(model)
     plain.set_weights(model.get_weights())
+    for killed in folder.glob(f"{_ASIDE}*"):
+        shutil.rmtree(killed, ignore_errors=True)
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".export.") as aside:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_ASIDE) as aside:
             aside = pathlib.Path(aside)
             plain.save_weights(aside / WEIGHTS)
             serving = Serving(plain)

@@ -38,6 +38,12 @@ class Checkpoints:
     def __init__(self, folder: PathLike, keep: int = 3, report: Callable[[str], None] = lambda line: None):
         self.folder, self.keep, self.report = pathlib.Path(folder), keep, report
 
+    def tidy(self) -> None:
+        """Deletes what writes that were killed left aside; for the process that holds the folder's lock."""
+        for stem in ("step", "best"):
+            for aside in self.folder.glob(f".{stem}-*"):
+                aside.unlink(missing_ok=True)
+
     def save(self, step: int, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> pathlib.Path:
         """Writes the state after `step` updates; drops those of later steps, and what is older than the last `keep`."""
         stem = f"step-{step:09d}"

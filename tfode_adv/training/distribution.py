@@ -54,6 +54,15 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver is None or not resolver.task_type or resolver.task_id == 0
 
 
+def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
+    """Whether `flag` is set on any worker; all workers must ask at the same time."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return flag
+    flags = strategy.experimental_distribute_values_from_function(lambda context: tf.constant(float(flag)))
+    return float(strategy.reduce("SUM", flags, axis=None)) > 0
+
+
 def deal(strategy: tf.distribute.Strategy, *tensors: Any) -> tuple[Any, ...]:
     """Deals the rows of a global batch to the replicas in turn; every worker holds the same global batch."""
     replicas = strategy.num_replicas_in_sync

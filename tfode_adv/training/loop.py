@@ -98,7 +98,7 @@ def fit(
         accumulate: parts that a batch is cut into, one in memory at a time.
         jit_compile: whether XLA compiles the passes.
         max_updates: stop after so many batches, in the middle of an epoch if need be. That part is validated,
-            and callbacks are told of it as of an epoch; a resumed training goes on in it all the same.
+            may be the best, and callbacks are told of it as of an epoch; a resumed training goes on in it all the same.
         steps: batches of an epoch, for the callbacks; None if that is not known.
         report: called with each line worth telling.
 
@@ -149,27 +149,34 @@ class _Loop:
         writes = self.checkpoints is not None and chief
         with locked(self.survival.folder) if writes else contextlib.nullcontext(), Interrupt() as interrupt:
             self.interrupt, self.writes = interrupt, writes
+            if writes:
+                self.checkpoints.tidy()
             if self.survival.resume:
                 self._restore()
             # Verbose to those callbacks alone that the user gave: Keras adds none of its own.
             parameters = {"epochs": self.epochs, "steps": self.steps, "verbose": 1}
-            self.callbacks = keras.callbacks.CallbackList(
-                list(self.callbacks) if chief else None, model=self.model, **parameters
-            )
+            # What only tells of the training does so once; what may steer it must steer every worker alike.
+            told = [each for each in self.callbacks if chief or not isinstance(each, Watcher)]
+            self.callbacks = keras.callbacks.CallbackList(told, model=self.model, **parameters)
             for callback in self.callbacks.callbacks:
                 if isinstance(callback, Watcher):
                     callback.state = self.state
             self.model.stop_training = False
             self.callbacks.on_train_begin()
+            if self._spent and self.state.sums.images and self.state.epoch < self.epochs:
+                # Resumed where its updates end, in the middle of an epoch: that part is in no history.
+                self._epoch()
             while self.state.epoch < self.epochs and not self._stopping:
                 self._epoch()
             self.callbacks.on_train_end(self.state.history[-1] if self.state.history else {})
-        self.state.finished = not interrupt.requested
+        self.state.finished = self._spent or self.state.epoch >= self.epochs or not interrupt.requested
         return self.state
 
     @property
     def _stopping(self) -> bool:
-        return self.model.stop_training or self.interrupt.requested or self._spent
+        """Whether to stop here; asked at the same places by every worker, and the same answer to each."""
+        asked = self.model.stop_training or self.interrupt.requested
+        return self._spent or distribution.any_worker(self.strategy, asked)
 
     @property
     def _spent(self) -> bool:
@@ -180,8 +187,7 @@ class _Loop:
         self._set_rate()
         self.callbacks.on_epoch_begin(self.state.epoch)
         whole = self._batches()
-        ends_here = self._spent and not self.interrupt.requested
-        if not whole and not (ends_here and self.state.sums.images):
+        if not whole and not (self._spent and self.state.sums.images):
             return
         now, logs = self.state, _logs(self.state.sums, self.state.seconds)
         if self.validation is not None:
@@ -195,15 +201,15 @@ class _Loop:
         }
         now.history.append({"epoch": now.epoch + 1, **logs})
         self.callbacks.on_epoch_end(now.epoch, logs)
+        error = logs.get("val_error", 1.0 - logs["accuracy"])
+        if improved := self.validation is not None and error < now.best_error:
+            now.best_error, now.best_epoch = error, now.epoch
         if not whole:
             # Told of, but saved before: a resumed training completes the epoch as one left alone does.
             return
-        error = logs.get("val_error", 1.0 - logs["accuracy"])
         self.schedule.observe(error)
-        if error < now.best_error:
-            now.best_error, now.best_epoch = error, now.epoch
-            if self.writes:
-                self.checkpoints.save_best(state.weights(self.model), {"epoch": now.epoch + 1, "error": error})
+        if improved and self.writes:
+            self.checkpoints.save_best(state.weights(self.model), {"epoch": now.epoch + 1, "error": error})
         now.epoch, now.step, now.seconds, now.sums = now.epoch + 1, 0, 0.0, Outcome()
         self._save()
 
@@ -254,6 +260,8 @@ class _Loop:
             outcome += self.updates.evaluate(x, y)
             self.callbacks.on_test_batch_end(number, _logs(outcome))
         self.callbacks.on_test_end(_logs(outcome))
+        if not outcome.images:
+            raise UsageError("validation gave no images: give batches that can be gone through after every epoch")
         if not outcome.good:
             lost = f"{outcome.lost} of {outcome.images} images count as wrong"
             self.report(f"epoch {self.state.epoch + 1}, validation: {lost}: {outcome.fault}")

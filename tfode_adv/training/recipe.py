@@ -41,7 +41,8 @@ class Recipe:
         accumulate, jit_compile: see `fit`.
         mixed_precision: "none", "bfloat16" or "float16" (whose loss is scaled against underflow).
         distribute: see `distribution.strategy`.
-        export: which weights `model.keras` gets: those of the "best" validation error or the "last".
+        export: which weights `model.keras` gets: those of the "best" validation error, or the "last", as
+            without validation images.
     """
 
     model: str
@@ -156,11 +157,23 @@ class Recipe:
         if self.validation:
             next(iter(self.batches("validation")))
 
+    def num_images(self) -> int:
+        """Images of an epoch."""
+        info = data.info(self.dataset, data_dir=self.data_dir, download=self.download)
+        return self.num_train_examples or info.num_examples("train", self.validation)
+
     def num_batches(self) -> int:
         """Batches of an epoch."""
-        info = data.info(self.dataset, data_dir=self.data_dir, download=self.download)
-        images = self.num_train_examples or info.num_examples("train", self.validation)
-        return math.ceil(images / self.batch_size)
+        return math.ceil(self.num_images() / self.batch_size)
+
+    def check_last_batch(self, replicas: int) -> None:
+        """Raises UsageError if the last batch of an epoch is too small to give each replica an image."""
+        last = self.num_images() % self.batch_size or self.batch_size
+        if last < replicas:
+            raise UsageError(
+                f"batch_size is {self.batch_size}, which leaves {last} of {self.num_images()} images for an epoch's "
+                f"last batch, but each of {replicas} replicas needs one: choose another"
+            )
 
 
 def train(
@@ -186,8 +199,8 @@ def train(
         report: called with each line worth telling.
 
     Returns:
-        The model, with the weights that `recipe.export` names if the training came to its end, and where it
-        stands.
+        The model, with the weights that `recipe.export` names if the training came to its end in a run's folder,
+        else the last ones, and where it stands.
 
     Raises:
         UsageError: for a model, data set or value that cannot be.
@@ -197,6 +210,7 @@ def train(
     with strategy.scope():
         model = recipe.make_model()
     recipe.check_data()
+    recipe.check_last_batch(strategy.num_replicas_in_sync)
     with strategy.scope():
         if recipe.normalization == "data":
             model = recipe.make_model(_measure(recipe))
@@ -229,12 +243,14 @@ def train(
         report=report,
     )
     if end.finished and folder and chief:
-        best = checkpoints.Checkpoints(folder / "checkpoints", report=report).best()
-        if recipe.export == "best" and best is not None:
-            state.assign(best[0], model)
-        # A .keras file holds its date: written again, it would pass for a model not yet evaluated.
-        if save_model and not exported(model, folder):
-            export(model, folder)
+        with checkpoints.locked(folder):
+            best = checkpoints.Checkpoints(folder / "checkpoints", report=report).best()
+            # If what max_updates cut short is better than every whole epoch, the model has the best weights already.
+            if recipe.export == "best" and best is not None and best[1]["error"] <= end.best_error:
+                state.assign(best[0], model)
+            # A .keras file holds its date: written again, it would pass for a model not yet evaluated.
+            if save_model and not exported(model, folder):
+                export(model, folder)
     return model, end
 
 

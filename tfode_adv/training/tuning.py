@@ -30,6 +30,10 @@ class _Stop(keras_tuner.errors.FatalError, RunError):
     """What ends the search, not a trial alone: KerasTuner lets it through, and a program says it in a line."""
 
 
+class _Misused(keras_tuner.errors.FatalError, UsageError):
+    """The same for a mistake of the caller's: every other trial would meet it too."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Space:
     """What is searched; None leaves the recipe's own value.
@@ -103,7 +107,7 @@ class Objective:
     def __post_init__(self):
         check_choice("objective", self.name, OBJECTIVES)
         check_range("weight", self.weight, low=0, high=1)
-        check_range("eps", self.eps, low=0)
+        check_range("eps", self.eps, low=0, low_open=True)
         check_range("steps", self.steps, low=1)
         check_range("num_examples", self.num_examples, low=1)
 
@@ -119,8 +123,7 @@ class Objective:
         options = {"data_dir": recipe.data_dir, "validation": recipe.validation, "download": recipe.download}
         held_out = data.info(recipe.dataset, recipe.data_dir).num_examples("validation", recipe.validation)
         x, y = data.arrays(recipe.dataset, "validation", min(self.num_examples, held_out), **options)
-        size = 2.5 * self.eps / self.steps
-        attack = PGD(norm="linf", eps=self.eps, step_size=size, steps=self.steps, batch_size=recipe.batch_size)
+        attack = PGD(norm="linf", eps=self.eps, steps=self.steps, batch_size=recipe.batch_size)
         logits = model.predict(attack(model, x, y).x_adv, batch_size=recipe.batch_size, verbose=0)
         return float(np.mean(np.argmax(logits, axis=-1) == y))
 
@@ -191,7 +194,7 @@ class Search(keras_tuner.Tuner):
         keras.utils.clear_session()
         try:
             result = self._result(recipe, folder)
-        except _Stop:
+        except (_Stop, _Misused):
             raise
         except (RunError, UsageError, tf.errors.OpError) as error:
             # Scored all the same: a failure that KerasTuner counts is a traceback, and the third ends the search.
@@ -214,6 +217,8 @@ class Search(keras_tuner.Tuner):
             )
         except Diverged:
             raise
+        except UsageError as error:
+            raise _Misused(str(error)) from error
         except RunError as error:
             raise _Stop(str(error)) from error
         if not end.finished:

@@ -80,7 +80,8 @@ class Updates:
 
     A batch is global: its gradient is that of the mean loss over all its images, however they are dealt
     to replicas and whatever part of it is held in memory at once. Batch statistics (batch normalisation)
-    are each part's own.
+    are each part's own, their moving averages the replicas' mean; each part draws its own dropout masks, and
+    replicas draw the same.
 
     Args:
         model: images [B, H, W, C] to logits [B, classes], built in the strategy's scope.
@@ -110,6 +111,7 @@ class Updates:
         # Where the loss is scaled, the optimiser itself passes over gradients that overflow.
         self._scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         self._apply = self._everywhere(self._apply_replica)
+        self._spoil = self._everywhere(_spoil_replica)
         self._sum = self._everywhere(_sum_replica)
 
     def gradients(self, x: Tensor, y: Tensor, step: int) -> tuple[Outcome, list[Tensor] | None]:
@@ -137,12 +139,16 @@ class Updates:
     def _gradients(self, x: Tensor, y: Tensor, step: int) -> tuple[Outcome, list[Tensor]]:
         count, parts = len(x), min(self.accumulate, max(1, len(x) // self.strategy.num_replicas_in_sync))
         position = np.arange(count)
-        outcome, total = Outcome(), None
+        outcome, total, overflowed = Outcome(), None, False
         for part in range(parts):
             rows = distribution.deal(self.strategy, x[part::parts], y[part::parts], position[part::parts])
             sums, samples, gradients = self._train(*rows, tf.constant(count, tf.float32), tf.constant(step))
             outcome += self._outcome(sums, samples, len(x[part::parts]))
             total = gradients if total is None else self._sum(total, gradients)
+            overflowed |= bool(sums["not_finite"])
+        if overflowed and self._scaled:
+            # The optimiser asks each replica whether its own gradients overflowed: all must give one answer.
+            total = self._spoil(total)
         return outcome, total
 
     def _train_replica(self, x: Tensor, y: Tensor, position: Tensor, count: Tensor, step: Tensor):
@@ -167,6 +173,12 @@ class Updates:
         # A function's argument has no device yet, and the sum over workers asks for one.
         gradients = [tf.identity(gradient) for gradient in gradients]
         self.optimizer.apply(gradients, self.model.trainable_variables)
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync > 1:
+            # Moving averages of batch statistics: each replica has moved its own.
+            for variable in self.model.non_trainable_variables:
+                if keras.backend.is_float_dtype(variable.dtype):
+                    variable.assign(context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.convert_to_tensor(variable)))
 
     def _infer(self, x: Tensor) -> Tensor:
         with solver_settings(on_failure="status"):
@@ -258,6 +270,10 @@ def _count(which: Tensor) -> Tensor:
 
 def _sum_replica(ours: list[Tensor], theirs: list[Tensor]) -> list[Tensor]:
     return [one + other for one, other in zip(ours, theirs, strict=True)]
+
+
+def _spoil_replica(gradients: list[Tensor]) -> list[Tensor]:
+    return [tf.fill(tf.shape(gradient), tf.constant(math.nan, gradient.dtype)) for gradient in gradients]
 
 
 def _any_batch(tensor: Tensor) -> tf.TensorSpec:
