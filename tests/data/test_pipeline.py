@@ -197,7 +197,7 @@ def _prepare_small(data_dir, name, features, keys, sizes):
 
         def _generate_examples(self, count):
             for i in range(count):
-                image = random.integers(0, 256, (8, 8, 3), np.uint8)
+                image = random.integers(0, 256, (8, 8, 3), getattr(features.get(keys[0]), "np_dtype", np.uint8))
                 yield i, {keys[0]: image, keys[1]: i % 3}
 
     Small(data_dir=data_dir).download_and_prepare()
@@ -249,6 +249,7 @@ def test_a_set_that_names_no_supervised_pair_is_read_by_the_usual_names():
         ),
         ({"label": tfds.features.ClassLabel(num_classes=3)}, {"train": 5}, "splits train and test"),
         ({"image": tfds.features.Image(shape=(None, None, 3))}, {"train": 5, "test": 5}, "several sizes"),
+        ({"image": tfds.features.Image(shape=(8, 8, 3), dtype=np.uint16)}, {"train": 5, "test": 5}, "of uint16"),
     ],
 )
 def test_a_set_that_will_not_do_is_refused(tmp_path, features, sizes, words):

@@ -22,18 +22,18 @@ def _call(*arguments):
 
 def test_the_run_holds_the_model(checkpoint, tmp_path, capsys):
     folder = tmp_path / "run"
-    flags = (f"--from={checkpoint}", f"--run_dir={folder}", "--model=oon")
+    flags = (f"--from={checkpoint}", f"--run_dir={folder}", "--model=oon", "--dataset=mnist")
     assert _call(*flags, "--image_size=8,9", "--tol=0.5", "--mean=0.1", "--deviation=0.3") == 0
     run = Run.open(folder)
     model = run.load_model()
     assert run.finished and model.input_shape == (None, 8, 9, 1)
-    assert run.config["model"]["name"] == "oon" and run.config["dataset"]["name"] == "mnist_5k"
+    assert run.config["model"]["name"] == "oon" and run.config["dataset"]["name"] == "mnist"
     again = ta.models.build(run.config["model"]["name"], **run.config["model"]["kwargs"])
     ta.interop.load_torch_state(again, torch_state())
     x = np.random.default_rng(0).random((2, 8, 9, 1), np.float32)
     np.testing.assert_allclose(model(x), again(x), atol=1e-6)
     assert model.get_layer("ode").tol == pytest.approx(0.5)
-    assert "mnist_5k" in capsys.readouterr().out
+    assert "data set: mnist\n" in capsys.readouterr().out
     assert _call(*flags) == 1 and "--overwrite" in capsys.readouterr().err
     assert _call(*flags, "--overwrite") == 0
 
@@ -45,6 +45,10 @@ def test_the_run_holds_the_model(checkpoint, tmp_path, capsys):
         (["--model=net", "--from={c}", "--run_dir={d}"], 2, "must be one of: res"),
         (["--model=res", "--from={c}", "--run_dir={d}"], 2, "not of res|does not fit res"),
         (["--model=oon", "--from={c}", "--run_dir={d}", "--image_size=8"], 2, "height,width"),
+        (["--model=oon", "--from={c}", "--run_dir={d}", "--image_size=8,8,3"], 2, "height,width"),
+        (["--model=oon", "--from={c}", "--run_dir={d}", "--image_size=8.5,8"], 2, "must be a whole number"),
+        (["--model=oon", "--from={c}", "--run_dir={d}", "--dataset=mnits"], 2, "dataset is 'mnits'"),
+        (["--model=oon", "--from={c}", "--run_dir={d}", "--num_steps=8"], 2, "num_steps"),
         (["--model=oon", "--from={c}", "--run_dir={d}", "--mean=0.5"], 2, "go together"),
         (["--model=oon", "--from=nowhere.npz", "--run_dir={d}"], 1, "nowhere.npz' is missing"),
     ],
@@ -55,3 +59,11 @@ def test_mistakes_leave_no_run(checkpoint, tmp_path, capsys, flags, status, word
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and any(word in err for word in words.split("|"))
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("classes, dataset", [(10, "mnist_5k"), (7, None)])
+def test_the_data_set_is_guessed_where_shape_and_classes_fit(tmp_path, capsys, classes, dataset):
+    np.savez(tmp_path / "c.npz", **torch_state(classes=classes))
+    assert _call(f"--from={tmp_path / 'c.npz'}", f"--run_dir={tmp_path / 'run'}", "--model=oon") == 0
+    assert Run.open(tmp_path / "run").config["dataset"]["name"] == dataset
+    assert (dataset or "no data set recorded") in capsys.readouterr().out

@@ -97,10 +97,20 @@ def test_training_moves_batch_norm_s_moments():
     assert any((a != b.numpy()).any() for a, b in zip(before, model.non_trainable_variables, strict=True))
 
 
-def test_wide_resnet_starts_from_he_s_normal_distribution():
-    model = ta.models.build("wide_resnet", depth=10, widen=4, input_shape=(8, 8, 3))
-    kernel = model.get_layer("stage3_block0").conv2.kernel.numpy()
-    assert kernel.std() == pytest.approx((2 / (9 * kernel.shape[-1])) ** 0.5, rel=0.02)
+@pytest.mark.parametrize("name", ["oon", "wide_resnet"])
+def test_the_start_is_pytorch_s_or_the_one_asked_for(name):
+    options = {"depth": 10, "widen": 4} if name == "wide_resnet" else {"filters": 64}
+
+    def kernel(**initialization):
+        model = ta.models.build(name, input_shape=(8, 8, 3), **options, **initialization)
+        layer = model.get_layer("ode").dynamics if name == "oon" else model.get_layer("stage3_block0")
+        return layer.conv2.kernel.numpy()
+
+    fan_in = np.prod(kernel().shape[:3])
+    assert 0.99 * fan_in**-0.5 < kernel().max() <= fan_in**-0.5
+    assert kernel(initialization="he_fan_out").std() == pytest.approx(
+        (2 / (9 * 64 * 4 ** (name != "oon"))) ** 0.5, rel=0.02
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,6 +132,8 @@ def test_wide_resnet_starts_from_he_s_normal_distribution():
         ("oon", {"normalization": 0.5}, "normalization is 0.5"),
         ("oon", {"normalization": ([0.1, 0.2], 1.0)}, "normalization is"),
         ("oon", {"normalization": (0.5, 0.0)}, "standard deviation of normalization is 0"),
+        ("oon", {"normalization": (float("nan"), 1.0)}, "mean of normalization is nan"),
+        ("sonet", {"blocks": (1.5, 1)}, "blocks per stage is 1.5"),
         ("sonet", {"blocks": 2}, "blocks is 2"),
         ("sonet", {"blocks": (2, 0)}, "blocks per stage is 0"),
         ("wide_resnet", {"depth": 12}, r"depth is 12, but must be 6 n \+ 4"),

@@ -38,6 +38,16 @@ def test_every_block_is_set_nested_ones_too(nested):
         assert block.tol == pytest.approx(0.5) and block.gradient == "adjoint" and block.solver == "bosh3"
 
 
+def test_blocks_come_in_the_model_s_order_nested_ones_too():
+    settings = {"input_shape": (8, 8, 2), "filters": 8, "blocks": (1, 1), "solver": "euler"}
+    inner = ta.models.build("sonet", **settings)
+    own = [block.name for block in ta.models.ode_blocks(inner)]
+    assert own[0] == "stem" and own[-1] == "logits"
+    inputs = keras.Input((8, 8, 2))
+    for outer in (keras.Model(inputs, inner(inputs)), ta.models.RandomSolver(inner)):
+        assert [block.name for block in ta.models.ode_blocks(outer)] == own
+
+
 def test_a_bad_value_changes_nothing(nested):
     with pytest.raises(UsageError, match="'exact'"):
         ta.models.set_solver(nested, tol=0.5, gradient="exact")

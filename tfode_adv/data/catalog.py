@@ -11,6 +11,8 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterable
 
+import numpy as np
+
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.files import PathLike
 
@@ -171,6 +173,8 @@ def _describe(name: str, builder) -> Source:
     splits = {"train": "train", "test": "test" if "test" in sizes else "validation"}
     if not set(splits.values()) <= set(sizes):
         raise UsageError(f"dataset {name!r} must have the splits train and test, it has: {', '.join(sizes)}")
+    if image.np_dtype != np.uint8:
+        raise UsageError(f"dataset {name!r} has images of {np.dtype(image.np_dtype)}, but must have bytes, uint8")
     if None in image.shape:
         raise UsageError(f"dataset {name!r} has images of several sizes; classifiers need one")
     described = Info(

@@ -36,8 +36,7 @@ def stage_plan(filters, blocks):
     """(name, filters, strides) of every block: each stage but the first doubles the width and strides."""
     if not isinstance(blocks, (tuple, list)) or not blocks:
         raise UsageError(f"blocks is {blocks!r}, but must be a tuple of blocks per stage, such as (2, 2, 2, 2)")
-    for count in blocks:
-        check_integer("blocks per stage", count, low=1)
+    blocks = [check_integer("blocks per stage", count, low=1) for count in blocks]
     return [
         (f"stage{stage + 1}_block{block}", filters * 2**stage, 2 if stage and not block else 1)
         for stage, count in enumerate(blocks)

@@ -28,8 +28,8 @@ class RandomSolver(keras.Model):
     def __init__(self, model: keras.Model, low: float = 1e-3, high: float = 1.0, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
         check_range("low", low, low=0, low_open=True)
-        if not low <= high:
-            raise UsageError(f"high is {high!r}, but must be at least low, {low:g}")
+        if not low <= high < float("inf"):
+            raise UsageError(f"high is {high!r}, but must be finite and at least low, {low:g}")
         self.model, self.low, self.high, self.seed = model, low, high, seed
         self._draws = keras.random.SeedGenerator(seed)
 

@@ -88,8 +88,8 @@ def build(
         dropout: of the WIFS 2019 head, in [0, 1); 0.5.
         normalization: (mean, standard deviation), each of one number or one a channel, applied to the
             image inside the model; None for none.
-        initialization: `"torch"` as the published programs initialise, `"keras"` for Keras's way, or
-            `"he_fan_out"`.
+        initialization: `"torch"`, PyTorch's default for convolutions and dense layers, as in the published
+            training; `"keras"` for Keras's; or `"he_fan_out"`, see `layers.initializers`.
         **ode: settings of every `ODEBlock`: `solver`, `tol`, `gradient`, `num_steps` and the others it
             takes. Defaults are the block's own, but tol = 0.1 for the MSML models. A model without an
             ODE block checks and then ignores them.
@@ -148,6 +148,8 @@ def _standardize(x, normalization):
         raise UsageError(
             f"normalization is {normalization!r}, but must be (mean, standard deviation), each one number or {channels}"
         ) from None
+    for value in mean.tolist():
+        check_range("the mean of normalization", value)
     for value in deviation.tolist():
         check_range("the standard deviation of normalization", value, low=0, low_open=True)
     return keras.layers.Normalization(mean=mean.tolist(), variance=np.square(deviation).tolist(), name="normalization")(

@@ -7,7 +7,7 @@ have biases and whose second convolution strides.
 
 import keras
 
-from tfode_adv.errors import UsageError, check_range
+from tfode_adv.errors import UsageError
 from tfode_adv.layers import BasicBlock, Conv2D, WideBlock
 from tfode_adv.layers.blocks import BATCH_NORM
 from tfode_adv.models.parts import dense, so_block, stage_plan
@@ -27,8 +27,7 @@ def soblock_resnet10(x, num_classes, ode, *, filters, blocks, initialization):
 
 def wide_resnet(x, num_classes, ode, *, filters, depth, widen, initialization):
     """Convolution; three stages of (depth - 4) / 6 wide blocks; batch norm, ReLU; global average; dense."""
-    convolutions = _he(initialization)
-    x = Conv2D(filters, initialization=convolutions, name="stem")(x)
+    x = Conv2D(filters, initialization=initialization, name="stem")(x)
     return _wide_stages(x, num_classes, filters, depth, widen, initialization)
 
 
@@ -46,18 +45,12 @@ def _basic_stages(x, num_classes, filters, blocks, initialization):
 
 
 def _wide_stages(x, num_classes, filters, depth, widen, initialization):
-    check_range("widen", widen, low=1)
     if depth < 10 or depth % 6 != 4:
         raise UsageError(f"depth is {depth}, but must be 6 n + 4 for n blocks a stage: 10, 16, 22, 28, 34, ...")
     for name, width, strides in stage_plan(filters * widen, 3 * ((depth - 4) // 6,)):
-        x = WideBlock(width, strides, _he(initialization), name=name)(x)
+        x = WideBlock(width, strides, initialization, name=name)(x)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(_norm_relu(x, "bn1"))
     return dense(x, num_classes, initialization)
-
-
-def _he(initialization):
-    """The wide ResNets' program draws its convolutions from He's normal distribution over the fan out."""
-    return "he_fan_out" if initialization == "torch" else initialization
 
 
 def _norm_relu(x, name):

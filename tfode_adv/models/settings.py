@@ -36,7 +36,17 @@ class SolverStatistics(NamedTuple):
 
 def ode_blocks(model: keras.layers.Layer) -> list[ODEBlock]:
     """Every ODE block of a model, those of nested models and layers included, in the model's order."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, ODEBlock)]
+    # Keras's own walk through nested layers turns their order round.
+    seen, found, ahead = set(), [], [model]
+    while ahead:
+        layer = ahead.pop()
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        if isinstance(layer, ODEBlock):
+            found.append(layer)
+        ahead += reversed(layer._flatten_layers(recursive=False, include_self=False))
+    return found
 
 
 def set_solver(model: keras.layers.Layer, **settings: Any) -> int:
