@@ -143,7 +143,7 @@ class Run:
             raise RunError(f"no finished run under {str(root)!r}: train one with bin/train, or name one with --run")
         return cls.open(max(models, key=lambda m: m.stat().st_mtime_ns).parent)
 
-    def load_model(self):
+    def load_model(self) -> Any:
         """The run's Keras model: NHWC images in [0, 1] to logits.
 
         Raises:

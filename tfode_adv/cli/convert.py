@@ -38,7 +38,7 @@ _SOLVER = ("tol", "solver", "gradient", "num_steps")
 _DATASETS = {((28, 28, 1), 10): "mnist_5k", ((32, 32, 3), 10): "cifar10"}
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     del argv
     given = flags.as_dict(FLAGS)
     for name in ("model", "from", "run_dir"):
@@ -88,5 +88,5 @@ def _options(given, inferred):
     return options
 
 
-def run():
+def run() -> None:
     app.run(main, FLAGS)

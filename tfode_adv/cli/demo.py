@@ -42,7 +42,7 @@ ATTACKS = (
 )
 
 
-def main(argv) -> None:
+def main(argv: list[str]) -> None:
     del argv
     run = pathlib.Path(FLAGS.run_dir)
     print("1/3 training a small OON on 3,600 images", flush=True)
@@ -80,5 +80,5 @@ def _call(program: ModuleType, *arguments: str) -> None:
         program.main(program.FLAGS([name, *arguments]))
 
 
-def run():
+def run() -> None:
     app.run(main, FLAGS)

@@ -75,7 +75,7 @@ def _folder(plan: training.Recipe, path: pathlib.Path, found: Run | None, writes
         return found
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     del argv
     if FLAGS.resume and FLAGS.overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
@@ -105,5 +105,5 @@ def main(argv):
     print(f"{path}: done, {best}")
 
 
-def run():
+def run() -> None:
     app.run(main, FLAGS)

@@ -92,7 +92,7 @@ def _same_search(path: pathlib.Path) -> dict:
     return given
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     del argv
     if FLAGS.distribute == "multi_worker":
         raise UsageError("distribute is 'multi_worker', but a search runs in one process: auto, none or mirrored")
@@ -120,5 +120,5 @@ def main(argv):
     print(f"{text}written to {path}")
 
 
-def run():
+def run() -> None:
     app.run(main, FLAGS)

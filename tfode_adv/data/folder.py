@@ -6,6 +6,7 @@ each class, drawn with a fixed seed, is held out as the test split.
 
 import pathlib
 import tempfile
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,7 @@ TEST_SHARE = 0.2
 _SEED = 0
 
 
-def folder_builder(path: pathlib.Path):
+def folder_builder(path: pathlib.Path) -> Any:
     """The `tfds.ImageFolder` over `path`, with the splits train and test.
 
     Raises:

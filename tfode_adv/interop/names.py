@@ -2,6 +2,8 @@
 
 import re
 
+import keras
+
 # Each rule rewrites a name; the layer's name comes out first, the weight's last.
 RULES = tuple(
     (re.compile(pattern), replacement)
@@ -83,7 +85,7 @@ def torch_name(key: str, family: str) -> str:
     return name
 
 
-def model_names(model) -> dict:
+def model_names(model: keras.Model) -> dict:
     """The weights of a model of `tfode_adv.models`, by the names that `translate` gives: name to variable."""
     return {name: variable for layer in model.layers for name, variable in _weights(layer, layer.name)}
 
@@ -99,5 +101,5 @@ def _weights(layer, prefix):
         yield from _weights(sublayer, prefix if is_dynamics(layer, sublayer) else f"{prefix}.{sublayer.name}")
 
 
-def is_dynamics(layer, sublayer) -> bool:
+def is_dynamics(layer: keras.layers.Layer, sublayer: keras.layers.Layer) -> bool:
     return getattr(layer, "dynamics", None) is sublayer

@@ -20,7 +20,7 @@ class Answering(keras.layers.Layer):
         # It has no weights of its own, and the model builds itself.
         self.built = True
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         with record_statistics() as records:
             logits = self.model(x, training=training)
         for _, statistics in records:

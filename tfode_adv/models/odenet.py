@@ -5,15 +5,19 @@ with the dynamics of WIFS 2019 under 8 groups. 54 channels, the default, do not 
 groups are the largest number up to 8 that divides the channels, 6 of them here.
 """
 
+from collections.abc import Sequence
+
 import keras
 
 from tfode_adv.layers import AveragePoolTo, ConvDynamics, GroupNormalization, TileChannels
-from tfode_adv.models.parts import GROUPS, dense, stage_plan
+from tfode_adv.models.parts import GROUPS, MakeODE, dense, stage_plan
 
 POOLED = 3
 
 
-def odenet_tq(x, num_classes, ode, *, filters, blocks, initialization):
+def odenet_tq(
+    x: keras.KerasTensor, num_classes: int, ode: MakeODE, *, filters: int, blocks: Sequence[int], initialization: str
+) -> keras.KerasTensor:
     """Channels tiled to `filters`; ODE blocks; group norm; pooling to 3 x 3; dense."""
     groups = max(groups for groups in range(1, GROUPS + 1) if filters % groups == 0)
     x = TileChannels(filters, name="tile")(x)

@@ -1,5 +1,7 @@
 """A randomised defence: each image is solved at a tolerance drawn anew at each call."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -33,19 +35,19 @@ class RandomSolver(keras.Model):
         self.model, self.low, self.high, self.seed = model, low, high, seed
         self._draws = keras.random.SeedGenerator(seed)
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         with solver_settings(tol=self.draw(tf.shape(x)[0])):
             return self.model(x, training=training)
 
-    def draw(self, count) -> tf.Tensor:
+    def draw(self, count: tf.Tensor | int) -> tf.Tensor:
         """Returns the next `count` tolerances, float32."""
         exponent = keras.random.uniform((count,), np.log(self.low), np.log(self.high), seed=self._draws)
         return tf.exp(exponent)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return self.model.compute_output_shape(input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "model": keras.saving.serialize_keras_object(self.model),
@@ -55,5 +57,5 @@ class RandomSolver(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "RandomSolver":
         return cls(**{**config, "model": keras.saving.deserialize_keras_object(config["model"])})

@@ -5,33 +5,43 @@ basic-block network for small images; the wide ResNets follow the program of MSM
 have biases and whose second convolution strides.
 """
 
+from collections.abc import Sequence
+
 import keras
 
 from tfode_adv.errors import UsageError
 from tfode_adv.layers import BasicBlock, Conv2D, WideBlock
 from tfode_adv.layers.blocks import BATCH_NORM
-from tfode_adv.models.parts import dense, so_block, stage_plan
+from tfode_adv.models.parts import MakeODE, dense, so_block, stage_plan
 
 
-def resnet10(x, num_classes, ode, *, filters, blocks, initialization):
+def resnet10(
+    x: keras.KerasTensor, num_classes: int, ode: MakeODE, *, filters: int, blocks: Sequence[int], initialization: str
+) -> keras.KerasTensor:
     """Convolution, batch norm, ReLU; stages of basic blocks; global average; dense."""
     x = Conv2D(filters, use_bias=False, initialization=initialization, name="stem")(x)
     return _basic_stages(_norm_relu(x, "bn1"), num_classes, filters, blocks, initialization)
 
 
-def soblock_resnet10(x, num_classes, ode, *, filters, blocks, initialization):
+def soblock_resnet10(
+    x: keras.KerasTensor, num_classes: int, ode: MakeODE, *, filters: int, blocks: Sequence[int], initialization: str
+) -> keras.KerasTensor:
     """ResNet10 whose first convolution, batch norm and ReLU are one SO block."""
     x = so_block(x, filters, 1, ode, initialization, "stem")
     return _basic_stages(x, num_classes, filters, blocks, initialization)
 
 
-def wide_resnet(x, num_classes, ode, *, filters, depth, widen, initialization):
+def wide_resnet(
+    x: keras.KerasTensor, num_classes: int, ode: MakeODE, *, filters: int, depth: int, widen: int, initialization: str
+) -> keras.KerasTensor:
     """Convolution; three stages of (depth - 4) / 6 wide blocks; batch norm, ReLU; global average; dense."""
     x = Conv2D(filters, initialization=initialization, name="stem")(x)
     return _wide_stages(x, num_classes, filters, depth, widen, initialization)
 
 
-def soblock_wide_resnet(x, num_classes, ode, *, filters, depth, widen, initialization):
+def soblock_wide_resnet(
+    x: keras.KerasTensor, num_classes: int, ode: MakeODE, *, filters: int, depth: int, widen: int, initialization: str
+) -> keras.KerasTensor:
     """The wide ResNet whose first convolution is an SO block."""
     x = so_block(x, filters, 1, ode, initialization, "stem")
     return _wide_stages(x, num_classes, filters, depth, widen, initialization)

@@ -11,13 +11,15 @@ import keras
 
 from tfode_adv.layers import Conv2D, ConvDynamics, GroupNormalization, ResidualBlock
 from tfode_adv.layers.normalization import group_count
-from tfode_adv.models.parts import dense
+from tfode_adv.models.parts import MakeODE, dense
 
 STEM_FILTERS = 64
 GROUPS = 32
 
 
-def res(x, num_classes, ode, *, filters, dropout, initialization):
+def res(
+    x: keras.KerasTensor, num_classes: int, ode: MakeODE, *, filters: int, dropout: float, initialization: str
+) -> keras.KerasTensor:
     """Convolution, two striding blocks, six blocks, head."""
     group_count("filters", filters, GROUPS)
     x = _residual_stem(x, filters, initialization)
@@ -26,14 +28,18 @@ def res(x, num_classes, ode, *, filters, dropout, initialization):
     return _head(x, num_classes, dropout, initialization)
 
 
-def mix(x, num_classes, ode, *, filters, dropout, initialization):
+def mix(
+    x: keras.KerasTensor, num_classes: int, ode: MakeODE, *, filters: int, dropout: float, initialization: str
+) -> keras.KerasTensor:
     """Convolution, two striding blocks, one ODE block, head."""
     dynamics = ConvDynamics(filters, GROUPS, initialization)
     x = _residual_stem(x, filters, initialization)
     return _head(ode(dynamics, name="ode")(x), num_classes, dropout, initialization)
 
 
-def oon(x, num_classes, ode, *, filters, dropout, initialization):
+def oon(
+    x: keras.KerasTensor, num_classes: int, ode: MakeODE, *, filters: int, dropout: float, initialization: str
+) -> keras.KerasTensor:
     """One striding convolution, one ODE block, head."""
     dynamics = ConvDynamics(filters, GROUPS, initialization)
     x = Conv2D(filters, 4, strides=2, padding=1, initialization=initialization, name="stem")(x)

@@ -36,20 +36,20 @@ class ProgressBar(Watcher):
         super().__init__()
         self.epochs, self.batches = epochs, batches
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._bar = bar(total=self.batches, desc=f"epoch {epoch + 1}/{self.epochs}", unit="batch")
         self._bar.update(self.state.step)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self._bar.set_postfix(_shown(logs), refresh=False)
         self._bar.update(1)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._bar.close()
         shown = ", ".join(f"{key} {value}" for key, value in _shown(logs).items())
         print(f"epoch {epoch + 1}/{self.epochs}: {shown}, {logs['seconds']:.0f} s", flush=True)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         if hasattr(self, "_bar"):
             self._bar.close()
 
@@ -79,7 +79,7 @@ class MetricsFile(Watcher):
         super().__init__()
         self.path = pathlib.Path(path)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         columns = list(dict.fromkeys(key for row in self.state.history for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -98,10 +98,10 @@ class TensorBoard(Watcher):
         super().__init__()
         self.folder = str(folder)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self._writer = tf.summary.create_file_writer(self.folder)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         with self._writer.as_default(step=epoch + 1):
             for key, value in logs.items():
                 _write(key, "scalars", tf.constant(value, tf.float32))
@@ -109,7 +109,7 @@ class TensorBoard(Watcher):
                 _write("nfe_per_sample", "histograms", _histogram(self.state.sums.nfe))
         self._writer.flush()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         self._writer.close()
 
 

@@ -1,6 +1,9 @@
 """Stochastic gradient descent as the published recipes ran it."""
 
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="tfode_adv")
@@ -21,7 +24,7 @@ class SGD(keras.optimizers.SGD):
         super().__init__(learning_rate=learning_rate, momentum=float(momentum), name=name, **kwargs)
         self.l2 = float(l2)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
         rate = keras.ops.cast(learning_rate, variable.dtype)
         step = keras.ops.cast(gradient, variable.dtype)
         if self.l2:
@@ -32,5 +35,5 @@ class SGD(keras.optimizers.SGD):
             self.assign(slot, step)
         self.assign_sub(variable, rate * step)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "l2": self.l2}

@@ -182,7 +182,7 @@ class Search(keras_tuner.Tuner):
             oracle = keras_tuner.oracles.RandomSearchOracle(max_trials=trials, **common)
         super().__init__(oracle, directory=str(self.folder), project_name="search")
 
-    def run_trial(self, trial, *args, **kwargs):
+    def run_trial(self, trial: keras_tuner.engine.trial.Trial, *args, **kwargs) -> dict[str, float]:
         values = trial.hyperparameters.values
         recipe = apply(self.recipe, values)
         # Hyperband grants epochs, and lets the best go on from where an earlier trial left them.
