@@ -5,7 +5,7 @@ import pytest
 
 import tfode_adv as ta
 from tests.interop.torch_states import torch_state
-from tfode_adv.cli import app, convert
+from tfode_adv.cli import app, convert, evaluate
 from tfode_adv.runs import Run
 
 
@@ -59,6 +59,15 @@ def test_mistakes_leave_no_run(checkpoint, tmp_path, capsys, flags, status, word
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and any(word in err for word in words.split("|"))
     assert not folder.exists()
+
+
+def test_bin_evaluate_takes_the_run(tmp_path, capsys):
+    np.savez(tmp_path / "c.npz", **torch_state(classes=10))
+    run = f"--run_dir={tmp_path / 'run'}"
+    assert _call(f"--from={tmp_path / 'c.npz'}", run, "--model=oon", "--solver=euler", "--num_steps=2") == 0
+    flags = [f"--run={tmp_path / 'run'}", "--attack=fgsm", "--eps=0.1", "--num_examples=8", "--batch_size=8"]
+    assert app.call(evaluate.main, evaluate.FLAGS, ["bin/evaluate", *flags]) == 0
+    assert "fgsm" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("classes, dataset", [(10, "mnist_5k"), (7, None)])

@@ -136,6 +136,17 @@ def test_logits_evaluations_and_gradient(oracle, case):
     assert cosine(gradient, vectors.arrays[f"{case.prefix}grad"]).min() > ROUGH.get(str(case), 0.999)
 
 
+ADJOINT = [case for case in cases("grad_adjoint") if case.file.stem == "model_oon_mnist"]
+
+
+@pytest.mark.parametrize("case", [ADJOINT[0], ADJOINT[-1]] if ADJOINT else [], ids=str)
+def test_the_adjoint_goes_where_the_program_s_goes(oracle, case):
+    """As far as two adjoint solves agree, each wrong by its own error; of every file, BUILD_NOTES.md says it."""
+    vectors = oracle(case.file)
+    vectors.use(case.prefix, "adjoint")
+    assert cosine(vectors.forward_and_gradient()[-1], vectors.arrays[f"{case.prefix}grad_adjoint"]).min() > 0.95
+
+
 SMALLEST = {family(case.file): case for case in WITH_GRADIENT if case.prefix}
 
 
