@@ -1,5 +1,8 @@
 """Mistakes get one line before anything runs; nothing ever returned is NaN or outside the ball."""
 
+import dataclasses
+import importlib.util
+
 import hypothesis
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from tfode_adv import attacks
+from tfode_adv.attacks import norms, randomness
 from tfode_adv.errors import RunError, UsageError
 
 
@@ -41,10 +45,24 @@ def test_wrong_hyperparameters_are_named_at_construction(name, hyperparameters, 
     assert all(word in str(error.value) for word in words)
 
 
-def test_sources_check_themselves():
-    for bad in (lambda: attacks.Through(tol=0.0), lambda: attacks.EOT(0), lambda: attacks.Through(num_steps=0)):
-        with pytest.raises(UsageError):
-            bad()
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (lambda: attacks.Through(tol=0.0), ["gradient_tol", "0.0"]),
+        (lambda: attacks.Through(num_steps=0), ["gradient_num_steps", "0"]),
+        (lambda: attacks.Through(num_steps=2.5), ["gradient_num_steps", "2.5"]),
+        (lambda: attacks.Through(gradient="typo"), ["typo", "adjoint"]),
+        (lambda: attacks.Through(solver="typo"), ["typo", "dopri5"]),
+        (lambda: attacks.EOT(0), ["eot", "0"]),
+        (lambda: attacks.EOT(2.5), ["eot", "2.5"]),
+        (lambda: attacks.EOT(4, "adjoint"), ["EOT", "adjoint", "Through"]),
+        (lambda: attacks.Transfer(None, "adjoint"), ["Transfer", "adjoint"]),
+    ],
+)
+def test_sources_check_themselves(source, words):
+    with pytest.raises(UsageError, match="^[^\n]*$") as error:
+        source()
+    assert all(word in str(error.value) for word in words)
 
 
 ATTACK = attacks.PGD(eps=0.1, steps=2)
@@ -67,6 +85,7 @@ def _set(x, value):
         (lambda x, y: (x, y + 0.5), "integers"),
         (lambda x, y: (x, y + 2), "0 .. 1"),
         (lambda x, y: (x, y - 1), "-1"),
+        (lambda x, y: (x, y + 2**32), str(2**32)),
     ],
 )
 def test_wrong_images_and_labels_are_named(linear, change, words):
@@ -82,6 +101,15 @@ def test_models_that_return_no_logits_are_named(linear):
         ATTACK(lambda x: linear(x)[:, 0], linear.x, linear.y)
     with pytest.raises(RunError, match="image 0"):
         ATTACK(lambda x: linear(x) * np.nan, linear.x, linear.y)
+
+
+@pytest.mark.parametrize("attack", [attacks.Square(eps=0.1), attacks.AutoAttack(eps=0.1)])
+def test_images_that_are_no_maps_are_refused_before_any_work(attack):
+    def never(x):
+        pytest.fail("the model was asked")
+
+    with pytest.raises(UsageError, match="shape \\(3, 8\\), but square takes"):
+        attack(never, np.full((3, 8), 0.5, np.float32), np.zeros(3, np.int64))
 
 
 def test_no_images_no_result(linear):
@@ -118,18 +146,82 @@ def test_a_model_that_breaks_down_never_counts_as_fooled():
         assert not result.success.any()
 
 
+@pytest.mark.parametrize("name", ["pgd", "apgd", "spsa"])
+def test_without_a_step_a_random_start_is_judged(linear, name):
+    extra = {"pgd": {"random_start": True}}.get(name, {})
+    x, y = np.repeat(linear.x, 10, 0), np.repeat(linear.y, 10)
+    result = attacks.get(name, eps=0.5, steps=0, **extra)(linear, x, y)
+    np.testing.assert_array_equal(result.success, linear(result.x_adv).numpy().argmax(-1) == 1)
+    assert 0 < result.success.sum() < 30
+    assert (result.distance > 0).all()
+    assert (result.gradients == 0).all()
+
+
+@dataclasses.dataclass
+class Scaled:
+    """A callable without a hash, and equal to others that answer otherwise."""
+
+    linear: object = dataclasses.field(compare=False)
+    factor: float = dataclasses.field(compare=False)
+    traces: list = dataclasses.field(default_factory=list, compare=False)
+
+    def __call__(self, x):
+        self.traces.append(x)
+        return self.factor * self.linear(x)
+
+
+def test_a_callable_without_a_hash_is_known_by_its_identity(linear):
+    attack = attacks.PGD(eps=2 * linear.distance("linf"), steps=3)
+    resists, yields = Scaled(linear, 0.0), Scaled(linear, 1.0)
+    assert not attack(resists, linear.x, linear.y).success.any()
+    assert attack(yields, linear.x, linear.y).success.all()
+    traces = len(yields.traces)
+    attack(yields, linear.x, linear.y)
+    assert len(yields.traces) == traces
+    for source in (attacks.Transfer, lambda model: attacks.EOT(2, attacks.Through(twin=model))):
+        for model, expected in ((resists, False), (yields, True)):
+            attack = attacks.PGD(eps=2 * linear.distance("linf"), steps=3, source=source(model))
+            assert (attack(linear, linear.x, linear.y).success == expected).all()
+
+
+@pytest.mark.parametrize("name", ["square", "spsa", "pgd", "fab", "cwlinf"])
+def test_a_black_box_need_not_tell_its_shape(linear, name):
+    """`tf.numpy_function` returns a tensor of unknown shape; gradients come from a twin."""
+
+    def box(x):
+        return tf.numpy_function(lambda images: linear(images).numpy(), [x], tf.float32)
+
+    extra = {"steps": 200} if name == "square" else {"steps": 15}
+    if name not in ("square", "spsa"):
+        extra["source"] = attacks.Through(twin=linear)
+    result = attacks.get(name, eps=3 * linear.distance("linf"), **extra)(box, linear.x, linear.y)
+    assert result.success.all()
+
+
+def test_random_starts_in_the_euclidean_ball_are_uniform():
+    """In the plane: of the squared length the mean is half, and it tells nothing of the direction."""
+    key = randomness.fold(0, tf.range(4000))
+    delta = norms.random_delta(key, tf.zeros([4000, 2]), "l2", 1.0).numpy()
+    square = (delta**2).sum(-1)
+    assert abs(square.mean() - 0.5) < 0.02
+    share = delta[:, 0] ** 2 / square
+    assert abs(np.corrcoef(square, share)[0, 1]) < 0.05
+
+
+NAMES = ["pgd", "bim", "mim", "apgd", "apgd_t", "fab", "square", "spsa", "cw", "cwlinf"]
+NAMES += ["deepfool"] if importlib.util.find_spec("foolbox") else []
 SHAPES = ((4, 4, 1), (5, 3, 2))
 
 
 @hypothesis.given(
-    name=st.sampled_from(["pgd", "mim", "apgd", "apgd_t", "fab", "square", "spsa", "cw"]),
+    name=st.sampled_from(NAMES),
     shape=st.sampled_from(SHAPES),
     norm=st.sampled_from(["linf", "l2", "l2rms"]),
     eps=st.floats(0, 3),
     seed=st.integers(0, 3),
 )
 def test_results_stay_finite_in_the_box_and_in_the_ball(name, shape, norm, eps, seed):
-    hypothesis.assume(not (name == "cw" and norm == "linf"))
+    hypothesis.assume(norm in attacks.available()[name].norms)
     generator = np.random.RandomState(seed)
     x = generator.choice([0.0, 0.2, 1.0], size=(3, *shape)).astype(np.float32)
     y = generator.randint(0, 3, size=3)

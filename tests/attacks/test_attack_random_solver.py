@@ -113,6 +113,20 @@ def test_it_is_saved_and_attacked(base, images, tmp_path):
     assert (result.gradients % 4 == 0).all()
 
 
+def test_a_tolerance_for_the_gradient_must_be_that_of_the_model_inside(base, images):
+    """The drawn tolerance would take its place unseen."""
+    model, labels = ta.models.RandomSolver(base, low=1e-4, high=2.0), np.zeros(len(images), np.int64)
+    inside = keras.Sequential([keras.Input((3, 3, 1)), model])
+    through = ta.attacks.Through(tol=1e-5)
+    for source in (through, ta.attacks.EOT(2, through), ta.attacks.Transfer(model, through)):
+        with pytest.raises(UsageError, match="1e-05.*twin="):
+            ta.attacks.PGD(eps=0.1, source=source)(inside, images, labels)
+    with pytest.raises(UsageError, match="twin="):
+        ta.attacks.AutoAttack(eps=0.1, source=through)(model, images, labels)
+    for fine in (ta.attacks.Through(tol=1e-5, twin=base), ta.attacks.Through("adjoint")):
+        ta.attacks.PGD(eps=0.1, source=fine).accept(model, images)
+
+
 def test_an_empty_interval_is_refused(base):
     for low, high in ((0.0, 1.0), (0.1, 0.01)):
         with pytest.raises(UsageError):

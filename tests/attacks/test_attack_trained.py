@@ -1,5 +1,7 @@
 """What must hold on any trained model: more budget never hurts, batches and seeds change nothing."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -121,6 +123,15 @@ def test_autoattack_is_no_weaker_than_any_of_its_parts(classifier, victims):
     assert result.success.sum() == sum(turned.sum() for turned in result.stages.values())
 
 
+def test_autoattack_sets_apart_what_was_wrong_from_the_start(classifier, victims):
+    x, y = (part[:6].copy() for part in victims)
+    y[:2] = (y[:2] + 1) % 10
+    result = attacks.AutoAttack(eps=0.3, steps=5, queries_square=5, targets=1)(classifier, x, y)
+    assert result.stages.pop("clean").tolist() == [True, True] + 4 * [False]
+    assert not any(turned[:2].any() for turned in result.stages.values())
+    assert result.success.all()
+
+
 def test_autoattack_on_no_images_has_its_stages(classifier, victims):
     result = attacks.AutoAttack(eps=0.06)(classifier, *(part[:0] for part in victims))
     assert len(result.success) == 0 and all(len(turned) == 0 for turned in result.stages.values())
@@ -140,7 +151,20 @@ def test_autoattack_warns_of_models_that_only_seem_robust(victims):
     def flat(images):
         return 9.0 * tf.one_hot(tf.repeat(tf.constant(y[:1]), tf.shape(images)[0]), 10) + 0.0 * images[:, 0, 0]
 
+    rounding, calls = tf.Variable(1e-7), tf.Variable(0)
+
+    def seldom(images):
+        """One answer in four is another; or, with the first variable small, only its last bits are."""
+        return tf.reshape(images, [-1, 196]) @ weights + tf.cast(calls.assign_add(1) % 4 == 0, tf.float32) * rounding
+
     with pytest.warns(attacks.AttackWarning, match="differently"):
         attack(randomised, x, y)
     with pytest.warns(attacks.AttackWarning, match="zero"):
         attack(flat, x, np.full(4, y[0]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        attack(seldom, x, y)
+    assert not any("differently" in str(warning.message) for warning in caught)
+    rounding.assign(0.1)
+    with pytest.warns(attacks.AttackWarning, match="differently"):
+        attack(seldom, x, y)

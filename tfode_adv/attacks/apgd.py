@@ -36,6 +36,7 @@ class APGD(Attack):
 
     name: ClassVar[str] = "apgd"
     summary: ClassVar[str] = "Auto-PGD, step size set by progress (Croce and Hein 2020)"
+    random_start: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -96,7 +97,8 @@ class APGD(Attack):
         momentum = norms.column(tf.where(first, 1.0, MOMENTUM), x)
         move = momentum * (target - here) + (1.0 - momentum) * (here - state["previous"])
         following = norms.inside(batch.x, here + move - batch.x, self.kind, self.eps)
-        done = self.fooled(logits, batch.y)
+        # A point that did not hold on a second look is left, not claimed again.
+        done = self.fooled(logits, batch.y) & ~batch.refuted
         return {
             **state,
             "x_adv": tf.where(norms.column(done, x), x, following),

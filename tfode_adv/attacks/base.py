@@ -2,13 +2,14 @@
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks import checks, engine, norms
+from tfode_adv.attacks import checks, engine, norms, pool
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.sources import Source
 from tfode_adv.errors import RunError, UsageError, check_choice, failed_assertion
@@ -20,8 +21,11 @@ class AttackResult:
     """What an attack found, one entry a sample, in NumPy.
 
     x_adv [N, ...] float32 in [0, 1], and in the ball if there is one; success [N] bool, of a forward
-    pass of its own on x_adv; distance [N] from the clean image in the attack's norm; queries and
-    gradients [N]: how many times the sample went through the model, and back.
+    pass of its own on x_adv; distance [N] from the clean image in the attack's norm; queries [N]: how many
+    times the attacked model was asked about the sample, the clean and the verifying passes included;
+    gradients [N]: how many were taken, through whatever the attack's source runs for them.
+
+    Of a randomised model, success is of as many passes as `pool.run` says, at that moment: another may differ.
     """
 
     x_adv: np.ndarray
@@ -37,7 +41,8 @@ class Attack:
 
     Subclasses write `start(batch) -> state` and `step(batch, state) -> state` in TensorFlow, for samples
     that do not see each other; the state is a dict of tensors [B, ...] with the current answer in
-    "x_adv" and, optionally, "done" [B]. Inside them every numeric hyperparameter is a scalar tensor and
+    "x_adv" and, optionally, "done" [B]: who has been turned. A step may also return "over" [B]: who has nothing
+    left to try. Inside them every numeric hyperparameter is a scalar tensor and
     lengths are in the unit of the geometry (see `norms`).
 
     Args:
@@ -58,6 +63,7 @@ class Attack:
     targeted: ClassVar[bool] = False
     early_stop: ClassVar[bool] = True
     restarts: ClassVar[int] = 1
+    random_start: ClassVar[bool] = False
     source: ClassVar[Source] = Source()
     default_batch_size: ClassVar[int] = 128
 
@@ -88,7 +94,7 @@ class Attack:
 
     def costs(self, steps: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the queries and the gradients of samples that took `steps` [N] steps."""
-        return steps * self.source.draws, steps * self.source.draws
+        return steps * self.source.queries, steps * self.source.draws
 
     def rounds(self, num_classes: int) -> int:
         """How many times a sample that resists is attacked, each time with another `batch.restart`."""
@@ -99,6 +105,10 @@ class Attack:
         """The geometry of the norm: "linf" or "l2"."""
         return norms.geometry(self.norm)
 
+    def accept(self, model, x: np.ndarray) -> None:
+        """Raises `UsageError` if this attack, of all, can do nothing with `model` or with images [N, ...]."""
+        self.source.accept(model)
+
     def fooled(self, logits, y):
         """Returns [B]: does this output mean success? One that is not finite does not."""
         hit = tf.argmax(logits, -1, output_type=y.dtype) == y
@@ -108,15 +118,19 @@ class Attack:
         """Attacks `model` on the images `x`.
 
         Args:
-          model: maps images to logits [N, K]; a Keras model is called in inference mode.
+          model: maps images to logits [N, K]; a Keras model is called in inference mode. It is compiled at its
+            first attack and kept with the attack: Python values that a callable of your own reads stay what they
+            were then, tensors and variables do not.
           x: [N, ...] in [0, 1].
           y: [N] integer labels; if `targeted`, the classes to reach.
           indices: [N] the images' numbers in a larger set, which name their random numbers; default
             0 .. N-1. Give them to get the same result for an image in whatever part it is attacked.
-          progress: called with the number of images that have just finished.
+          progress: called with the number of images that have just finished a restart (a target, a stage): in
+            all once for each image and restart that it takes, and not for images that need no attack.
 
         Raises:
-          UsageError: images outside [0, 1] or not finite, labels out of range, a model of probabilities.
+          UsageError: images outside [0, 1] or not finite, labels out of range, a model of probabilities, or
+            what this attack cannot take (see `accept`).
           RunError: the model's output for a clean image is not finite, or a solve failed on the way.
         """
         x = checks.images(x)
@@ -124,6 +138,7 @@ class Attack:
         index = np.arange(len(x)) if indices is None else np.asarray(indices, np.int64)
         if index.shape != y.shape:
             raise UsageError(f"indices have shape {index.shape}, but the images call for {y.shape}")
+        self.accept(model, x)
         if not len(x):
             return self.nothing(x)
         try:
@@ -141,34 +156,45 @@ class Attack:
         size = self.batch_size or self.default_batch_size
         program = engine.program(model, self._structure(), x.shape[1:], trace_settings(model, *self.source.models))
         numbers = self._numbers(x.shape[1:])
-        clean = engine.predict(program, x, size)
-        checks.logits(clean, y)
-        fooled = self._judge(clean, y)
-        if fooled.any():
-            # A randomised model may have stumbled once: what it gets wrong twice needs no attack.
-            fooled[fooled] = self._judge(engine.predict(program, x[fooled], size), y[fooled])
-        tally = _Tally(self, x, fooled)
-        classes = clean.shape[-1]
-        images_at_once = max(1, size // self.rows(classes))
-        for restart in range(self.rounds(classes) if self.limit else 0):
+        clean, fooled, queries = self._clean(program, x, y, size)
+        tally = _Tally(self, x, fooled, queries)
+        at_once = max(1, size // self.rows(clean.shape[-1]))
+        worthwhile = self.limit or self.random_start
+        for restart in range(self.rounds(clean.shape[-1]) if worthwhile else 0):
             rows = tally.pending(restart)
             if not len(rows):
                 break
-            samples = x[rows], y[rows], index[rows]
-            work = engine.Work(program, *samples, classes, restart, numbers, images_at_once, progress)
-            x_new, queries, gradients = self.search(work)
-            x_new = self._settle(x[rows], x_new)
-            success = self._judge(engine.predict(program, x_new, size), y[rows])
-            tally.update(rows, x_new, success, queries + 1, gradients)
+            verify = functools.partial(self._verify, program, size, x[rows], y[rows])
+            samples = x[rows], y[rows], clean[rows], index[rows]
+            work = pool.Work(program, *samples, restart, numbers, at_once, verify, progress)
+            tally.update(rows, *self.search(work))
         return tally.result()
 
-    def search(self, work: engine.Work) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns adversarial images [n, ...] for one restart, and the queries and gradients [n] spent."""
-        x_new, steps = work.x.copy(), np.zeros(len(work.x), np.int64)
-        for done, images, taken in engine.run(work):
-            x_new[done], steps[done] = images, taken
-            work.progress(len(done))
-        return x_new, *self.costs(steps, work.classes)
+    def _clean(self, program, x, y, size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the logits [N, K] for the clean images, who needs no attack [N], and the queries spent [N]."""
+        clean = engine.predict(program, x, size)
+        checks.logits(clean, y)
+        fooled = self._judge(clean, y)
+        queries = 1 + fooled.astype(np.int64)
+        if fooled.any():
+            # A randomised model may have stumbled once: what it gets wrong twice needs no attack.
+            fooled[fooled] = self._judge(engine.predict(program, x[fooled], size), y[fooled])
+        return clean, fooled, queries
+
+    def search(self, work: pool.Work) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Returns, of one restart, the images [n, ...], who is turned [n], and the queries and gradients spent [n]."""
+        x_new, success = work.x.copy(), np.zeros(len(work.x), bool)
+        steps, passes = np.zeros((2, len(work.x)), np.int64)
+        for found in pool.run(work):
+            x_new[found.rows], success[found.rows] = found.images, found.success
+            steps[found.rows], passes[found.rows] = found.steps, found.passes
+        queries, gradients = self.costs(steps, work.classes)
+        return x_new, success, queries + passes, gradients
+
+    def _verify(self, program, size, x, y, rows, x_new) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the images found for `rows` of `x` as they count [n, ...], and whether a fresh pass is fooled [n]."""
+        x_new = self._settle(x[rows], x_new)
+        return x_new, self._judge(engine.predict(program, x_new, size), y[rows])
 
     def _judge(self, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
         return self.fooled(tf.constant(logits), tf.constant(y)).numpy()
@@ -211,11 +237,11 @@ class Attack:
 class _Tally:
     """The best found so far for each sample, and who is still to be attacked."""
 
-    def __init__(self, attack: Attack, x: np.ndarray, fooled: np.ndarray):
+    def __init__(self, attack: Attack, x: np.ndarray, fooled: np.ndarray, queries: np.ndarray):
         self._attack, self._x = attack, x
         self._x_adv, self._success = x.copy(), fooled
         self._distance = np.zeros(len(x), np.float32)
-        self._queries, self._gradients = np.ones(len(x), np.int64), np.zeros(len(x), np.int64)
+        self._queries, self._gradients = queries, np.zeros(len(x), np.int64)
         self._clean = fooled.copy()
 
     def pending(self, restart: int) -> np.ndarray:

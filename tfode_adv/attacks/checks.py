@@ -73,12 +73,14 @@ def images(x) -> np.ndarray:
 
 
 def labels(y, count: int) -> np.ndarray:
-    """Returns `y` as int32 [count]; raises `UsageError` for another shape or for non-integers."""
+    """Returns `y` as int32 [count]; raises `UsageError` for another shape, non-integers or what int32 cannot hold."""
     y = np.asarray(y)
     if y.shape != (count,):
         raise UsageError(f"labels have shape {y.shape}, but the images call for ({count},)")
     if y.size and not np.issubdtype(y.dtype, np.integer):
         raise UsageError(f"labels have dtype {y.dtype}, but must be integers")
+    if y.size and (y.min() < 0 or y.max() > np.iinfo(np.int32).max):
+        raise UsageError(f"a label is {y.min() if y.min() < 0 else y.max()}, but must be the number of a class")
     return y.astype(np.int32)
 
 
@@ -90,9 +92,8 @@ def logits(values: np.ndarray, y: np.ndarray) -> None:
         raise RunError(f"the model's logits for image {_first(~np.isfinite(values))} are not finite")
     if values.min() >= 0 and np.allclose(values.sum(-1), 1.0, atol=1e-3):
         raise UsageError("the model returned probabilities, but must return logits: leave out its softmax")
-    if y.min() < 0 or y.max() >= values.shape[-1]:
-        worst = y.min() if y.min() < 0 else y.max()
-        raise UsageError(f"a label is {worst}, but must lie in 0 .. {values.shape[-1] - 1}")
+    if y.max() >= values.shape[-1]:
+        raise UsageError(f"a label is {y.max()}, but must lie in 0 .. {values.shape[-1] - 1}")
 
 
 def _first(bad: np.ndarray) -> int:

@@ -98,9 +98,10 @@ class CWL2(_MarginAttack):
         hinge, slope, _, hit = self.hinge(batch, x_new)
         distance = squared_l2(x_new, clip_tanh(origin, 0.0, 1.0))
 
-        better = hit & (distance < state["best"])
+        best = tf.where(batch.refuted, _HUGE, state["best"])
+        better = hit & (distance < best)
         x_adv = tf.where(norms.column(better, x_new), x_new, state["x_adv"])
-        best = tf.where(better, distance, state["best"])
+        best = tf.where(better, distance, best)
 
         by_x = norms.column(state["const"], x_new) * slope + 2.0 * (x_new - batch.x)
         change, adam_state = adam.update(inner["adam"], by_x * 2.0 * x_new * (1.0 - x_new), self.learning_rate)
@@ -111,7 +112,7 @@ class CWL2(_MarginAttack):
             "w": inner["w"] + change,
             "adam": adam_state,
             "i": i,
-            "hit": inner["hit"] | hit,
+            "hit": (inner["hit"] & ~batch.refuted) | hit,
             "loss": tf.where(look, total, inner["loss"]),
         }
         state = {**state, "x_adv": x_adv, "best": best, "inner": inner}
@@ -124,16 +125,15 @@ class CWL2(_MarginAttack):
         lower = tf.where(over & ~hit, tf.maximum(state["lower"], const), state["lower"])
         following = tf.where(upper < _HUGE, 0.5 * (lower + upper), 10.0 * const)
         rounds = state["round"] + tf.cast(over, state["round"].dtype)
-        done = rounds >= self.binary_search_steps
-        if self.eps is not None:
-            done |= state["best"] <= tf.square(self.eps)
+        all_over = rounds >= self.binary_search_steps
+        done = tf.zeros_like(over) if self.eps is None else state["best"] <= tf.square(self.eps)
         inner = tf.nest.map_structure(
             lambda fresh, old: tf.where(norms.column(over, old), fresh, old),
             self._fresh(batch),
             state["inner"],
         )
         state = {**state, "upper": upper, "lower": lower, "round": rounds, "inner": inner}
-        return {**state, "const": tf.where(over, following, const), "done": done}
+        return {**state, "const": tf.where(over, following, const), "done": done, "over": all_over}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,11 +166,14 @@ class CWLinf(_MarginAttack):
         x_new = state["iterate"]
         _, gradient, fooled, hit = self.hinge(batch, x_new)
         reached = norms.length(x_new - batch.x, self.kind)
-        keep = hit | (fooled & ~state["any"])
+        before = state["any"] & ~batch.refuted
+        keep = hit | (fooled & ~before)
         x_adv = tf.where(norms.column(keep, x_new), x_new, state["x_adv"])
-        bound = tf.where(hit, tf.minimum(state["bound"], self.shrink * reached), state["bound"])
+        # With an eps the first hit is enough; should it be refuted, the whole ball is still to be searched.
+        shrinks = hit & (self.eps is None)
+        bound = tf.where(shrinks, tf.minimum(state["bound"], self.shrink * reached), state["bound"])
         change, adam_state = adam.update(state["adam"], gradient, self.learning_rate)
         following = norms.inside(batch.x, x_new + change - batch.x, self.kind, norms.column(bound, x_new))
-        state = {"x_adv": x_adv, "any": state["any"] | hit, "iterate": following, "bound": bound}
+        state = {"x_adv": x_adv, "any": before | hit, "iterate": following, "bound": bound}
         done = hit if self.eps is not None else tf.zeros_like(hit)
         return {**state, "adam": adam_state, "done": done}

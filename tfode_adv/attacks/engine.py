@@ -1,14 +1,14 @@
-"""Runs an attack's compiled step over a pool of samples that each take their own time.
+"""Compiles an attack's start and step for a model.
 
-A sample leaves the pool as soon as it is done, and one that waits takes its place, so the batch stays
-full. Programs are traced once for each model and kind of attack, with the number of samples and all
-numeric hyperparameters left open: a grid of eps, or a shrinking batch, runs the same program.
+Programs are traced once for each model and kind of attack, with the number of samples and all numeric
+hyperparameters left open: a grid of eps, or a shrinking batch, runs the same program. `pool` runs them.
 """
 
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,16 +20,25 @@ from tfode_adv.attacks import randomness, sources
 class Batch:
     """What the step of an attack is told about its samples.
 
-    x [B, ...] the clean images; y [B] labels; key [B] names the sample's random numbers (fold the step
-    and the purpose into it); k [B] steps taken; restart [B]; model: images to logits.
+    x [B, ...] the clean images; y [B] labels; clean [B, K] the model's logits for them; key [B] names the
+    sample's random numbers (fold the step and the purpose into it); k [B] steps taken; restart [B];
+    refuted [B] whether the sample was done before this step, and a second look found it not fooled, which
+    happens on randomised models only; model: images to logits [B, K].
     """
 
     x: tf.Tensor
     y: tf.Tensor
+    clean: tf.Tensor
     key: tf.Tensor
     k: tf.Tensor
     restart: tf.Tensor
+    refuted: tf.Tensor
     model: Callable[[tf.Tensor], tf.Tensor]
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model tells apart."""
+        return self.clean.shape[-1]
 
 
 class Program:
@@ -41,21 +50,22 @@ class Program:
         self.logits = logits
         self._start = self._step = None
 
-    def start(self, x, y, index, restart: int, numbers: dict[str, tf.Tensor]) -> dict:
-        """Returns the pool's data of new samples: images, labels, keys, step counts and state."""
+    def start(self, x, y, clean, index, restart: int, numbers: dict[str, tf.Tensor]) -> dict:
+        """Returns the pool's data of new samples: what `Batch` holds of them, and their state."""
         arguments = (
             tf.constant(x),
             tf.constant(y),
+            tf.constant(clean),
             tf.constant(index, tf.int64),
             tf.constant(restart, tf.int64),
             numbers,
         )
         if self._start is None:
-            self._start = _compile(self._trace_start, *_open(arguments[:3]), *_closed(arguments[3:]))
+            self._start = _compile(self._trace_start, *_open(arguments[:4]), *_closed(arguments[4:]))
         return self._start(*arguments)
 
     def step(self, data: dict, numbers: dict[str, tf.Tensor]) -> dict:
-        """Returns `data` one step on, with "done" [B] in its state telling which samples are."""
+        """Returns `data` one step on: "done" [B] tells who leaves the batch, "over" [B] who could not go on."""
         if self._step is None:
             self._step = _compile(self._trace_step, _open(data), _closed(numbers))
         return self._step(data, numbers)
@@ -66,22 +76,34 @@ class Program:
             object.__setattr__(traced, name, value)
         return traced
 
-    def _trace_start(self, x, y, index, restart, numbers):
+    def _trace_start(self, x, y, clean, index, restart, numbers):
         key = randomness.fold(numbers["seed"], index, restart)
-        zeros = tf.zeros_like(y)
-        data = {"x": x, "y": y, "key": key, "k": zeros, "restart": zeros + tf.cast(restart, y.dtype)}
+        zeros, no = tf.zeros_like(y), tf.zeros_like(y, tf.bool)
+        data = {"x": x, "y": y, "clean": clean, "key": key, "k": zeros, "refuted": no}
+        data["restart"] = zeros + tf.cast(restart, y.dtype)
         state = self._with(numbers).start(self._batch(data))
-        return {**data, "state": {**state, "done": tf.zeros_like(y, tf.bool)}}
+        over = no | (numbers["max_steps"] <= 0)
+        return {**data, "state": {**state, "done": no}, "done": over, "over": over}
 
     def _trace_step(self, data, numbers):
-        attack = self._with(numbers)
-        state = attack.step(self._batch(data), data["state"])
-        k = data["k"] + 1
-        done = state.get("done", tf.zeros_like(k, tf.bool)) | (k >= tf.cast(numbers["max_steps"], k.dtype))
-        return {**data, "k": k, "state": {**state, "done": done}}
+        state = dict(self._with(numbers).step(self._batch(data), data["state"]))
+        k, no = data["k"] + 1, tf.zeros_like(data["refuted"])
+        over = state.pop("over", no) | (k >= tf.cast(numbers["max_steps"], k.dtype))
+        success = state.get("done", no)
+        state = {**state, "done": success}
+        return {**data, "k": k, "refuted": no, "state": state, "done": success | over, "over": over}
 
     def _batch(self, data) -> Batch:
-        return Batch(model=self.model, **{name: value for name, value in data.items() if name != "state"})
+        fields = {field.name: data[field.name] for field in dataclasses.fields(Batch) if field.name != "model"}
+        classes = data["clean"].shape[-1]
+
+        def model(x):
+            logits = self.model(x)
+            # A black box (`tf.numpy_function`) tells no shape; the clean pass has.
+            known = logits.shape.rank == 2 and logits.shape[-1] is not None
+            return logits if known else tf.ensure_shape(logits, [None, classes])
+
+        return Batch(model=model, **fields)
 
 
 def _compile(function, *specification):
@@ -96,20 +118,53 @@ def _open(tree):
     return tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), tree)
 
 
-@functools.lru_cache(maxsize=32)
 def program(model, attack, image_shape: tuple[int, ...], settings) -> Program:
     """Returns the program for `attack`, from the last 32 used if it is one of them.
 
-    `settings` is whatever else the trace depends on: see `base.trace_settings`.
+    `settings` is whatever else the trace depends on: see `models.settings.trace_settings`.
     """
-    return Program(model, attack, logits(model, image_shape, settings))
+    # The sources' models by themselves: the attack's own hash leaves them out.
+    return _program(_key(model), tuple(map(_key, attack.source.models)), attack, image_shape, settings)
 
 
 @functools.lru_cache(maxsize=32)
-def logits(model, image_shape: tuple[int, ...], settings):
+def _program(key, _source_keys, attack, image_shape, settings) -> Program:
+    return Program(_model(key), attack, _logits(key, image_shape, settings))
+
+
+@functools.lru_cache(maxsize=32)
+def _logits(key, image_shape, settings):
     """Returns the compiled model, shared by all attacks on it."""
     images = tf.TensorSpec([None, *image_shape], tf.float32)
-    return tf.function(sources.as_function(model), input_signature=[images], autograph=False)
+    return tf.function(sources.as_function(_model(key)), input_signature=[images], autograph=False)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _ByIdentity:
+    """A model that has no hash, as a key: kept with it, so that no other object takes its number.
+
+    Equality and hash are those of `model`'s identity.
+    """
+
+    model: Any
+
+    def __hash__(self):
+        return id(self.model)
+
+    def __eq__(self, other):
+        return isinstance(other, _ByIdentity) and other.model is self.model
+
+
+def _key(model):
+    try:
+        hash(model)
+    except TypeError:
+        return _ByIdentity(model)
+    return model
+
+
+def _model(key):
+    return key.model if isinstance(key, _ByIdentity) else key
 
 
 def bucket(count: int, size: int) -> int:
@@ -120,75 +175,16 @@ def bucket(count: int, size: int) -> int:
     return min(size, -(-count // quantum) * quantum)
 
 
+def padded(values: np.ndarray, size: int) -> np.ndarray:
+    """Returns `values` [n, ...] filled up with its first to a batch size that programs are run at."""
+    extra = bucket(len(values), size) - len(values)
+    return np.concatenate([values, np.repeat(values[:1], extra, 0)]) if extra else values
+
+
 def predict(program: Program, x: np.ndarray, size: int) -> np.ndarray:
     """Returns the model's logits [N, K] for images [N, ...], `size` at a time."""
     parts = []
     for first in range(0, len(x), size):
         part = x[first : first + size]
-        parts.append(program.logits(tf.constant(_padded(part, size))).numpy()[: len(part)])
+        parts.append(program.logits(tf.constant(padded(part, size))).numpy()[: len(part)])
     return np.concatenate(parts)
-
-
-def _padded(values: np.ndarray, size: int) -> np.ndarray:
-    extra = bucket(len(values), size) - len(values)
-    return np.concatenate([values, np.repeat(values[:1], extra, 0)]) if extra else values
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """One restart of an attack: images, labels and numbers [n] of the samples, and how to run them.
-
-    `classes` is how many the model tells apart; `size` is how many samples run at once; `progress` is told how
-    many have finished.
-    """
-
-    program: Program
-    x: np.ndarray
-    y: np.ndarray
-    index: np.ndarray
-    classes: int
-    restart: int
-    numbers: dict[str, tf.Tensor]
-    size: int
-    progress: Callable[[int], None]
-
-
-def run(work: Work) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Attacks the samples of `work`, at most `work.size` at once, until every one is done.
-
-    Yields, as samples finish: their positions [n], their adversarial images [n, ...] and how many
-    steps they took [n].
-    """
-    size, program = work.size, work.program
-    waiting, active, data = np.arange(len(work.x)), np.arange(0), None
-    while len(waiting) or len(active):
-        if len(waiting) and len(active) <= size * 3 // 4:
-            new, waiting = np.split(waiting, [size - len(active)])
-            rows = _padded(new, size)
-            fresh = program.start(work.x[rows], work.y[rows], work.index[rows], work.restart, work.numbers)
-            data = _join(data, len(active), fresh, len(new), size)
-            active = np.concatenate([active, new])
-        data = program.step(data, work.numbers)
-        done = data["state"]["done"].numpy()[: len(active)]
-        if done.any():
-            out = np.flatnonzero(done)
-            yield (
-                active[out],
-                tf.gather(data["state"]["x_adv"], out).numpy(),
-                tf.gather(data["k"], out).numpy(),
-            )
-            stay = np.flatnonzero(~done)
-            active = active[stay]
-            data = _take(data, _padded(stay, size)) if len(stay) else None
-
-
-def _join(data, count: int, fresh, new: int, size: int):
-    if data is None:
-        return fresh
-    offset = data["k"].shape[0]
-    both = tf.nest.map_structure(lambda a, b: tf.concat([a, b], 0), data, fresh)
-    return _take(both, _padded(np.concatenate([np.arange(count), offset + np.arange(new)]), size))
-
-
-def _take(data, rows: np.ndarray):
-    return tf.nest.map_structure(lambda t: tf.gather(t, rows), data)

@@ -46,8 +46,8 @@ class FAB(Attack):
         return self.source.draws * (1 if self.targets else num_classes)
 
     def costs(self, steps, num_classes):
-        gradients = self.rows(num_classes)
-        return steps * (gradients + 1), steps * gradients
+        each = 1 if self.targets else num_classes
+        return steps * (self.source.queries * each + 1), steps * self.source.draws * each
 
     def start(self, batch):
         far = tf.zeros_like(batch.y, tf.float32) + _HUGE
@@ -67,8 +67,9 @@ class FAB(Attack):
 
         crossed = self.fooled(batch.model(there), batch.y)
         distance = norms.length(there - batch.x, self.kind)
-        nearer = crossed & (distance < state["distance"])
-        distance = tf.where(nearer, distance, state["distance"])
+        nearest = tf.where(batch.refuted, _HUGE, state["distance"])
+        nearer = crossed & (distance < nearest)
+        distance = tf.where(nearer, distance, nearest)
         retreat = batch.x + self.backward * (there - batch.x)
         state = {
             **state,
@@ -90,8 +91,7 @@ class FAB(Attack):
 
     def _untargeted(self, batch, _, x):
         """Returns the same for the class whose linearised boundary is nearest, each sample's own."""
-        classes = batch.model(x[:1]).shape[-1]
-        count = tf.shape(x)[0]
+        classes, count = batch.classes, tf.shape(x)[0]
         label = tf.repeat(batch.y, classes)
         target = tf.tile(tf.range(classes, dtype=label.dtype), [count])
 

@@ -22,7 +22,8 @@ def _library(attack: str):
     try:
         return importlib.import_module("foolbox")
     except ImportError:
-        raise UsageError(f"{attack} needs Foolbox, which is not installed: pip install 'tfode_adv[foolbox]'") from None
+        message = f"{attack} needs Foolbox, which is not installed: install tfode_adv with its extra foolbox"
+        raise UsageError(message) from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,17 +66,18 @@ class DeepFool(_Foolbox):
         library = _library(self.name)
         kinds = {"linf": library.attacks.LinfDeepFoolAttack, "l2": library.attacks.L2DeepFoolAttack}
         attack = kinds[self.kind](steps=self.steps, overshoot=self.overshoot, candidates=self.candidates)
-        spent = _Counter(tf.function(lambda x: self.source.logits(work.program.model, x), autograph=False))
-        model = library.TensorFlowModel(spent, bounds=(0, 1))
+        logits = tf.function(lambda x: self.source.logits(work.program.model, x), autograph=False)
         x_new, queries = work.x.copy(), np.zeros(len(work.x), np.int64)
         for first in range(0, len(work.x), work.size):
             part = slice(first, first + work.size)
-            images = tf.constant(work.x[part])
-            before = spent.rows
-            x_new[part] = attack.run(model, images, tf.constant(work.y[part], tf.int64)).numpy()
-            queries[part] = (spent.rows - before) // len(images)
-            work.progress(len(images))
-        return x_new, queries, queries
+            spent = _OpenRows(logits, work.y[part])
+            model = library.TensorFlowModel(spent, bounds=(0, 1))
+            x_new[part] = attack.run(model, tf.constant(work.x[part]), tf.constant(work.y[part], tf.int64)).numpy()
+            queries[part] = spent.rows
+            work.progress(len(spent.rows))
+        x_new, success = work.verify(np.arange(len(x_new)), x_new)
+        # The first pass ranks the classes; every later one is differentiated.
+        return x_new, success, queries + 1, queries - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,12 +104,18 @@ class _DecisionBased(_Foolbox):
                 work.progress(1)
         finally:
             np.random.set_state(kept)
-        return x_new, queries, queries * 0
+        x_new, success = work.verify(np.arange(len(x_new)), x_new)
+        return x_new, success, queries + 1, queries * 0
 
     def _one(self, attack, model, x, y):
         try:
             return attack.run(model, x, y.astype(np.int64))
-        except (ValueError, AssertionError):
+        except AssertionError:
+            return x
+        except ValueError as error:
+            # Any other is the model's own, and none of ours to hide.
+            if "init_attack failed" not in str(error):
+                raise
             return x
 
     def build(self, attacks):
@@ -148,6 +156,23 @@ class HopSkipJump(_DecisionBased):
 
     def build(self, attacks):
         return attacks.HopSkipJumpAttack(steps=self.steps, constraint=self.kind)
+
+
+class _OpenRows:
+    """A model that counts, for each image of a batch [B], the passes until it is no longer of its class.
+
+    Foolbox runs the whole batch until the last image is; so the counts are as if each had been alone.
+    """
+
+    def __init__(self, function, y):
+        self._function, self._y = function, y
+        self._open, self.rows = np.ones(len(y), bool), np.zeros(len(y), np.int64)
+
+    def __call__(self, x):
+        logits = self._function(x)
+        self.rows += self._open
+        self._open &= logits.numpy().argmax(-1) == self._y
+        return logits
 
 
 class _Counter:

@@ -1,6 +1,6 @@
 """What attacks climb. Each loss maps logits [B, K] and labels [B] to [B]; higher is more wrong.
 
-`targeted` turns a loss around: it then grows as the label, the attack's target, wins.
+Where a loss takes `targeted`, that turns it around: it then grows as the label, the attack's target, wins.
 """
 
 import tensorflow as tf
@@ -27,14 +27,14 @@ def margin(logits: tf.Tensor, y: tf.Tensor, targeted: bool = False) -> tf.Tensor
     return label - rival if targeted else rival - label
 
 
-def dlr(logits: tf.Tensor, y: tf.Tensor, targeted: bool = False) -> tf.Tensor:
+def dlr(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """Returns the difference-of-logits ratio (Croce and Hein 2020, eq. 6): the margin over z1 - z3.
 
     Invariant to the logits' scale, so confidence cannot flatten it. Needs 3 classes; with 2, the margin.
     """
     top = tf.sort(logits, direction="DESCENDING")
     spread = top[:, 0] - top[:, 2] if logits.shape[-1] > 2 else tf.ones_like(top[:, 0])
-    return margin(logits, y, targeted) / (spread + 1e-12)
+    return margin(logits, y) / (spread + 1e-12)
 
 
 def targeted_dlr(logits: tf.Tensor, y: tf.Tensor, target: tf.Tensor) -> tf.Tensor:

@@ -101,6 +101,7 @@ def random_delta(key: tf.Tensor, like: tf.Tensor, kind: str, eps) -> tf.Tensor:
     if kind == "linf":
         return eps * (2.0 * randomness.uniform(key, shape) - 1.0)
     direction = randomness.normal(key, shape)
-    radius = randomness.uniform(randomness.fold(key, 1), []) ** (1.0 / math.prod(shape))
+    # `normal` has taken 1 and 2 for itself; the radius must not depend on the direction.
+    radius = randomness.uniform(randomness.fold(key, 3), []) ** (1.0 / math.prod(shape))
     size = tf.maximum(length(direction, kind), TINY)
     return eps * direction * column(radius / size, direction)

@@ -24,7 +24,8 @@ class PGD(Attack):
       steps: gradient steps, at least 0.
       random_start: begin at a random point of the ball, not at the image.
       restarts: times a sample that resists is attacked anew; above 1 with `random_start` only.
-      early_stop: a sample ends at its first success; else after all steps, wherever it then is.
+      early_stop: a sample ends at its first success that holds on a fresh pass; else after all steps, wherever
+        it then is.
       targeted: the labels are classes to reach, not to leave.
       source: where gradients come from (see `sources`); default: the model's own.
     """
@@ -62,7 +63,8 @@ class PGD(Attack):
         x_next, state = self.move(batch, state, gradient)
         if not self.early_stop:
             return {**state, "x_adv": x_next}
-        done = self.fooled(logits, batch.y)
+        # A point that did not hold on a second look is left, not claimed again.
+        done = self.fooled(logits, batch.y) & ~batch.refuted
         return {**state, "x_adv": tf.where(norms.column(done, x_adv), x_adv, x_next), "done": done}
 
     def move(self, batch, state, gradient):

@@ -10,9 +10,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfode_adv import layers
+from tfode_adv import layers, solvers
 from tfode_adv.attacks.ascent import value_and_gradient
-from tfode_adv.errors import check_range
+from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
+from tfode_adv.models.random_solver import RandomSolver
+from tfode_adv.solvers.solver import GRADIENTS
 
 Model = Callable[[tf.Tensor], tf.Tensor]
 Loss = Callable[[tf.Tensor], tf.Tensor]
@@ -24,13 +26,21 @@ class Source:
 
     @property
     def draws(self) -> int:
-        """How many times one gradient runs the model."""
+        """How many runs one gradient is the mean of."""
+        return 1
+
+    @property
+    def queries(self) -> int:
+        """How many times the attacked model is asked for one gradient."""
         return 1
 
     @property
     def models(self) -> tuple[Any, ...]:
         """The models, besides the attacked one, that a gradient goes through."""
         return ()
+
+    def accept(self, model: Any) -> None:
+        """Raises `UsageError` if this source could not do what it says for `model`, as the user gave it."""
 
     def logits(self, model: Model, x: tf.Tensor) -> tf.Tensor:
         """Returns logits with the value of `model(x)` and the derivative to be used for it."""
@@ -39,7 +49,7 @@ class Source:
     def differentiate(self, model: Model, loss: Loss, x: tf.Tensor):
         """Returns the loss [B], the model's own logits [B, K] and the gradient [B, ...] of the loss at `x`.
 
-        `loss` maps logits [B, K] to [B].
+        `loss` maps logits [B, K] to [B], samples taken apart.
         """
 
         def value(x):
@@ -58,32 +68,46 @@ class Through(Source):
     its ODE blocks solved otherwise: another gradient method, a finer tolerance, a fixed-step solver. What
     is None stays the model's.
 
+    A gradient takes two forward passes: the model's, which is a query, and the surrogate's, which counts
+    as part of the gradient.
+
     Args:
       gradient: "backprop", "backprop_steps" or "adjoint".
-      tol: above 0.
+      tol: above 0. A `RandomSolver` draws its own: give the model inside it as `twin`.
       solver: see `tfode_adv.solvers`.
       num_steps: of a fixed-step solver, at least 1.
       twin: another model altogether to differentiate, such as the model less what masks its gradient.
 
     Raises:
-      UsageError: a value out of range.
+      UsageError: an unknown name or a value out of range.
     """
 
     gradient: str | None = None
     tol: float | None = None
     solver: str | None = None
     num_steps: int | None = None
-    twin: Any = None
+    twin: Any = dataclasses.field(default=None, hash=False)  # as it may have none
 
     def __post_init__(self):
+        if self.gradient is not None:
+            check_choice("gradient", self.gradient, GRADIENTS)
         if self.tol is not None:
             check_range("gradient_tol", self.tol, low=0, low_open=True)
+        if self.solver is not None:
+            check_choice("gradient_solver", self.solver, solvers.available())
         if self.num_steps is not None:
-            check_range("gradient_num_steps", self.num_steps, low=1)
+            object.__setattr__(self, "num_steps", check_integer("gradient_num_steps", self.num_steps, low=1))
 
     @property
     def models(self) -> tuple[Any, ...]:
         return () if self.twin is None else (self.twin,)
+
+    def accept(self, model: Any) -> None:
+        if self.tol is not None and _draws_tolerances(model if self.twin is None else self.twin):
+            raise UsageError(
+                f"gradient_tol is {self.tol!r}, but RandomSolver draws its own tolerance at each call: "
+                "give Through the model inside it as twin="
+            )
 
     def logits(self, model: Model, x: tf.Tensor) -> tf.Tensor:
         fields = ("gradient", "tol", "solver", "num_steps")
@@ -106,42 +130,65 @@ class EOT(Source):
     Args:
       n: runs a gradient, at least 1.
       source: how each run is differentiated; default: the model's own gradient.
+
+    Raises:
+      UsageError: n is no whole number or below 1, or the source is none.
     """
 
     n: int = 10
     source: Source = Source()
 
     def __post_init__(self):
-        check_range("eot", self.n, low=1)
+        object.__setattr__(self, "n", check_integer("eot", self.n, low=1))
+        _check_source("EOT", self.source)
 
     @property
     def draws(self) -> int:
         return self.n * self.source.draws
 
     @property
+    def queries(self) -> int:
+        return self.n * self.source.queries
+
+    @property
     def models(self) -> tuple[Any, ...]:
         return self.source.models
 
-    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor):
-        def value(x):
-            runs = tf.split(self.source.logits(model, tf.concat([x] * self.n, 0)), self.n)
-            return (tf.add_n([loss(run) for run in runs]) / self.n, tf.add_n(runs) / self.n)
+    def accept(self, model: Any) -> None:
+        self.source.accept(model)
 
-        (value, logits), gradient = value_and_gradient(value, x, aux=True)
-        return value, logits, gradient
+    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor):
+        def each(logits):
+            return tf.concat([loss(run) for run in tf.split(logits, self.n)], 0)
+
+        return tuple(map(self._mean, self.source.differentiate(model, each, self._repeated(x))))
+
+    def _repeated(self, x):
+        return tf.concat([x] * self.n, 0)
+
+    def _mean(self, values):
+        return tf.add_n(tf.split(values, self.n)) / self.n
 
 
 @dataclasses.dataclass(frozen=True)
 class Transfer(Source):
     """The gradient and the loss of another model; the attacked one only judges.
 
+    It is asked once for each gradient, however many runs of `source_model` that takes.
+
     Args:
       source_model: any callable from the same images to as many logits.
       source: how `source_model` is differentiated; default: its own gradient.
+
+    Raises:
+      UsageError: the source is none.
     """
 
-    source_model: Any
+    source_model: Any = dataclasses.field(hash=False)  # as it may have none
     source: Source = Source()
+
+    def __post_init__(self):
+        _check_source("Transfer", self.source)
 
     @property
     def draws(self) -> int:
@@ -151,9 +198,23 @@ class Transfer(Source):
     def models(self) -> tuple[Any, ...]:
         return (self.source_model, *self.source.models)
 
+    def accept(self, model: Any) -> None:
+        self.source.accept(self.source_model)
+
     def differentiate(self, model: Model, loss: Loss, x: tf.Tensor):
         value, _, gradient = self.source.differentiate(as_function(self.source_model), loss, x)
         return value, model(x), gradient
+
+
+def _check_source(outer: str, source: Any) -> None:
+    if not isinstance(source, Source):
+        raise UsageError(f"{outer}'s source is {source!r}, but must be a Through, EOT or Transfer")
+
+
+def _draws_tolerances(model: Any) -> bool:
+    """Does `model`, a layer, hold a `RandomSolver`? Of a plain callable nothing is known."""
+    inner = model._flatten_layers() if hasattr(model, "_flatten_layers") else ()
+    return any(isinstance(layer, RandomSolver) for layer in inner)
 
 
 def as_function(model: Any) -> Model:

@@ -70,7 +70,7 @@ class SPSA(Attack):
       estimates: estimates summed (as CleverHans does) for one step.
       delta: size of the differences, in pixel values.
       learning_rate: Adam's, in pixel values.
-      early_stop: a sample ends at its first success, asked with one more query a step.
+      early_stop: a sample ends at its first success that holds on a fresh pass, asked with one more query a step.
       targeted: the labels are classes to reach, not to leave.
     """
 
@@ -85,6 +85,7 @@ class SPSA(Attack):
 
     name: ClassVar[str] = "spsa"
     summary: ClassVar[str] = "gradient-free, estimates from random differences (Uesato et al. 2018)"
+    random_start: ClassVar[bool] = True
     default_batch_size: ClassVar[int] = 1024
 
     def __post_init__(self):

@@ -36,9 +36,12 @@ class Square(Attack):
     def costs(self, steps, num_classes):
         return steps, steps * 0
 
+    def accept(self, model, x):
+        super().accept(model, x)
+        if x.ndim != 4:
+            raise UsageError(f"images have shape {x.shape}, but square takes [N, H, W, C]")
+
     def start(self, batch):
-        if batch.x.shape.rank != 4:
-            raise UsageError(f"square takes images [N, H, W, C], but these have {batch.x.shape.rank} axes")
         draw = _linf_start if self.kind == "linf" else _l2_start
         first = draw(batch.x, batch.key, self.eps)
         worst = tf.zeros_like(batch.y, tf.float32) - losses.FAR
@@ -55,7 +58,8 @@ class Square(Attack):
         return {
             "x_adv": best,
             "proposal": draw(batch.x, best, key, self._portion(batch), self.eps),
-            "margin": tf.where(better, margin, state["margin"]),
+            # Where a randomised model was fooled by luck, that margin is not to be beaten.
+            "margin": tf.where(better & ~done, margin, state["margin"]),
             "done": done,
         }
 

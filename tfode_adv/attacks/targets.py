@@ -6,8 +6,10 @@ from tfode_adv.attacks import losses
 
 
 def nearest(batch) -> tf.Tensor:
-    """Returns the target [B]: of the wrong classes, the one that restart 0, 1, ... finds most likely."""
-    logits = batch.model(batch.x)
-    rivals = logits - losses.FAR * tf.one_hot(batch.y, logits.shape[-1])
+    """Returns the target [B]: of the wrong classes, the likeliest in restart 0, the next in restart 1, ...
+
+    Taken from the clean pass: no query of its own, and no class twice where the model is randomised.
+    """
+    rivals = batch.clean - losses.FAR * tf.one_hot(batch.y, batch.classes)
     order = tf.argsort(rivals, direction="DESCENDING", stable=True)
     return tf.gather(order, batch.restart, batch_dims=1)

@@ -1,0 +1,167 @@
+"""Runs an attack's compiled step over samples that each take their own time.
+
+A sample leaves the batch as soon as it is done, and one that waits takes its place, so the batch stays
+full. Those that are done are verified together. One whose success does not hold on that fresh forward pass,
+as happens on randomised models, goes on with the steps it has left.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfode_adv.attacks.engine import Program, padded
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One restart of an attack: images, labels, clean logits and numbers [n] of the samples, and how to run them.
+
+    `size` is how many samples run at once; `verify` maps positions [k] and found images [k, ...] to the
+    images as they count and whether a fresh forward pass is fooled [k]; `progress` is told how many
+    samples have finished, each once.
+    """
+
+    program: Program
+    x: np.ndarray
+    y: np.ndarray
+    clean: np.ndarray
+    index: np.ndarray
+    restart: int
+    numbers: dict[str, tf.Tensor]
+    size: int
+    verify: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    progress: Callable[[int], None]
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model tells apart."""
+        return self.clean.shape[-1]
+
+
+class Found(NamedTuple):
+    """What became of some samples: positions [n], images [n, ...], success, steps and verifying passes [n]."""
+
+    rows: np.ndarray
+    images: np.ndarray
+    success: np.ndarray
+    steps: np.ndarray
+    passes: np.ndarray
+
+
+class _Samples(NamedTuple):
+    """Positions [n] of some samples, and their data, [n, ...] or padded to more."""
+
+    rows: np.ndarray
+    data: dict
+
+
+def run(work: Work) -> Iterator[Found]:
+    """Attacks the samples of `work`, at most `work.size` at once, and yields them as they are verified.
+
+    An attack on a randomised model is not ended by one lucky draw: who is not turned has taken all steps.
+    Nor do many draws make a success of luck: after the n-th success that did not hold, the next must hold in n + 1
+    passes. One restart thus turns a model that errs with probability p, whatever the image, with at most
+    p + p^2 + p^3 ..., however many the steps.
+    """
+    return _Pool(work).run()
+
+
+class _Pool:
+    """The samples by where they are: still to begin, in the batch, done, or sent back as refuted."""
+
+    def __init__(self, work: Work):
+        self._work = work
+        self._waiting = np.arange(len(work.x))
+        self._batch: _Samples | None = None
+        self._done: list[_Samples] = []
+        self._refuted: list[_Samples] = []
+        self._passes, self._refutations = np.zeros((2, len(work.x)), np.int64)
+        self._stands = int(work.numbers["max_steps"]) <= 0
+
+    def run(self) -> Iterator[Found]:
+        while True:
+            self._fill()
+            if self._batch:
+                self._step()
+            done = sum(len(part.rows) for part in self._done)
+            to_run = self._batch or self._refuted or len(self._waiting)
+            if done >= self._work.size or (done and not to_run):
+                yield self._verify()
+            elif not to_run:
+                return
+
+    def _fill(self) -> None:
+        """Takes samples into the batch, the refuted first, once a quarter of it is free."""
+        size = self._work.size
+        room = size - (len(self._batch.rows) if self._batch else 0)
+        if room < size - size * 3 // 4 or not (self._refuted or len(self._waiting)):
+            return
+        parts = [self._batch] if self._batch else []
+        while self._refuted and len(self._refuted[0].rows) <= room:
+            parts.append(self._refuted.pop(0))
+            room -= len(parts[-1].rows)
+        new, self._waiting = np.split(self._waiting, [room])
+        if len(new):
+            parts.append(self._started(new))
+        self._batch = _joined(parts, size)
+
+    def _started(self, new: np.ndarray) -> _Samples:
+        work, rows = self._work, padded(new, self._work.size)
+        samples = work.x[rows], work.y[rows], work.clean[rows], work.index[rows]
+        return _Samples(new, work.program.start(*samples, work.restart, work.numbers))
+
+    def _step(self) -> None:
+        """Takes the batch one step on, and those that are then done out of it."""
+        rows, data = self._batch
+        if not self._stands:
+            data = self._work.program.step(data, self._work.numbers)
+        done = data["done"].numpy()[: len(rows)]
+        self._batch = _Samples(rows, data)
+        if not done.any():
+            return
+        # Who comes back has been counted before.
+        self._work.progress(int((self._refutations[rows[done]] == 0).sum()))
+        self._done.append(_chosen(self._batch, np.flatnonzero(done)))
+        stay = np.flatnonzero(~done)
+        self._batch = _chosen(self._batch, stay, self._work.size) if len(stay) else None
+
+    def _verify(self) -> Found:
+        """Returns the done samples whose verdict is final, and sends the others back."""
+        (rows, data), self._done = _joined(self._done), []
+        images, success = self._judged(rows, data["state"]["x_adv"].numpy().copy())
+        self._refutations[rows[~success]] += 1
+        out = success | data["over"].numpy()
+        again = _Samples(rows, {**data, "refuted": tf.ones_like(data["refuted"])})
+        back, quarter, steps = np.flatnonzero(~out), max(1, self._work.size // 4), data["k"].numpy()
+        # In parts that always find room: the batch is filled up once a quarter of it is free.
+        for first in range(0, len(back), quarter):
+            self._refuted.append(_chosen(again, back[first : first + quarter]))
+        return Found(rows[out], images[out], success[out], steps[out], self._passes[rows[out]])
+
+    def _judged(self, rows: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the images as they count, and who fooled every pass: one, and one for each time it was refuted."""
+        success = np.ones(len(rows), bool)
+        for count in range(self._refutations[rows].max() + 1):
+            asked = np.flatnonzero(success & (self._refutations[rows] >= count))
+            if len(asked):
+                images[asked], success[asked] = self._work.verify(rows[asked], images[asked])
+                self._passes[rows[asked]] += 1
+        return images, success
+
+
+def _chosen(samples: _Samples, which: np.ndarray, size: int | None = None) -> _Samples:
+    """Returns those of `samples` at the places `which`, their data padded for batches of `size` if it is given."""
+    places = which if size is None else padded(which, size)
+    return _Samples(samples.rows[which], tf.nest.map_structure(lambda t: tf.gather(t, places), samples.data))
+
+
+def _joined(parts: list[_Samples], size: int | None = None) -> _Samples:
+    """Returns all samples of `parts` in one, their data padded for batches of `size` if it is given."""
+    offsets = np.cumsum([0] + [part.data["k"].shape[0] for part in parts[:-1]])
+    places = np.concatenate([first + np.arange(len(part.rows)) for first, part in zip(offsets, parts, strict=True)])
+    data = tf.nest.map_structure(lambda *t: tf.concat(t, 0), *[part.data for part in parts])
+    both = _chosen(_Samples(np.arange(data["k"].shape[0]), data), places, size)
+    return _Samples(np.concatenate([part.rows for part in parts]), both.data)
