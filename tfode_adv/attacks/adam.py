@@ -10,7 +10,9 @@ def init(x: tf.Tensor) -> dict[str, tf.Tensor]:
     return {"t": tf.zeros([tf.shape(x)[0]]), "m": tf.zeros_like(x), "v": tf.zeros_like(x)}
 
 
-def update(state: dict[str, tf.Tensor], gradient: tf.Tensor, learning_rate) -> tuple[tf.Tensor, dict]:
+def update(
+    state: dict[str, tf.Tensor], gradient: tf.Tensor, learning_rate: tf.Tensor | float
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """Returns what to add to `x` to go down along `gradient` (Kingma and Ba 2015), and the next state."""
     t = state["t"] + 1.0
     m = 0.9 * state["m"] + 0.1 * gradient

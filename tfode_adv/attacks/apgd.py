@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfode_adv.attacks import losses, norms, randomness, targets
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.engine import Batch, State
 from tfode_adv.attacks.sources import Source
 from tfode_adv.errors import check_choice
 
@@ -42,10 +43,10 @@ class APGD(Attack):
         super().__post_init__()
         check_choice("loss", self.loss, LOSSES)
 
-    def rounds(self, num_classes):
+    def rounds(self, num_classes: int) -> int:
         return min(self.targets, num_classes - 1) if self.loss == "dlr_targeted" else self.restarts
 
-    def start(self, batch):
+    def start(self, batch: Batch) -> State:
         delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, self.eps)
         x = norms.inside(batch.x, delta, self.kind, self.eps)
         each = tf.zeros_like(batch.y, tf.float32)
@@ -75,7 +76,7 @@ class APGD(Attack):
     def _share(self, share):
         return tf.maximum(tf.cast(share * tf.cast(self.steps, tf.float32), tf.int32), 1)
 
-    def step(self, batch, state):
+    def step(self, batch: Batch, state: State) -> State:
         def loss(logits):
             if self.loss == "dlr_targeted":
                 return losses.targeted_dlr(logits, batch.y, state["target"])

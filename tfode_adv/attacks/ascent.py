@@ -1,6 +1,7 @@
 """Projected gradient ascent in plain TensorFlow: the inner loop of adversarial training."""
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -8,7 +9,7 @@ from tfode_adv.attacks import norms
 from tfode_adv.errors import check_range
 
 
-def value_and_gradient(function: Callable, x: tf.Tensor, *, aux: bool = False):
+def value_and_gradient(function: Callable, x: tf.Tensor, *, aux: bool = False) -> tuple[Any, tf.Tensor]:
     """Returns `function(x)` [B] and its gradient by `x`, samples taken apart; no weight is watched.
 
     With `aux` the function returns a pair, and so does the first result. A gradient that is missing
@@ -26,8 +27,8 @@ def projected_ascent(
     x: tf.Tensor,
     *,
     norm: str,
-    eps,
-    step_size,
+    eps: norms.Size,
+    step_size: norms.Size,
     steps: int,
     x_start: tf.Tensor | None = None,
 ) -> tf.Tensor:
@@ -65,7 +66,7 @@ def projected_ascent(
     return tf.stop_gradient(x_adv)
 
 
-def random_start(x: tf.Tensor, key: tf.Tensor, *, norm: str, eps) -> tf.Tensor:
+def random_start(x: tf.Tensor, key: tf.Tensor, *, norm: str, eps: norms.Size) -> tf.Tensor:
     """Returns points uniform in the ball of radius `eps` around `x`, clipped to [0, 1].
 
     `key` [B]: one key a sample, from `randomness.fold(seed, ...)`.

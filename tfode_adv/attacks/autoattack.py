@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -70,11 +70,11 @@ class AutoAttack(Attack):
             "square": Square(**common, steps=self.queries_square),
         }
 
-    def accept(self, model, x):
+    def accept(self, model: Any, x: np.ndarray) -> None:
         for part in self.parts().values():
             part.accept(model, x)
 
-    def nothing(self, x):
+    def nothing(self, x: np.ndarray) -> StagedResult:
         return StagedResult(**vars(super().nothing(x)), stages=self._stages(0))
 
     def _stages(self, count):

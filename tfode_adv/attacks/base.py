@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -105,11 +105,11 @@ class Attack:
         """The geometry of the norm: "linf" or "l2"."""
         return norms.geometry(self.norm)
 
-    def accept(self, model, x: np.ndarray) -> None:
+    def accept(self, model: Any, x: np.ndarray) -> None:
         """Raises `UsageError` if this attack, of all, can do nothing with `model` or with images [N, ...]."""
         self.source.accept(model)
 
-    def fooled(self, logits, y):
+    def fooled(self, logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Returns [B]: does this output mean success? One that is not finite does not."""
         hit = tf.argmax(logits, -1, output_type=y.dtype) == y
         return tf.reduce_all(tf.math.is_finite(logits), -1) & (hit if self.targeted else ~hit)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import numbers
+from typing import Any
 
 import numpy as np
 
@@ -9,15 +10,15 @@ from tfode_adv.errors import RunError, UsageError, check_range
 
 
 def number(
-    default=dataclasses.MISSING,
+    default: Any = dataclasses.MISSING,
     *,
     optional: bool = False,
     integer: bool = False,
     length: bool = False,
     structural: bool = False,
     init: bool = True,
-    **bounds,
-):
+    **bounds: float | bool,
+) -> Any:
     """Declares a hyperparameter: a dataclass field whose value must lie within `bounds` (of check_range).
 
     `length`: measured in the attack's norm. `structural`: shapes the program, so that another value
@@ -33,7 +34,7 @@ def number(
     return dataclasses.field(default=default, init=init, metadata=rule)
 
 
-def open_fields(attack) -> list[dataclasses.Field]:
+def open_fields(attack: Any) -> list[dataclasses.Field]:
     """Returns the numeric fields of `attack` that have a value and may change without a new trace."""
     return [
         field
@@ -42,7 +43,7 @@ def open_fields(attack) -> list[dataclasses.Field]:
     ]
 
 
-def hyperparameters(attack) -> None:
+def hyperparameters(attack: Any) -> None:
     """Raises `UsageError` for the first field of the dataclass `attack` that breaks its declaration."""
     for field in dataclasses.fields(attack):
         value = getattr(attack, field.name)
@@ -57,7 +58,7 @@ def hyperparameters(attack) -> None:
         check_range(field.name, value, **field.metadata["bounds"])
 
 
-def images(x) -> np.ndarray:
+def images(x: Any) -> np.ndarray:
     """Returns `x` as float32 [N, ...]; raises `UsageError` unless all of it is finite and in [0, 1]."""
     x = np.asarray(x)
     if x.ndim < 2:
@@ -72,7 +73,7 @@ def images(x) -> np.ndarray:
     return x
 
 
-def labels(y, count: int) -> np.ndarray:
+def labels(y: Any, count: int) -> np.ndarray:
     """Returns `y` as int32 [count]; raises `UsageError` for another shape, non-integers or what int32 cannot hold."""
     y = np.asarray(y)
     if y.shape != (count,):

@@ -10,6 +10,7 @@ from cleverhans.tf2.attacks.carlini_wagner_l2 import l2 as squared_l2
 from tfode_adv.attacks import adam, losses, norms
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.engine import Batch, State
 from tfode_adv.attacks.sources import Source
 
 _HUGE = 1e10
@@ -71,10 +72,10 @@ class CWL2(_MarginAttack):
     norms: ClassVar[tuple[str, ...]] = ("l2", "l2rms")
 
     @property
-    def limit(self):
+    def limit(self) -> int:
         return self.steps * self.binary_search_steps
 
-    def start(self, batch):
+    def start(self, batch: Batch) -> State:
         each = tf.zeros_like(batch.y, tf.float32)
         search = {"const": each + self.initial_const, "lower": each, "upper": each + _HUGE}
         best = {"x_adv": batch.x, "best": each + _HUGE}
@@ -91,7 +92,7 @@ class CWL2(_MarginAttack):
             "loss": each + _HUGE,
         }
 
-    def step(self, batch, state):
+    def step(self, batch: Batch, state: State) -> State:
         inner = state["inner"]
         origin = tf.atanh((batch.x * 2.0 - 1.0) * 0.999999)
         x_new = clip_tanh(origin + inner["w"], 0.0, 1.0)
@@ -156,13 +157,13 @@ class CWLinf(_MarginAttack):
     summary: ClassVar[str] = "Carlini and Wagner's margin within a shrinking bound (MSML 2021)"
     norms: ClassVar[tuple[str, ...]] = ("linf",)
 
-    def start(self, batch):
+    def start(self, batch: Batch) -> State:
         each = tf.zeros_like(batch.y, tf.float32)
         bound = each + (1.0 if self.eps is None else self.eps)
         hits = {"x_adv": batch.x, "any": tf.zeros_like(batch.y, tf.bool)}
         return {**hits, "iterate": batch.x, "bound": bound, "adam": adam.init(batch.x)}
 
-    def step(self, batch, state):
+    def step(self, batch: Batch, state: State) -> State:
         x_new = state["iterate"]
         _, gradient, fooled, hit = self.hinge(batch, x_new)
         reached = norms.length(x_new - batch.x, self.kind)

@@ -41,6 +41,10 @@ class Batch:
         return self.clean.shape[-1]
 
 
+State = dict[str, Any]
+"""What an attack keeps of its samples from step to step: tensors [B, ...], or dicts of them."""
+
+
 class Program:
     """The compiled parts of one kind of attack on one model: `logits`, `start` and `step`."""
 
@@ -50,7 +54,15 @@ class Program:
         self.logits = logits
         self._start = self._step = None
 
-    def start(self, x, y, clean, index, restart: int, numbers: dict[str, tf.Tensor]) -> dict:
+    def start(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        clean: np.ndarray,
+        index: np.ndarray,
+        restart: int,
+        numbers: dict[str, tf.Tensor],
+    ) -> dict:
         """Returns the pool's data of new samples: what `Batch` holds of them, and their state."""
         arguments = (
             tf.constant(x),
@@ -118,7 +130,7 @@ def _open(tree):
     return tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), tree)
 
 
-def program(model, attack, image_shape: tuple[int, ...], settings) -> Program:
+def program(model: Any, attack: Any, image_shape: tuple[int, ...], settings: Any) -> Program:
     """Returns the program for `attack`, from the last 32 used if it is one of them.
 
     `settings` is whatever else the trace depends on: see `models.settings.trace_settings`.

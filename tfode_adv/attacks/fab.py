@@ -3,11 +3,13 @@
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 import tensorflow as tf
 
 from tfode_adv.attacks import losses, norms, targets
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.engine import Batch, State
 from tfode_adv.attacks.sources import Source
 
 _HUGE = 1e10
@@ -39,22 +41,22 @@ class FAB(Attack):
     name: ClassVar[str] = "fab"
     summary: ClassVar[str] = "fast adaptive boundary, minimal perturbations (Croce and Hein 2020)"
 
-    def rounds(self, num_classes):
+    def rounds(self, num_classes: int) -> int:
         return min(self.targets, num_classes - 1) if self.targets else 1
 
-    def rows(self, num_classes):
+    def rows(self, num_classes: int) -> int:
         return self.source.draws * (1 if self.targets else num_classes)
 
-    def costs(self, steps, num_classes):
+    def costs(self, steps: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
         each = 1 if self.targets else num_classes
         return steps * (self.source.queries * each + 1), steps * self.source.draws * each
 
-    def start(self, batch):
+    def start(self, batch: Batch) -> State:
         far = tf.zeros_like(batch.y, tf.float32) + _HUGE
         target = targets.nearest(batch) if self.targets else batch.y
         return {"x_adv": batch.x, "iterate": batch.x, "distance": far, "target": target}
 
-    def step(self, batch, state):
+    def step(self, batch: Batch, state: State) -> State:
         here = state["iterate"]
         gap, normal = (self._targeted if self.targets else self._untargeted)(batch, state["target"], here)
         dot = tf.reduce_sum(normal * (batch.x - here), axis=list(range(1, here.shape.rank)))

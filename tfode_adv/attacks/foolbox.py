@@ -7,13 +7,14 @@ is randomised, the sample counts as not turned.
 
 import dataclasses
 import importlib
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.pool import Work
 from tfode_adv.attacks.sources import Source, Through
 from tfode_adv.errors import UsageError
 
@@ -62,7 +63,7 @@ class DeepFool(_Foolbox):
         if type(self.source) not in (Source, Through):
             raise UsageError(f"source is {self.source!r}, but deepfool takes Through or None")
 
-    def search(self, work):
+    def search(self, work: Work) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         library = _library(self.name)
         kinds = {"linf": library.attacks.LinfDeepFoolAttack, "l2": library.attacks.L2DeepFoolAttack}
         attack = kinds[self.kind](steps=self.steps, overshoot=self.overshoot, candidates=self.candidates)
@@ -88,7 +89,7 @@ class _DecisionBased(_Foolbox):
     each sample and put back afterwards.
     """
 
-    def search(self, work):
+    def search(self, work: Work) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         library = _library(self.name)
         attack = self.build(library.attacks)
         spent = _Counter(lambda x: work.program.logits(tf.constant(x, tf.float32)).numpy())
@@ -118,7 +119,7 @@ class _DecisionBased(_Foolbox):
                 raise
             return x
 
-    def build(self, attacks):
+    def build(self, attacks: Any) -> Any:
         """Returns Foolbox's attack."""
         raise TypeError(f"{type(self).__name__} builds no attack")
 
@@ -137,7 +138,7 @@ class Boundary(_DecisionBased):
     summary: ClassVar[str] = "decisions only: walk along the boundary (Brendel et al. 2018), by Foolbox"
     norms: ClassVar[tuple[str, ...]] = ("l2", "l2rms")
 
-    def build(self, attacks):
+    def build(self, attacks: Any) -> Any:
         return attacks.BoundaryAttack(steps=self.steps)
 
 
@@ -154,7 +155,7 @@ class HopSkipJump(_DecisionBased):
     name: ClassVar[str] = "hopskipjump"
     summary: ClassVar[str] = "decisions only: estimated gradients (Chen et al. 2020), by Foolbox"
 
-    def build(self, attacks):
+    def build(self, attacks: Any) -> Any:
         return attacks.HopSkipJumpAttack(steps=self.steps, constraint=self.kind)
 
 

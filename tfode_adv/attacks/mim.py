@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfode_adv.attacks import norms
 from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.engine import Batch, State
 from tfode_adv.attacks.pgd import BIM
 
 
@@ -23,10 +24,10 @@ class MIM(BIM):
     name: ClassVar[str] = "mim"
     summary: ClassVar[str] = "momentum iterative method (Dong et al. 2018)"
 
-    def start(self, batch):
+    def start(self, batch: Batch) -> State:
         return {"x_adv": batch.x, "momentum": tf.zeros_like(batch.x)}
 
-    def move(self, batch, state, gradient):
+    def move(self, batch: Batch, state: State, gradient: tf.Tensor) -> tuple[tf.Tensor, State]:
         axes = list(range(1, gradient.shape.rank))
         mean = tf.reduce_mean(tf.abs(gradient), axes, keepdims=True)
         momentum = self.decay * state["momentum"] + gradient / tf.maximum(norms.TINY, mean)

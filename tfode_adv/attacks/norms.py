@@ -7,6 +7,7 @@ everything below is written for the two geometries `linf` and `l2` with lengths 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +17,7 @@ from tfode_adv.attacks import randomness
 from tfode_adv.errors import check_choice
 
 NORMS = ("linf", "l2", "l2rms")
+Size = tf.Tensor | float
 TINY = 1e-12
 """CleverHans divides by at least the root of this."""
 
@@ -26,7 +28,7 @@ def geometry(norm: str) -> str:
     return "linf" if norm == "linf" else "l2"
 
 
-def unit(norm: str, image_shape) -> float:
+def unit(norm: str, image_shape: Sequence[int]) -> float:
     """Returns the length of 1 in `norm` as its geometry measures it, for images of `image_shape`."""
     return math.sqrt(math.prod(image_shape)) if norm == "l2rms" else 1.0
 
@@ -56,14 +58,14 @@ def _size(values: tf.Tensor) -> tf.Tensor:
     return tf.maximum(tf.sqrt(square), 0.0)
 
 
-def project(delta: tf.Tensor, kind: str, eps) -> tf.Tensor:
+def project(delta: tf.Tensor, kind: str, eps: Size) -> tf.Tensor:
     """Returns `delta` [B, ...] brought into the ball of radius `eps` (a scalar or [B, 1, ..., 1])."""
     if kind == "linf":
         return cleverhans.clip_eta(delta, np.inf, eps)
     return delta * tf.minimum(1.0, eps / _size(delta))
 
 
-def steepest(gradient: tf.Tensor, kind: str, size) -> tf.Tensor:
+def steepest(gradient: tf.Tensor, kind: str, size: Size) -> tf.Tensor:
     """Returns the perturbation of length `size` along which a function with `gradient` grows most.
 
     CleverHans stops normalising Euclidean gradients shorter than 1e-6, so a confident classifier
@@ -78,7 +80,7 @@ def steepest(gradient: tf.Tensor, kind: str, size) -> tf.Tensor:
     return size * (gradient / _size(gradient))
 
 
-def ascend(x: tf.Tensor, x_adv: tf.Tensor, gradient: tf.Tensor, kind: str, eps, step_size) -> tf.Tensor:
+def ascend(x: tf.Tensor, x_adv: tf.Tensor, gradient: tf.Tensor, kind: str, eps: Size, step_size: Size) -> tf.Tensor:
     """Returns the next iterate of projected ascent from `x_adv`, inside [0, 1] and the ball around `x`.
 
     The operations and their order are those of CleverHans 4.0.0's `projected_gradient_descent`.
@@ -87,12 +89,12 @@ def ascend(x: tf.Tensor, x_adv: tf.Tensor, gradient: tf.Tensor, kind: str, eps, 
     return inside(x, x_adv - x, kind, eps)
 
 
-def inside(x: tf.Tensor, delta: tf.Tensor, kind: str, eps) -> tf.Tensor:
+def inside(x: tf.Tensor, delta: tf.Tensor, kind: str, eps: Size) -> tf.Tensor:
     """Returns `x + delta` brought into the ball of radius `eps` around `x`, then into [0, 1]."""
     return tf.clip_by_value(x + project(delta, kind, eps), 0.0, 1.0)
 
 
-def random_delta(key: tf.Tensor, like: tf.Tensor, kind: str, eps) -> tf.Tensor:
+def random_delta(key: tf.Tensor, like: tf.Tensor, kind: str, eps: Size) -> tf.Tensor:
     """Returns perturbations of the shape of `like` [B, ...], uniform in the ball of radius `eps`.
 
     `key` [B] are `randomness` keys. In `l2`, a normal direction scaled by u^(1/d) (Calafiore et al. 1998).

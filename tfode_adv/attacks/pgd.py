@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfode_adv.attacks import losses, norms, randomness
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.engine import Batch, State
 from tfode_adv.attacks.sources import Source
 from tfode_adv.errors import UsageError
 
@@ -48,13 +49,13 @@ class PGD(Attack):
         if self.step_size is None:
             object.__setattr__(self, "step_size", 2.5 * self.eps / max(1, self.steps))
 
-    def start(self, batch):
+    def start(self, batch: Batch) -> State:
         if not self.random_start:
             return {"x_adv": batch.x}
         delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, self.eps)
         return {"x_adv": norms.inside(batch.x, delta, self.kind, self.eps)}
 
-    def step(self, batch, state):
+    def step(self, batch: Batch, state: State) -> State:
         def loss(logits):
             return losses.cross_entropy(logits, batch.y, self.targeted)
 
@@ -67,7 +68,7 @@ class PGD(Attack):
         done = self.fooled(logits, batch.y) & ~batch.refuted
         return {**state, "x_adv": tf.where(norms.column(done, x_adv), x_adv, x_next), "done": done}
 
-    def move(self, batch, state, gradient):
+    def move(self, batch: Batch, state: State, gradient: tf.Tensor) -> tuple[tf.Tensor, State]:
         """Returns the next iterate for this gradient, and the state with what the step remembers."""
         return norms.ascend(batch.x, state["x_adv"], gradient, self.kind, self.eps, self.step_size), state
 
@@ -88,7 +89,7 @@ class BIM(PGD):
         if self.random_start:
             raise UsageError(f"random_start is True, but {self.name} starts at the image; pgd takes it")
 
-    def move(self, batch, state, gradient):
+    def move(self, batch: Batch, state: State, gradient: tf.Tensor) -> tuple[tf.Tensor, State]:
         delta = state["x_adv"] + norms.steepest(gradient, self.kind, self.step_size) - batch.x
         return norms.inside(batch.x, delta, self.kind, self.eps), state
 

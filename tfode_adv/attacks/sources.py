@@ -46,7 +46,7 @@ class Source:
         """Returns logits with the value of `model(x)` and the derivative to be used for it."""
         return model(x)
 
-    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor):
+    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns the loss [B], the model's own logits [B, K] and the gradient [B, ...] of the loss at `x`.
 
         `loss` maps logits [B, K] to [B], samples taken apart.
@@ -157,7 +157,7 @@ class EOT(Source):
     def accept(self, model: Any) -> None:
         self.source.accept(model)
 
-    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor):
+    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         def each(logits):
             return tf.concat([loss(run) for run in tf.split(logits, self.n)], 0)
 
@@ -201,7 +201,7 @@ class Transfer(Source):
     def accept(self, model: Any) -> None:
         self.source.accept(self.source_model)
 
-    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor):
+    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         value, _, gradient = self.source.differentiate(as_function(self.source_model), loss, x)
         return value, model(x), gradient
 

@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import tensorflow as tf
 from cleverhans.tf2.attacks import spsa as cleverhans
 
 from tfode_adv.attacks import norms, randomness
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.engine import Batch, State
 from tfode_adv.errors import UsageError
 
 
@@ -38,7 +40,7 @@ class SPSAAdam:
     minimize = cleverhans.SPSAAdam.minimize
     _apply_gradients = cleverhans.SPSAAdam._apply_gradients
 
-    def init_state(self, x):
+    def init_state(self, x: list[tf.Tensor]) -> dict[str, Any]:
         """Returns the optimiser's state for the tensors `x`, its clock one a sample."""
         state = cleverhans.SPSAAdam.init_state(self, x)
         return {**state, "t": tf.zeros([tf.shape(x[0])[0]] + [1] * (x[0].shape.rank - 1))}
@@ -93,19 +95,19 @@ class SPSA(Attack):
         if self.samples % 2:
             raise UsageError(f"samples is {self.samples}, but must be even: each query has its mirror image")
 
-    def rows(self, num_classes):
+    def rows(self, num_classes: int) -> int:
         return self.samples
 
-    def costs(self, steps, num_classes):
+    def costs(self, steps: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
         each = self.samples * self.estimates + (1 if self.early_stop else 0)
         return steps * each, steps * 0
 
-    def start(self, batch):
+    def start(self, batch: Batch) -> State:
         delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, self.eps)
         x_adv = norms.inside(batch.x, delta, self.kind, self.eps)
         return {"x_adv": x_adv, "adam": self._adam(batch).init_state([x_adv])}
 
-    def step(self, batch, state):
+    def step(self, batch: Batch, state: State) -> State:
         x, delta = batch.x, state["x_adv"] - batch.x
 
         def loss(points):

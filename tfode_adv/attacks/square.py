@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfode_adv.attacks import losses, norms, randomness
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.engine import Batch, State
 from tfode_adv.errors import UsageError
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -33,21 +34,21 @@ class Square(Attack):
     name: ClassVar[str] = "square"
     summary: ClassVar[str] = "gradient-free random search (Andriushchenko et al. 2020)"
 
-    def costs(self, steps, num_classes):
+    def costs(self, steps: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
         return steps, steps * 0
 
-    def accept(self, model, x):
+    def accept(self, model: Any, x: np.ndarray) -> None:
         super().accept(model, x)
         if x.ndim != 4:
             raise UsageError(f"images have shape {x.shape}, but square takes [N, H, W, C]")
 
-    def start(self, batch):
+    def start(self, batch: Batch) -> State:
         draw = _linf_start if self.kind == "linf" else _l2_start
         first = draw(batch.x, batch.key, self.eps)
         worst = tf.zeros_like(batch.y, tf.float32) - losses.FAR
         return {"x_adv": batch.x, "proposal": first, "margin": worst}
 
-    def step(self, batch, state):
+    def step(self, batch: Batch, state: State) -> State:
         proposal = state["proposal"]
         logits = batch.model(proposal)
         margin, done = losses.margin(logits, batch.y), self.fooled(logits, batch.y)

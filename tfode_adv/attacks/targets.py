@@ -3,9 +3,10 @@
 import tensorflow as tf
 
 from tfode_adv.attacks import losses
+from tfode_adv.attacks.engine import Batch
 
 
-def nearest(batch) -> tf.Tensor:
+def nearest(batch: Batch) -> tf.Tensor:
     """Returns the target [B]: of the wrong classes, the likeliest in restart 0, the next in restart 1, ...
 
     Taken from the clean pass: no query of its own, and no class twice where the model is randomised.
