@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tfode_adv.analysis import attack_table, diagnosis, indicators, measurements
+from tfode_adv.analysis import attack_table, diagnosis, indicators, measurements, verdict
 from tfode_adv.analysis.attack_table import Protocol
 from tfode_adv.analysis.measurements import Images
 from tfode_adv.analysis.probe import Probe
@@ -18,10 +18,10 @@ from tfode_adv.runs import Run
 PROTOCOL = Protocol("linf", eps=0.08, step_size=0.02, steps=10)
 
 
-def diagnose(model, images, folder, steps=None):
+def diagnose(model, images, folder, steps=None, protocol=PROTOCOL):
     stages = Stages(folder, {})
     step = steps.append if steps is not None else lambda words: None
-    return diagnosis.run(Probe(model), images, PROTOCOL, budget="quick", tols=[1.0], stages=stages, step=step)
+    return diagnosis.run(Probe(model), images, protocol, budget="quick", tols=[1.0], stages=stages, step=step)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,48 @@ def test_the_honest_network_is_not_called_masked(honest_found):
     assert at.verdict.label == "credible", at.verdict.failed
     assert 0.1 * at.verdict.clean < at.verdict.published < at.verdict.clean
     assert at.verdict.left > 0.8
+
+
+def test_the_honest_network_is_not_called_masked_for_a_weak_publication(honest, images, tmp_path):
+    weak = Protocol("linf", eps=0.25, step_size=0.001, steps=2)
+    (at,) = diagnose(honest, images, tmp_path, protocol=weak)
+    assert at.verdict.left < verdict.LEAST_LEFT and at.verdict.hidden == 0
+    assert at.verdict.label == "inconclusive" and verdict.TOO_WEAK in at.verdict.sentence
+
+
+def test_masking_is_asked_of_the_models_own_gradient(ode_probe, ode_images, tmp_path, monkeypatch):
+    """A surrogate that attacks best may have any gradient; the model's own must be the loss's."""
+    x, y = ode_images
+    bench = measurements.Bench(ode_probe, Images(x, y, x[:0]), PROTOCOL, "quick", [1.0], Stages(tmp_path, {}))
+    monkeypatch.setattr(diagnosis, "_indicators_of_table", lambda bench, at: [])
+    asked = []
+    monkeypatch.setattr(diagnosis, "_indicators_of_attack", lambda bench, at, *of: asked.append(of) or [])
+    good = {"gradient": np.ones((4, 2)), "reproduced": np.ones(4), "difference": np.ones(4)}
+    bad = {"gradient": np.zeros((4, 2)), "reproduced": np.zeros(4), "difference": np.zeros(4)}
+    rows = attack_table.rows_of(ode_probe, PROTOCOL, "quick", 1.0)
+    sources = list(dict.fromkeys(row.source for row in rows if row.source != "none"))
+    for misleading, failing in (("fixed step", set()), ("backprop_steps", {"masking"}), ("backprop", {"evaluation"})):
+        kinds = {source: bad if source == misleading else good for source in sources}
+        audit = {f"{name}/{source}": values for source, kind in kinds.items() for name, values in kind.items()}
+        at = diagnosis.AtTolerance(1.0, np.ones(24, bool), 2.0, 0, rows, strongest="fixed step", audit=audit)
+        found = diagnosis._indicators(bench, at)
+        assert {one.group for one in found if not one.passed} == failing, misleading
+        assert {one.name for one in found if one.group == "masking"} == {
+            f"{name} gradients (backprop_steps)" for name in ("unavailable", "irreproducible", "misleading")
+        }
+        assert asked[-2:] == [("fixed step", "evaluation"), ("adjoint", "published")]
+
+
+def test_the_exact_gradient_is_the_models_own(honest, ode_probe, failing_probe):
+    def exact(probe):
+        return measurements.Bench(probe, None, PROTOCOL, "quick", [None], None).exact
+
+    # Without adaptive steps, backpropagation leaves nothing out.
+    assert [exact(probe) for probe in (Probe(honest), failing_probe, ode_probe)] == [
+        "own",
+        "backprop",
+        "backprop_steps",
+    ]
 
 
 def test_a_sample_that_grew_counts_for_no_more_than_its_images(masked_found):

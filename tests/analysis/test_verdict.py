@@ -49,6 +49,32 @@ def test_a_worst_case_far_below_the_published_attack_is_masking():
     assert "75.0 % to another source of the gradient" in found.sentence
 
 
+def test_an_honest_network_attacked_weakly_is_not_masked():
+    correct, weak = np.ones(20, bool), outcome("." * 20)
+    # What more steps or another loss turn, an attack without gradients may turn too: that is no sign of hiding.
+    harder = [outcome("x" * 15 + "." * 5, "steps"), outcome("x" * 12 + "." * 8, "gradient-free")]
+    found = verdict.judge(correct, [weak, *harder, outcome("." * 4 + "x" * 12 + "....", "loss")], [])
+    assert found.label == "inconclusive" and found.hidden == 0
+    assert "20 % of the apparent robustness is left" in found.sentence
+    assert "the published attack is too weak to quote" in found.sentence
+    assert found.meaning in found.sentence and found.meaning != verdict.LABELS["inconclusive"]
+
+
+def test_what_takes_another_gradient_or_none_is_masking_beside_a_weak_attack():
+    correct, weak = np.ones(20, bool), outcome("." * 20)
+    for change in sorted(verdict.HIDING):
+        hiding = outcome("." * 10 + "x" * 10, change)
+        found = verdict.judge(correct, [weak, outcome("x" * 10 + "." * 10, "steps"), hiding], [])
+        assert (found.label, found.hidden) == ("masked", 10)
+    # With another gradient and another loss at once, the gradient was needed too.
+    assert verdict.judge(correct, [weak, outcome("x" * 20, "gradient", "loss")], []).label == "masked"
+
+
+def test_weak_attacks_of_ours_are_told_from_a_weak_published_one():
+    found = verdict.judge(np.ones(4, bool), [outcome("x...")], [failing("evaluation")])
+    assert found.meaning == verdict.LABELS["inconclusive"]
+
+
 def test_a_difference_of_chance_is_not_masking():
     outcomes = [outcome("xxxxxx...."), outcome("xxxxxxx...", "steps")]
     assert verdict.judge(np.ones(10, bool), outcomes, []).label == "credible"
@@ -63,6 +89,7 @@ def test_failed_indicators_decide_where_the_attacks_agree():
 
 
 def test_a_broken_model_has_nothing_to_mask():
+    assert verdict.judge(np.ones(20, bool), [outcome("x" * 20)], []).left is None
     assert verdict.judge(np.ones(20, bool), [outcome("x" * 20)], [failing("masking")]).label == "not robust"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import tfode_adv as ta
 from tfode_adv.cli import app, evaluate, report, reproduce, workers
-from tfode_adv.errors import UsageError
+from tfode_adv.errors import RunError, UsageError
 from tfode_adv.reports import grid
 from tfode_adv.reports.records import Configuration, cells
 from tfode_adv.reports.subject import make_attack
@@ -102,6 +102,20 @@ def test_shards_and_processes_give_the_same_records(plain):
     for index, record in merged.items():
         other = vars(again[index])
         assert all(other[name] == pytest.approx(value, rel=1e-4) for name, value in vars(record).items())
+
+
+def test_gpus_are_shared_before_the_model_is_loaded(plain, monkeypatch, capsys):
+    calls = []
+
+    def load(run):
+        calls.append("load")
+        raise RunError("far enough")
+
+    monkeypatch.setattr(workers, "_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(workers, "_keep_first_gpu", lambda: calls.append("keep the first"))
+    monkeypatch.setattr(evaluate.Run, "load_model", load)
+    assert call(evaluate, f"--run={plain.path}", "--distribute=gpus") == 1
+    assert calls == ["keep the first", "load"] and "far enough" in capsys.readouterr().err
 
 
 def test_tolerance_and_gradient_reach_the_model(ode, monkeypatch):
@@ -198,6 +212,31 @@ def test_reproduce_lists_what_is_missing(tmp_path, capsys):
     assert "bin/evaluate" in page.read_text()
     assert call(reproduce, "--figure=2", f"--runs={tmp_path}") == 0
     assert "--num_images=100" in capsys.readouterr().out
+
+
+def test_reproduce_tells_gradients_apart_and_none_where_none_is_taken(tmp_path, capsys):
+    out = tmp_path / "out"
+    asked = [f"--runs={tmp_path}", "--num_examples=10", "--gradient=adjoint,backprop", f"--out={out}"]
+    assert call(reproduce, "--table=2", *asked) == 0
+    assert {path.name for path in out.glob("*.csv")} == {"table-1-adjoint.csv", "table-2-backprop.csv"}
+    latex = (out / "tables.tex").read_text()
+    assert all(f"PGD-10, gradient: {gradient}}}" in latex for gradient in ("adjoint", "backprop"))
+    assert call(reproduce, "--table=1", *asked) == 0
+    assert {path.name for path in out.glob("*.csv")} == {"table-1.csv"}
+    page = (out / "index.html").read_text()
+    assert "Clean images" in page and "Gradient of the attack" not in page and "gradient:" not in page
+    assert [one["gradient"] for one in json.loads((out / "results.json").read_text())["reproduced"]] == [None]
+    capsys.readouterr()
+
+
+def test_each_papers_gradient_is_the_default(tmp_path, capsys):
+    for paper, gradient in (("wifs2019", "adjoint"), ("msml2022", "backprop_steps")):
+        table = [] if paper == "msml2022" else ["--table=2"]
+        assert call(reproduce, f"--paper={paper}", *table, "--num_examples=10", f"--runs={tmp_path}") == 0
+        assert f"gradient: {gradient}" in capsys.readouterr().out
+    assert call(reproduce, "--help") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "default: all; 100 for a figure" in shown and "msml2022: backprop_steps" in shown
 
 
 def test_reproduce_evaluates_what_is_missing(ode, tmp_path, capsys, monkeypatch):

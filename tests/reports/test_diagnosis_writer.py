@@ -79,7 +79,26 @@ def test_the_table_of_attacks_ends_with_the_worst_case(written):
     _, sections = written
     rows = sections[1].tables[0].rows
     assert rows[-1][0] == "worst case per image"
-    assert [rate.count for rate in rows[-1][1:]] == [12, 12] and rows[0][2].count == 2
+    assert [rate.count for rate in rows[-1][1::2]] == [12, 12] and rows[0][3].count == 2
+
+
+def test_how_many_of_how_many_were_turned_is_shown(tmp_path):
+    found = [at_tolerance(0.1, 12), at_tolerance(1.0, 2)]
+    tried = np.arange(IMAGES) < 5
+    found[1].outcomes.append(Outcome("transfer from τ = 0.1", frozenset({"transfer"}), tried, np.arange(IMAGES) < 2))
+    diagnosis_writer.write(tmp_path / "diagnosis", found, {}, steps=10, model=DIGEST)
+    table = reader.read("run", Run(tmp_path, {})).sections[1].tables[0]
+    assert table.headers == ["attack", "τ = 0.1", "turned/tried", "τ = 1", "turned/tried"]
+    shown = {row[0]: row[1:] for row in table.rows}
+    assert shown["transfer from τ = 0.1"][:2] == [None, None] and shown["transfer from τ = 0.1"][3] == "2/5"
+    assert shown["PGD-10, adjoint"][1::2] == ["12/18", "2/18"]
+
+
+def test_nothing_is_left_of_no_robustness():
+    (row,) = diagnosis_writer.summary([at_tolerance(1.0, 18)]).rows
+    assert row[4] is None and row[2].count == 0
+    (row,) = diagnosis_writer.summary([at_tolerance(1.0, 2)]).rows
+    assert row[4] == "38 %"
 
 
 def test_what_took_the_rest_is_a_share_of_all_images(written):

@@ -48,7 +48,10 @@ def test_the_states_part_along_t(runs):
     figure = figure2.reproduce(Shelf(runs, "mnist", IMAGES, "adjoint"), IMAGES)
     (section,) = figure.sections
     (table,) = section.tables
-    assert section.title == "OON: states along t" and len(section.pictures) == 2
+    attack = "(PGD-10, l2rms ε = 0.1, gradient: adjoint)"
+    assert section.title == f"OON: states along t {attack}" and len(section.pictures) == 2
+    assert table.title.endswith(attack) and all(picture.title.endswith(attack) for picture in section.pictures)
+    assert table.name == "figure2-oon-adjoint" and section.pictures[0].name == "figure2-l2-oon-adjoint"
     assert [row[:2] for row in table.rows] == [["1e-3", 3], ["1", 3]]
     for row in table.rows:
         start, end, cosine_start, cosine_end = row[2:6]

@@ -113,6 +113,39 @@ def test_forgetting_a_shard_leaves_the_others(tmp_path, data):
     assert run(Toy(), data, [PGD], tmp_path) == 20
 
 
+def test_records_of_other_images_are_not_gone_on_with(tmp_path, data):
+    images, labels = data
+    run(Toy(), (images[:10], labels[:10]), [PGD], tmp_path)
+    other = images.copy()
+    other[7] += 1e-3
+    for changed in ((other, labels), (images, np.where(np.arange(20) == 7, 1 - labels, labels))):
+        with pytest.raises(RunError, match=r"image 7 of toy \(test\) has another checksum; --overwrite"):
+            run(Toy(), changed, [PGD], tmp_path)
+    assert run(Toy(), data, [PGD], tmp_path) == 20
+    # The part that was changed is another's to do, and after --overwrite there is nothing left to differ.
+    assert run(Toy(), (other, labels), [PGD], tmp_path, shard=Shard(1, 2)) == 0
+    forget([PGD], tmp_path, range(20))
+    assert run(Toy(), (other, labels), [PGD], tmp_path) == 40
+
+
+def test_records_without_a_checksum_stay_valid(tmp_path, data):
+    images, labels = data
+    run(Toy(), data, [PGD], tmp_path)
+    for cell in cells(tmp_path):
+        records = [dataclasses.replace(record, checksum=None) for record in cell.records().values()]
+        cell.discard(range(20))
+        cell.append(records)
+    assert run(Toy(), (images / 2, labels), [PGD], tmp_path, keep_images=0) == 0
+
+
+def test_pictures_of_what_is_forgotten_go_too(tmp_path, data):
+    run(Toy(), data, [PGD], tmp_path, keep_images=5)
+    forget([PGD], tmp_path, range(1, 20))
+    assert list(Cell.of(tmp_path, PGD).images()) == [0]
+    run(Toy(), data, [PGD], tmp_path, keep_images=2)
+    assert list(Cell.of(tmp_path, PGD).images()) == [0, 1]
+
+
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_shards_together_equal_the_whole(tmp_path, data, count):
     for number in range(1, count + 1):

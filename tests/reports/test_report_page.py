@@ -14,7 +14,7 @@ from tests.reports.making import CONFIGURATION, make_record
 from tfode_adv import files
 from tfode_adv.errors import RunError
 from tfode_adv.reports import figures, gallery, overview, report, results
-from tfode_adv.reports.records import Cell
+from tfode_adv.reports.records import Cell, cells
 from tfode_adv.reports.statistics import Rate
 from tfode_adv.runs import Run
 
@@ -250,6 +250,31 @@ def test_shards_in_separate_folders_merge(tmp_path):
     whole = results.collect([tmp_path / "whole"]).results
     assert [dict(result.records) for result in merged] == [dict(result.records) for result in whole]
     assert [result.summary for result in merged] == [result.summary for result in whole]
+
+
+def test_folders_whose_records_are_of_different_images_are_not_merged(tmp_path):
+    for name, sums in (("a", {0: 1, 1: 2}), ("b", {1: 2, 2: 3}), ("c", {1: None}), ("d", {2: 4})):
+        run = make_run(tmp_path / name, tols=())
+        cell = Cell.of(run.path, dataclasses.replace(CONFIGURATION, model=files.sha256(run.model_path)))
+        cell.append([make_record(index, checksum=one) for index, one in sums.items()])
+    (merged,) = results.collect([tmp_path / name for name in "abc"]).results
+    assert list(merged.records) == [0, 1, 2]
+    with pytest.raises(RunError, match=r"different images under one place, 2, of mnist_5k: .*--overwrite"):
+        results.collect([tmp_path / name for name in "abd"])
+
+
+def test_a_gallery_shows_the_first_of_many_images_and_reads_no_others(tmp_path):
+    run = make_run(tmp_path / "oon", tols=())
+    add_cell(run)
+    (cell,) = [cell for cell in cells(run.path) if cell.configuration.attack != "none"]
+    (one,) = gallery.galleries(results.collect([run.path]).results)
+    assert len(one.cards) == 1 and one.title.endswith("τ = 0.1")
+    for index in range(gallery.KEEP_IMAGES + 1):
+        cell.save_image(index, np.zeros((4, 4, 1)), np.ones((4, 4, 1)))
+    next(cell.folder.glob("image-000008.npz")).write_bytes(b"never read")
+    (one,) = gallery.galleries(results.collect([run.path]).results)
+    assert [card.index for card in one.cards] == list(range(8))
+    assert one.title.endswith("τ = 0.1 (the first 8 of 9 images kept)")
 
 
 def test_fewer_images_can_be_asked_for(tmp_path):

@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 
 from tests.reports.making import CONFIGURATION, make_record
 from tfode_adv.errors import RunError
-from tfode_adv.reports.records import Cell, Configuration, Record, cells
+from tfode_adv.reports.records import Cell, Configuration, Record, cells, checksum_of
+
+
+def test_a_record_of_before_there_were_checksums_is_read():
+    line = make_record(3).to_line().replace(',"checksum":null', "")
+    assert "checksum" not in line and Record.from_line(line) == make_record(3, checksum=None)
+
+
+def test_checksums_tell_images_and_labels_apart():
+    image = np.random.default_rng(0).random((4, 5, 1), np.float32)
+    sums = {checksum_of(image, 3), checksum_of(image, 4), checksum_of(image[::-1], 3), checksum_of(image + 1e-7, 3)}
+    assert len(sums) == 4 and all(0 <= one < 2**32 for one in sums)
+    assert checksum_of(image, 3) == checksum_of(np.asfortranarray(image), np.int64(3))
 
 
 @given(st.integers(0, 10**6), st.booleans(), st.floats(), st.floats(allow_nan=False, allow_infinity=False))
@@ -118,8 +130,12 @@ def test_discard_removes_only_what_it_is_told(tmp_path):
     Cell.of(tmp_path, CONFIGURATION).append([make_record(0), make_record(1)])
     Cell.of(tmp_path, CONFIGURATION).append([make_record(2)])
     cell = Cell.of(tmp_path, CONFIGURATION)
+    picture = np.zeros((2, 2, 1))
+    for index in (0, 1, 5):
+        cell.save_image(index, picture, picture)
     cell.discard([1, 2, 7])
     assert list(cell.records()) == [0]
+    assert list(cell.images()) == [0, 5]
 
 
 def test_images_come_back_and_a_corrupt_one_is_named(tmp_path):
@@ -131,8 +147,10 @@ def test_images_come_back_and_a_corrupt_one_is_named(tmp_path):
     np.testing.assert_array_equal(found, clean)
     np.testing.assert_array_equal(halved, clean / 2)
     (cell.folder / "image-000003.npz").write_bytes(b"PK garbage")
+    kept = cell.images()
+    assert list(kept) == [3] and len(kept) == 1
     with pytest.raises(RunError, match="image-000003.npz"):
-        cell.images()
+        kept[3]
 
 
 def test_an_unwritable_folder_is_named(tmp_path):
@@ -144,5 +162,9 @@ def test_an_unwritable_folder_is_named(tmp_path):
 def test_the_description_says_everything(tmp_path):
     cell = Cell.of(tmp_path, CONFIGURATION)
     cell.append([make_record(0)])
-    described = json.loads((cell.folder / "cell.json").read_text())["configuration"]
-    assert set(described) == {field.name for field in dataclasses.fields(Configuration)}
+    described = json.loads((cell.folder / "cell.json").read_text())
+    assert set(described["configuration"]) == {field.name for field in dataclasses.fields(Configuration)}
+    assert described["versions"]["numpy"] == np.__version__ and "git_revision" in described
+    # A cell of before these were written is a cell all the same.
+    (cell.folder / "cell.json").write_text(json.dumps({name: described[name] for name in ("format", "configuration")}))
+    assert Cell.open(cell.folder).configuration == CONFIGURATION

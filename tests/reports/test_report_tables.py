@@ -56,12 +56,20 @@ def test_a_terminal_sees_aligned_columns():
 
 
 @pytest.mark.parametrize(
-    ("published", "marked"), [(0.50, False), (0.41, False), (0.59, False), (0.40, True), (0.61, True)]
+    ("published", "marked"), [(0.50, False), (0.41, False), (0.60, False), (0.40, False), (0.39, True), (0.61, True)]
 )
 def test_a_published_figure_outside_the_interval_is_marked(published, marked):
     value = Compared(Rate(50, 100), published)
     assert value.deviates == marked
     assert str(value) == f"0.50 (0.40–0.60) [{published:.2f}]{'*' if marked else ''}"
+
+
+def test_the_rounding_of_the_published_figure_is_allowed_for():
+    # Our interval: 0.4038 to 0.5962, in per cent 40.38 to 59.62.
+    ours = Rate(50, 100)
+    assert not Compared(ours, 0.4034, decimals=1, percent=True).deviates
+    assert Compared(ours, 0.4034, decimals=2, percent=True).deviates
+    assert not Compared(ours, 0.60, decimals=2).deviates and Compared(ours, 0.600, decimals=3).deviates
 
 
 def test_what_was_not_measured_shows_only_the_published_figure():

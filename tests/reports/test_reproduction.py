@@ -35,8 +35,8 @@ def add_cell(run, turned=0, wrong=0, count=IMAGES, steps=10, step_size=0.05, att
     cell.append([make_record(i, success=i < turned, **clean[i]) for i in range(count)])
 
 
-def shelf(root, dataset="mnist", gradient="adjoint", count=IMAGES):
-    return Shelf(root, dataset, count, gradient)
+def shelf(root, dataset="mnist", gradient="adjoint", count=IMAGES, wanted=()):
+    return Shelf(root, dataset, count, gradient, wanted=wanted)
 
 
 def entry(table, *labels, tol):
@@ -53,11 +53,12 @@ def test_table_2_has_the_papers_layout():
     layout = papers.layout("wifs2019", 2, "mnist")
     assert layout.headers == ["norm", "ε", "model", "τ = 1e-4", "τ = 1e-3", "τ = 1e-2", "τ = 1e-1", "τ = 1e0"]
     assert [labels for labels, _ in layout.rows][:4] == [
-        ["l2", "0.05", "RES"],
-        ["l2", "0.05", "MIX"],
-        ["l2", "0.05", "OON"],
-        ["l2", "0.1", "RES"],
+        ["l2rms", "0.05", "RES"],
+        ["l2rms", "0.05", "MIX"],
+        ["l2rms", "0.05", "OON"],
+        ["l2rms", "0.1", "RES"],
     ]
+    assert "l2rms is the paper's L2: root mean square" in layout.note
     assert len(layout.rows) == 18 and len(layout.measurements) == 2 * 3 * (1 + 5 + 5)
     first = layout.measurements[0]
     assert (first.norm, first.eps, first.steps, first.step_size, first.tol) == ("l2rms", 0.05, 10, 0.05, None)
@@ -92,6 +93,57 @@ def test_msml_has_three_columns_a_row():
 def test_a_table_that_is_not_there_is_refused(asked):
     with pytest.raises(UsageError):
         papers.layout(*asked)
+
+
+def test_tables_say_which_attack_along_which_gradient(tmp_path):
+    def table(paper, number, dataset, gradient):
+        return reproduce(papers.layout(paper, number, dataset), shelf(tmp_path, dataset, gradient)).table
+
+    titles = {gradient: table("wifs2019", 2, "mnist", gradient).title for gradient in ("adjoint", "backprop")}
+    assert titles["adjoint"] == "WIFS 2019, table II: attack success rate on mnist, PGD-10, gradient: adjoint"
+    assert titles["backprop"].endswith("gradient: backprop")
+    assert table("wifs2019", 2, "mnist", "adjoint").name == "adjoint"
+    assert "l2rms is the paper's L2" in table("wifs2019", 2, "mnist", "adjoint").note
+    assert "(l2rms, ε = 0.1)" in table("wifs2019", 4, "mnist", "adjoint").title
+    assert "l2: Euclidean norm." in table("msml2022", 1, "cifar10", "backprop_steps").note
+    # Of clean images no gradient was taken.
+    clean = table("wifs2019", 1, "mnist", "adjoint")
+    assert not clean.name and not any("gradient" in words for words in (clean.title, clean.note))
+
+
+def test_the_run_with_most_of_the_entries_is_taken_not_the_newest(tmp_path):
+    layout = papers.layout("wifs2019", 2, "mnist")
+    model = papers.wifs_model("oon", "mnist")
+    full, half, empty = (make_run(tmp_path, "oon") for _ in range(3))
+    attack = {"norm": "linf", "eps": 0.1, "gradient": "adjoint"}
+    for tol in (0.1, 1.0):
+        add_cell(full, tol=tol, **attack)
+    add_cell(half, tol=1.0, **attack)
+    # Another gradient's, or of too few images, is no entry.
+    add_cell(empty, tol=1e-3, **{**attack, "gradient": "backprop"})
+    add_cell(empty, tol=1e-2, count=IMAGES - 1, **attack)
+    where = shelf(tmp_path, wanted=layout.measurements)
+    found = reproduce(layout, where)
+    assert where.run_of(model).path == full.path and found.entries == 2
+    (note,) = [note for note in found.notes if note.startswith("OON")]
+    assert str(full.path) in note and "of 3 such runs the newest that holds most of these entries, 2 of 30" in note
+    # Of those that hold as many, the newest.
+    add_cell(half, tol=0.1, **attack)
+    assert shelf(tmp_path, wanted=layout.measurements).run_of(model).path == half.path
+    backprop = shelf(tmp_path, gradient="backprop", wanted=layout.measurements)
+    assert backprop.run_of(model).path == empty.path
+    none = shelf(tmp_path, gradient="backprop_steps", wanted=layout.measurements)
+    assert none.run_of(model).path == empty.path and none.choice(model) == "the newest of 3 such runs"
+
+
+def test_damaged_records_of_one_run_do_not_hide_another(tmp_path):
+    layout = papers.layout("wifs2019", 2, "mnist")
+    good, bad = make_run(tmp_path, "oon"), make_run(tmp_path, "oon")
+    for run in (good, bad):
+        add_cell(run, tol=1.0, norm="linf", eps=0.1, gradient="adjoint")
+    next(bad.path.glob("evaluations/*/cell.json")).write_text("{")
+    where = shelf(tmp_path, wanted=layout.measurements)
+    assert where.run_of(papers.wifs_model("oon", "mnist")).path == good.path
 
 
 def test_ours_stand_beside_the_published_and_deviations_are_marked(tmp_path):

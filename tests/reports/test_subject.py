@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfode_adv import layers
 from tfode_adv.errors import RunError
 from tfode_adv.reports.evaluation import evaluate
+from tfode_adv.reports.kept import Kept
 from tfode_adv.reports.overview import attack_table
 from tfode_adv.reports.records import NO_ANSWER, Cell, Configuration
 from tfode_adv.reports.results import Result
@@ -35,7 +36,7 @@ def test_a_solve_that_fails_under_attack_ends_no_evaluation(subject, tmp_path):
     assert [record.adversarial for record in records] == [NO_ANSWER, 1, NO_ANSWER]
     assert all(record.correct and record.success for record in records)
     assert records[0].margin_adversarial is None and records[1].margin_adversarial < 0
-    result = Result("toy", FGSM, dict(enumerate(records)), {})
+    result = Result("toy", FGSM, dict(enumerate(records)), Kept())
     assert "a solve failed for, 2 in all rows" in attack_table([result]).note
 
 

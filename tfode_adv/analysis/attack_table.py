@@ -67,8 +67,8 @@ class Protocol:
 
     Attributes:
         norm, eps, step_size, steps: PGD's, without random start, stopped at an image's first success.
-        gradient: through which it was published: "adjoint" (WIFS 2019), "backprop" or "backprop_steps" (MSML
-            2022); means nothing for a model without ODE blocks.
+        gradient: through which it was published: "adjoint" (WIFS 2019), "backprop_steps" (MSML 2022) or
+            "backprop"; means nothing for a model without ODE blocks.
         fine_tol: the tolerance of the rows that differentiate through an accurate solve.
         seed: of every attack.
     """

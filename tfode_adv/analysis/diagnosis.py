@@ -180,30 +180,53 @@ def _look_closer(bench: Bench, at: AtTolerance, everywhere: Sequence[AtTolerance
 
 
 def _indicators(bench: Bench, at: AtTolerance) -> list[Indicator]:
-    """On the strongest gradient source, on the table, and on the published source where it is another."""
-    found = _indicators_of_source(bench, at, at.strongest, "masking", "evaluation")
+    """On the model's gradients, on the strongest attack, on the table, and on the published attack.
+
+    Whether the model hides its gradient is asked of its own exact one: that of a surrogate (fixed steps, a fine
+    tolerance) is another function's, however well it attacks.
+    """
+    found = _indicators_of_gradient(at, bench.exact, "masking")
+    if bench.own != bench.exact:
+        # The longer attacks follow this one: where it misleads, they are weak.
+        found += _indicators_of_gradient(at, bench.own, "evaluation")
+    found += _indicators_of_attack(bench, at, at.strongest, "evaluation")
     found += _indicators_of_table(bench, at)
-    if at.sources[0] != at.strongest:
-        found += _indicators_of_source(bench, at, at.sources[0], "published", "published")
+    published = at.sources[0]
+    if published not in (bench.exact, bench.own):
+        found += _indicators_of_gradient(at, published, "published")
+    if published != at.strongest:
+        found += _indicators_of_attack(bench, at, published, "published")
     return found
 
 
-def _indicators_of_source(bench: Bench, at: AtTolerance, source: str, masking: str, evaluation: str) -> list[Indicator]:
+def _indicators_of_gradient(at: AtTolerance, source: str, group: str) -> list[Indicator]:
+    """Is a source's gradient there, the same each time, and that of the loss?"""
+    found = [
+        indicators.unavailable_gradients(at.audit[f"gradient/{source}"], group),
+        indicators.irreproducible_gradients(at.audit[f"reproduced/{source}"], group),
+        indicators.misleading_gradients(at.audit[f"difference/{source}"], group),
+    ]
+    return _named_after(source, found)
+
+
+def _indicators_of_attack(bench: Bench, at: AtTolerance, source: str, group: str) -> list[Indicator]:
+    """Does PGD along a source's gradient do what an attack should?"""
     _, path = measurements.trace(bench, at.tol, source, at.correct)
     _, swept = measurements.sweep(bench, at.tol, source, at.correct)
     chance, plant = measurements.plant(bench, at.tol, source, at.correct)
     at.by_chance = chance["by_chance"]
     found = [
-        indicators.unavailable_gradients(at.audit[f"gradient/{source}"], masking),
-        indicators.irreproducible_gradients(at.audit[f"reproduced/{source}"], masking),
-        indicators.misleading_gradients(at.audit[f"difference/{source}"], masking),
-        indicators.loss_not_raised(path["losses"], evaluation),
-        indicators.incomplete_optimisation(path["losses"], path["turned"].any(axis=0), evaluation),
-        indicators.silent_success(path["turned"], evaluation),
-        indicators.loss_falls_with_eps(swept["losses"], evaluation),
-        indicators.unbounded_attack_fails(swept["unbounded"], evaluation),
-        indicators.planted_missed(plant["found"][plant["planted"]], evaluation),
+        indicators.loss_not_raised(path["losses"], group),
+        indicators.incomplete_optimisation(path["losses"], path["turned"].any(axis=0), group),
+        indicators.silent_success(path["turned"], group),
+        indicators.loss_falls_with_eps(swept["losses"], group),
+        indicators.unbounded_attack_fails(swept["unbounded"], group),
+        indicators.planted_missed(plant["found"][plant["planted"]], group),
     ]
+    return _named_after(source, found)
+
+
+def _named_after(source: str, found: list[Indicator]) -> list[Indicator]:
     suffix = "" if source == OWN else f" ({source})"
     return [dataclasses.replace(one, name=one.name + suffix) for one in found]
 

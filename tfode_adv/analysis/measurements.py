@@ -22,6 +22,7 @@ from tfode_adv.analysis.attack_table import ADJOINT, BACKPROP, OWN, STEPS, Proto
 from tfode_adv.analysis.probe import Probe
 from tfode_adv.analysis.stages import Stages
 from tfode_adv.attacks import norms
+from tfode_adv.solvers import is_adaptive
 
 ADJOINT_FINE = "adjoint, fine tolerance"
 Tolerance = float | None
@@ -64,8 +65,13 @@ class Bench:
 
     @property
     def own(self) -> str:
-        """The gradient source that differentiates what the model computes."""
+        """The gradient source that most attacks follow: backpropagation, with step sizes held constant."""
         return BACKPROP if self.probe.blocks else OWN
+
+    @property
+    def exact(self) -> str:
+        """The gradient source that differentiates all that the model computes, adaptive step sizes too."""
+        return STEPS if any(is_adaptive(block.solver) for block in self.probe.blocks) else self.own
 
     def some(self, mask: np.ndarray, size: str) -> np.ndarray:
         """Indices of the first images in `mask` [N], as many as the budget has for `size`."""

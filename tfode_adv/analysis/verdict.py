@@ -24,14 +24,22 @@ CHANGES = {
     "gradient-free": "no gradient at all",
 }
 
+# An attack that differs in one of these finds what the published gradient hides; the others only try harder.
+HIDING = frozenset({"gradient", "transfer", "gradient-free"})
+
 LABELS = {
     "masked": "the robustness is masked: do not quote the published attack",
     "inconclusive": "the attacks tried are too weak to say",
     "credible": "no sign of masking was found",
     "not robust": "there is no robustness to explain",
 }
+# What "inconclusive" means where the published attack is what was too weak.
+TOO_WEAK = (
+    "the published attack is too weak to quote: more steps, restarts or another loss turn many of the images it left, "
+    "and those that took another gradient, transfer or no gradient to turn are too few to call it masked"
+)
 
-# Less than this share of the apparent robustness left in the worst case is masking: our choice.
+# Less than this share of the apparent robustness left is masking, or a published attack too weak: our choice.
 LEAST_LEFT = 0.8
 # Below this share of the correctly classified images, the published attack already breaks the model.
 LEAST_ROBUST = 0.1
@@ -60,21 +68,25 @@ class Verdict:
     """What is left of the apparent robustness, and why.
 
     Attributes:
-        label: a key of `LABELS`; sentence: all of it in words.
+        label: a key of `LABELS`; meaning: what it says of the model; sentence: all of it in words.
         images: how many were looked at; clean, published, worst_case: how many of them are classified
             correctly without an attack, under the published one, under all together.
-        left: worst_case / published, in [0, 1]; 1 where the published attack leaves none.
+        left: worst_case / published, in [0, 1]; None where the published attack leaves none.
+        hidden: images lost beyond the published attack that no attack of as small a change turned by trying
+            harder: another gradient, transfer or no gradient was needed.
         attribution: images lost beyond the published attack, by what took them; see `attribute`.
         failed: names of the indicators that failed.
     """
 
     label: str
+    meaning: str
     sentence: str
     images: int
     clean: int
     published: int
     worst_case: int
-    left: float
+    left: float | None
+    hidden: int
     attribution: dict[str, float]
     failed: list[str]
 
@@ -108,16 +120,23 @@ def attribute(outcomes: Sequence[Outcome]) -> dict[str, float]:
         {"gradient": images, "gradient + steps": images, ...}, largest first; the sum is the number of
         images that some attack turned and the published one did not.
     """
-    published = worst_case(outcome for outcome in outcomes if not outcome.changes)
-    others = [outcome for outcome in outcomes if outcome.changes]
     credit: dict[str, float] = collections.defaultdict(float)
-    for image in np.flatnonzero(worst_case(outcomes) & ~published):
-        turning = {outcome.changes for outcome in others if outcome.turned[image]}
-        fewest = min(map(len, turning))
-        smallest = [changes for changes in turning if len(changes) == fewest]
+    for smallest in _smallest_changes(outcomes):
         for changes in smallest:
             credit[_join(changes)] += 1 / len(smallest)
     return dict(sorted(credit.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _smallest_changes(outcomes: Sequence[Outcome]) -> list[list[frozenset[str]]]:
+    """For each image lost beyond the published attack, the smallest changes that turn it: several of one size."""
+    published = worst_case(outcome for outcome in outcomes if not outcome.changes)
+    others = [outcome for outcome in outcomes if outcome.changes]
+    found = []
+    for image in np.flatnonzero(worst_case(outcomes) & ~published):
+        turning = {outcome.changes for outcome in others if outcome.turned[image]}
+        fewest = min(map(len, turning))
+        found.append([changes for changes in turning if len(changes) == fewest])
+    return found
 
 
 def judge(
@@ -132,41 +151,51 @@ def judge(
         setting: words for the sentence's beginning, such as "At tau = 1".
 
     Returns:
-        "not robust" where the published attack turns nine images in ten; "masked" where less than
-        `LEAST_LEFT` of the apparent robustness is left, beyond chance, or where an indicator of
-        masking fails; "inconclusive" where an indicator of a weak evaluation fails; else "credible".
+        "not robust" where the published attack turns nine images in ten; "masked" where the images that take
+        one of `HIDING` to turn leave less than `LEAST_LEFT` of the apparent robustness, beyond chance, or
+        where an indicator of masking fails; "inconclusive" where trying harder leaves less, or an indicator of
+        a weak evaluation fails; else "credible".
     """
     total = len(correct)
     published = correct & ~worst_case(outcome for outcome in outcomes if not outcome.changes)
     remaining = correct & ~worst_case(outcomes)
     lost = int(published.sum() - remaining.sum())
-    left = float(remaining.sum() / published.sum()) if published.any() else 1.0
+    hidden = sum(all(changes & HIDING for changes in smallest) for smallest in _smallest_changes(outcomes))
     failed = [indicator for indicator in indicators if not indicator.passed]
     groups = {indicator.group for indicator in failed}
+    too_weak = _is_much(lost, int(published.sum()))
 
     if published.sum() < LEAST_ROBUST * max(1, correct.sum()):
         label = "not robust"
-    elif (left < LEAST_LEFT and sign_test(lost, 0) <= SIGNIFICANCE) or "masking" in groups:
+    elif _is_much(hidden, int(published.sum())) or "masking" in groups:
         label = "masked"
-    elif "evaluation" in groups:
+    elif too_weak or "evaluation" in groups:
         label = "inconclusive"
     else:
         label = "credible"
+    meaning = TOO_WEAK if label == "inconclusive" and too_weak else LABELS[label]
 
     attribution = attribute(outcomes)
     counts = {"clean": correct.sum(), "published": published.sum(), "worst_case": remaining.sum()}
     return Verdict(
         label=label,
-        sentence=_sentence(setting, label, counts, total, attribution, failed),
+        meaning=meaning,
+        sentence=_sentence(setting, f"{label} ({meaning})", counts, total, attribution, failed),
         images=total,
         **{name: int(count) for name, count in counts.items()},
-        left=left,
+        left=float(remaining.sum() / published.sum()) if published.any() else None,
+        hidden=hidden,
         attribution=attribution,
         failed=[indicator.name for indicator in failed],
     )
 
 
-def _sentence(setting, label, counts, total, attribution, failed) -> str:
+def _is_much(lost: int, published: int) -> bool:
+    """Whether losing so many of the images that withstood the published attack says something, beyond chance."""
+    return published > 0 and 1 - lost / published < LEAST_LEFT and sign_test(lost, 0) <= SIGNIFICANCE
+
+
+def _sentence(setting, conclusion, counts, total, attribution, failed) -> str:
     def percent(count: float) -> str:
         return f"{100 * _divide(count, total):.1f} %"
 
@@ -184,7 +213,7 @@ def _sentence(setting, label, counts, total, attribution, failed) -> str:
         if rest > 1e-9:
             causes.append(f"{percent(rest)} to the rest")
         text += f": {kept:.0f} % of the apparent robustness is left; of all images, {_enumerate(causes)}"
-    text += f". Verdict: {label} ({LABELS[label]})"
+    text += f". Verdict: {conclusion}"
     telling = [indicator.name for indicator in failed if indicator.group != "published"]
     if telling:
         text += f"; failed: {', '.join(telling)}"

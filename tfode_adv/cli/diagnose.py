@@ -8,41 +8,36 @@ Writes RUN/diagnosis/diagnosis.json and its pictures; bin/report shows them. Eve
 the same command continues where it was stopped. A diagnosis of weights that were since replaced is moved aside.
 """
 
-import hashlib
-
-import numpy as np
 import tensorflow as tf
 from absl import flags as absl_flags
 
-from tfode_adv import __version__, attacks, data
-from tfode_adv.analysis import diagnosis
+from tfode_adv import attacks, data, models
 from tfode_adv.analysis.attack_table import BUDGETS, Protocol
 from tfode_adv.analysis.measurements import Images
-from tfode_adv.analysis.probe import Probe
-from tfode_adv.analysis.stages import Stages
 from tfode_adv.cli import app, flags
 from tfode_adv.errors import UsageError
 from tfode_adv.files import sha256
-from tfode_adv.progress import bar
 from tfode_adv.reports import diagnosis_writer
+from tfode_adv.reports.diagnosing import TOLERANCES, carry_out
 from tfode_adv.reports.diagnosis import FOLDER, NAME, set_aside
 from tfode_adv.reports.subject import check_images
 from tfode_adv.runs import Run
 
-TOLERANCES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
 NUM_EXAMPLES = 200
-# The models of WIFS 2019, which was attacked through the adjoint; MSML 2022 used backpropagation.
+# WIFS 2019 attacked these through the adjoint; the programs of MSML 2022, whose models are the other ones of this
+# package, differentiated the steps' sizes as well.
 THROUGH_ADJOINT = ("mix", "oon")
 
 FLAGS = flags.new(__doc__)
 _integer, _number, _text = absl_flags.DEFINE_integer, flags.define_number, absl_flags.DEFINE_string
 
 _text("run", None, "The run folder, if not given as an argument.", flag_values=FLAGS)
-_number("tol", TOLERANCES, "Tolerances of the ODE solver.", FLAGS, low=0.0, low_open=True, several=True)
+_number("tol", list(TOLERANCES), "Tolerances of the ODE solver.", FLAGS, low=0.0, low_open=True, several=True)
 flags.define_names(
     "gradient",
     None,
-    "How the published attack took its gradient (default: adjoint for WIFS 2019's models, else backprop).",
+    "How the published attack took its gradient (default: adjoint for WIFS 2019's models, backprop_steps for MSML "
+    "2022's, backprop for any other).",
     FLAGS,
     choices=flags.GRADIENTS,
 )
@@ -78,52 +73,24 @@ def main(argv) -> None:
     check_images(model, images.x, images.y, name)
     if not folder:
         print(f"diagnosing the newest run, {run.path}")
-    probe = Probe(model, FLAGS.batch_size)
     digest = sha256(run.model_path)
     aside = set_aside(run, digest)
     if aside:
         print(f"the diagnosis that was there is of other weights: moved to {aside}")
-    # By what the images are, not where they lie: a run may move to another machine.
-    settings = {"model": digest, "images": _digest(images), "version": __version__}
-    stages = Stages(run.path / FOLDER / "pieces", settings)
-    total = diagnosis.pieces(probe, protocol, FLAGS.budget, FLAGS.tol)
-    with bar(total=total, desc="diagnosis", unit="piece") as progress:
-
-        def step(words: str) -> None:
-            progress.set_postfix(now=words)
-            progress.update()
-
-        found = diagnosis.run(probe, images, protocol, budget=FLAGS.budget, tols=FLAGS.tol, stages=stages, step=step)
-    _finish(run, digest, found, protocol, name, len(images.x), _left_out(probe, images, found))
-
-
-def _left_out(probe: Probe, images: Images, found) -> list[str]:
-    """What was asked for and not looked at."""
-    skipped = sorted(set(diagnosis.tolerances_of(probe, FLAGS.tol)) - {at.tol for at in found})
-    notes = [f"At τ = {tol:g} no image is classified correctly: there is nothing to attack." for tol in skipped]
-    if probe.blocks and not len(images.validation):
-        notes.append("The training held out no validation images to set thresholds on: no detectors.")
-    return notes
-
-
-def _finish(
-    run: Run, digest: str, found, protocol: Protocol, dataset: str, num_examples: int, notes: list[str]
-) -> None:
-    shown = {
-        "data set": dataset,
-        "test images": num_examples,
-        "norm": protocol.norm,
-        "ε": protocol.eps,
-        "step size": protocol.step_size,
-        "steps": protocol.steps,
-        "published gradient": protocol.gradient if found[0].tol is not None else "the model's own",
-        "budget": FLAGS.budget,
-        "seed": protocol.seed,
-    }
-    document = diagnosis_writer.write(run.path / FOLDER, found, shown, protocol.steps, digest, notes)
-    print(diagnosis_writer.summary(found).to_text())
-    print("\n".join([*(at.verdict.sentence for at in found), *notes, *diagnosis_writer.remarks(found)]))
-    print(f"\nverdict: {document['verdict']['label']}; all of it: {run.path / FOLDER / NAME}")
+    done = carry_out(
+        model,
+        images,
+        protocol,
+        run.path / FOLDER,
+        digest=digest,
+        budget=FLAGS.budget,
+        tols=FLAGS.tol,
+        batch_size=FLAGS.batch_size,
+        named={"data set": name},
+    )
+    print(diagnosis_writer.summary(done.found).to_text())
+    print("\n".join([*(at.verdict.sentence for at in done.found), *done.notes, *diagnosis_writer.remarks(done.found)]))
+    print(f"\nverdict: {done.document['verdict']['label']}; all of it: {run.path / FOLDER / NAME}")
 
 
 def _protocol(dataset: str, model: str | None) -> Protocol:
@@ -135,10 +102,17 @@ def _protocol(dataset: str, model: str | None) -> Protocol:
         eps=eps,
         step_size=FLAGS.step_size or attacks.defaults.step_size(published, eps, steps),
         steps=steps,
-        gradient=FLAGS.gradient or ("adjoint" if model in THROUGH_ADJOINT else "backprop"),
+        gradient=FLAGS.gradient or _published_gradient(model),
         fine_tol=FLAGS.fine_tol,
         seed=FLAGS.seed,
     )
+
+
+def _published_gradient(model: str | None) -> str:
+    """How the attack on a model of this name was published; backpropagation for one that no paper has."""
+    if model in THROUGH_ADJOINT:
+        return "adjoint"
+    return "backprop_steps" if model in models.available() else "backprop"
 
 
 def _images(run: Run, dataset: str) -> Images:
@@ -151,13 +125,6 @@ def _images(run: Run, dataset: str) -> Images:
         return Images(x, y, x[:0])
     validation, _ = data.arrays(dataset, "validation", download=FLAGS.download, **options)
     return Images(x, y, validation[:count])
-
-
-def _digest(images: Images) -> str:
-    digest = hashlib.sha256()
-    for array in (images.x, images.y, images.validation):
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
 
 
 def run() -> None:

@@ -68,6 +68,8 @@ def main(argv) -> None:
     # Flags first: a mistake is one line, whether there is a run or not.
     axes = _axes(hyperparameters)
     parts = shard.split(workers.count(FLAGS.distribute))
+    # Before the model is loaded: from then on TensorFlow holds every GPU it sees.
+    devices = workers.share_devices(len(parts))
     run = Run.open(FLAGS.run) if FLAGS.run else Run.newest()
     dataset = FLAGS.dataset or run.dataset
     attacked = grid.attack_grid(axes, dataset)
@@ -86,7 +88,8 @@ def main(argv) -> None:
     ]
     if FLAGS.overwrite:
         forget(configurations, run.path, shard.indices(len(images)))
-    with workers.beside("evaluate", FLAGS, [{"run": str(run.path), "shard": str(p)} for p in parts[1:]]):
+    others = [{"run": str(run.path), "shard": str(part)} for part in parts[1:]]
+    with workers.beside("evaluate", FLAGS, others, devices):
         evaluate(
             KerasSubject(model, FLAGS.batch_size),
             images,
@@ -136,13 +139,12 @@ def _axes(hyperparameters: dict[str, Any]) -> grid.Axes:
 
 def _report(run: Run, configurations, num_examples: int) -> None:
     """Prints what was asked for, and writes all of the run's results to summary.json."""
-    everything = results.collect([run.path])
-    values = [results.as_dict(result) for result in everything.results]
+    everything = results.collect([run.path]).results
+    values = [results.as_dict(result) for result in everything]
     write_json(run.path / FOLDER / "summary.json", {"results": values, "versions": versions()})
     asked = {configuration.digest for configuration in in_order(configurations)}
-    shown = [
-        result for result in results.collect([run.path], num_examples).results if result.configuration.digest in asked
-    ]
+    shown = [result.first(num_examples) for result in everything if result.configuration.digest in asked]
+    shown = [result for result in shown if result.records]
     tables = [overview.clean_table(shown), overview.attack_table(shown)]
     print("\n".join(table.to_text() for table in tables if table.rows), end="")
 

@@ -4,9 +4,10 @@ bin/reproduce --paper=wifs2019 --table=2 --dataset=mnist --num_examples=1000 --g
 bin/reproduce --paper=wifs2019 --figure=2 --dataset=mnist
 bin/reproduce --paper=msml2022
 
-Reads the run folders under --runs, evaluated with --attack=pgd or, the same from the image itself, bim; what they
-lack is listed with the commands that make it. --evaluate runs those on the models that are there, --train makes
-the models as well, or goes on where their training was stopped.
+Reads the run folders under --runs, evaluated with --attack=pgd or, the same from the image itself, bim; of several
+runs of a model, the one that holds most of the entries, then the newest. What is lacking is listed with the commands
+that make it. --evaluate runs those on the models that are there, --train makes the models as well, or goes on where
+their training was stopped.
 """
 
 import dataclasses
@@ -21,9 +22,13 @@ from tfode_adv.cli import app, flags, workers
 from tfode_adv.errors import RunError, UsageError, check_choice
 from tfode_adv.reports import figure2, papers, report
 from tfode_adv.reports.document import Report, Section
-from tfode_adv.reports.reproduction import Missing, Shelf, all_commands, reproduce
+from tfode_adv.reports.reproduction import Missing, Shelf, all_commands, notes, reproduce
 from tfode_adv.reports.tables import Table
 from tfode_adv.runs import versions
+
+# How each paper took its gradients: MSML 2022's programs differentiated the steps' sizes as well.
+_GRADIENT = {"wifs2019": "adjoint", "msml2022": "backprop_steps"}
+_FIGURE_IMAGES = 100
 
 FLAGS = flags.new(__doc__)
 absl_flags.DEFINE_enum("paper", "wifs2019", papers.PAPERS, "The paper.", flag_values=FLAGS)
@@ -31,10 +36,19 @@ absl_flags.DEFINE_integer("table", None, "wifs2019: 1, 2, 3 or 4; msml2022: 1.",
 absl_flags.DEFINE_integer("figure", None, "wifs2019: 2.", flag_values=FLAGS)
 absl_flags.DEFINE_enum("dataset", None, tuple(papers.TEST_IMAGES), "Default: the table's own.", flag_values=FLAGS)
 absl_flags.DEFINE_integer(
-    "num_examples", None, "The first so many test images (default: all).", lower_bound=1, flag_values=FLAGS
+    "num_examples",
+    None,
+    f"The first so many test images (default: all; {_FIGURE_IMAGES} for a figure).",
+    lower_bound=1,
+    flag_values=FLAGS,
 )
 flags.define_names(
-    "gradient", None, "Of the attack; default: the paper's.", FLAGS, choices=flags.GRADIENTS, several=True
+    "gradient",
+    None,
+    f"Of the attack (default: the paper's, {', '.join(f'{name}: {how}' for name, how in _GRADIENT.items())}).",
+    FLAGS,
+    choices=flags.GRADIENTS,
+    several=True,
 )
 absl_flags.DEFINE_string("runs", "runs", "Where the run folders are.", flag_values=FLAGS)
 absl_flags.DEFINE_string("data_dir", None, "Handed to the commands.", flag_values=FLAGS)
@@ -43,15 +57,12 @@ absl_flags.DEFINE_boolean("evaluate", False, "Evaluate what is missing.", flag_v
 absl_flags.DEFINE_boolean("train", False, "Train what is missing, and evaluate it.", flag_values=FLAGS)
 absl_flags.DEFINE_boolean("overwrite", False, "Write into a folder that holds something else.", flag_values=FLAGS)
 
-# How each paper took its gradients.
-_GRADIENT = {"wifs2019": "adjoint", "msml2022": "backprop"}
-_FIGURE_IMAGES = 100
-
 
 def main(argv) -> None:
     del argv
     asked = _asked()
-    found = [_complete(asked, gradient) for gradient in FLAGS.gradient or [_GRADIENT[FLAGS.paper]]]
+    gradients = FLAGS.gradient or [_GRADIENT[FLAGS.paper]]
+    found = [_complete(asked, gradient) for gradient in (gradients if asked.attacked else gradients[:1])]
     for one in found:
         for table in one.tables:
             print(table.to_text())
@@ -66,11 +77,20 @@ def main(argv) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Asked:
-    """What the flags ask for; `table` is None for figure 2."""
+    """What the flags ask for; `layout` is None for figure 2."""
 
     table: int | None
+    layout: papers.Layout | None
     dataset: str
     num_examples: int
+
+    @property
+    def attacked(self) -> bool:
+        return self.layout is None or self.layout.attacked
+
+    @property
+    def entries(self) -> Sequence[papers.Measurement]:
+        return figure2.measurements(self.dataset) if self.layout is None else self.layout.measurements
 
     @property
     def name(self) -> str:
@@ -104,13 +124,12 @@ def _asked() -> _Asked:
     else:
         table = papers.TABLES[FLAGS.paper][0] if FLAGS.table is None else FLAGS.table
     dataset = FLAGS.dataset or ("cifar10" if FLAGS.paper == "msml2022" or table == 3 else "mnist")
-    if table is not None:
-        papers.layout(FLAGS.paper, table, dataset)
+    layout = None if table is None else papers.layout(FLAGS.paper, table, dataset)
     images = papers.TEST_IMAGES[dataset]
     default = images if FLAGS.figure is None else _FIGURE_IMAGES
     if FLAGS.num_examples is not None and FLAGS.num_examples > images:
         raise UsageError(f"num_examples is {FLAGS.num_examples}, but {dataset} has {images} test images")
-    return _Asked(table, dataset, FLAGS.num_examples or default)
+    return _Asked(table, layout, dataset, FLAGS.num_examples or default)
 
 
 def _complete(asked: _Asked, gradient: str) -> _Found:
@@ -123,16 +142,15 @@ def _complete(asked: _Asked, gradient: str) -> _Found:
 
 
 def _look(asked: _Asked, gradient: str) -> _Found:
-    shelf = Shelf(FLAGS.runs, asked.dataset, asked.num_examples, gradient, FLAGS.data_dir)
-    title = f"Gradient of the attack: {gradient}"
-    if asked.table is None:
+    shelf = Shelf(FLAGS.runs, asked.dataset, asked.num_examples, gradient, FLAGS.data_dir, asked.entries)
+    title = f"Gradient of the attack: {gradient}" if asked.attacked else "Clean images"
+    if asked.layout is None:
         figure = figure2.reproduce(shelf, asked.num_examples)
         commands = all_commands(shelf, figure.missing, num_images=asked.num_examples)
-        lines = _missing_lines(figure.missing)
+        lines = [*notes(asked.entries, shelf), *_missing_lines(figure.missing)]
         return _Found(gradient, [Section(title, lines), *figure.sections], figure.missing, commands, lines)
-    layout = papers.layout(FLAGS.paper, asked.table, asked.dataset)
-    one = reproduce(layout, shelf, _parameters(layout, shelf))
-    counted = f"{one.deviations} of {one.entries} published figures lie outside our 95 % interval."
+    one = reproduce(asked.layout, shelf, _parameters(asked.layout, shelf))
+    counted = f"{one.deviations} of {one.entries} published figures lie outside our 95 % interval, rounding aside."
     lines = [*([counted] if one.entries else []), *one.notes, *_missing_lines(one.missing)]
     commands = all_commands(shelf, one.missing)
     return _Found(gradient, [Section(title, lines, tables=[one.table])], one.missing, commands, lines)
@@ -183,7 +201,8 @@ def _report(asked: _Asked, found: Sequence[_Found]) -> Report:
             for entry in one.missing
         ]
         tables = [table.as_dict() for table in one.tables]
-        data.append({"gradient": one.gradient, "tables": tables, "missing": missing})
+        gradient = one.gradient if asked.attacked else None
+        data.append({"gradient": gradient, "tables": tables, "missing": missing})
     source = papers.published(FLAGS.paper)["source"]
     values = {"name": asked.name, "source": source, "reproduced": data, "versions": versions()}
     return Report(f"Reproduction: {asked.name}", [source], sections, values)

@@ -30,28 +30,41 @@ def count(distribute: str) -> int:
     raise UsageError(f"distribute is {distribute!r}, but must be none, gpus or a number of processes")
 
 
-@contextlib.contextmanager
-def beside(program: str, values: flags.FlagValues, parts: Sequence[Mapping[str, str]]) -> Iterator[None]:
-    """Runs copies of a program while the body does its own part, and waits for them.
+def share_devices(processes: int) -> list[str]:
+    """Keeps the first GPU for this process, if there are several processes and GPUs.
 
-    With several GPUs each process has one of its own, this one the first.
+    To be called before TensorFlow computes anything: it does not let go of a GPU it has taken.
+
+    Returns:
+        The GPUs for `beside`, by the names CUDA has for them; none where there is nothing to share.
+    """
+    gpus = _gpus() if processes > 1 else []
+    if len(gpus) < 2:
+        return []
+    _keep_first_gpu()
+    return gpus
+
+
+@contextlib.contextmanager
+def beside(
+    program: str, values: flags.FlagValues, parts: Sequence[Mapping[str, str]], gpus: Sequence[str] = ()
+) -> Iterator[None]:
+    """Runs copies of a program while the body does its own part, and waits for them.
 
     Args:
         program: the module's name under `tfode_adv.cli`.
         values: the program's flags, which the copies get too, except
         parts: for each copy the flags that differ.
+        gpus: what `share_devices` returned; each copy has one of them, in turn from the second on.
 
     Raises:
         RunError: if a copy failed; the message is its last line.
     """
-    gpus = _gpus() if parts else []
-    if len(gpus) > 1:
-        _keep_first_gpu()
     with contextlib.ExitStack() as stack:
         copies = []
         for place, part in enumerate(parts, start=1):
             said = stack.enter_context(tempfile.TemporaryFile("w+"))
-            devices = {_DEVICES: gpus[place % len(gpus)]} if len(gpus) > 1 else {}
+            devices = {_DEVICES: gpus[place % len(gpus)]} if gpus else {}
             copy = subprocess.Popen(
                 _command(program, _arguments(values, part)),
                 env={**_environment(), **devices},

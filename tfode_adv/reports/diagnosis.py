@@ -56,9 +56,18 @@ def read(name: str, run: Run) -> Diagnosis:
         if run.finished and values.get("model") != files.sha256(run.model_path):
             of = "a model since replaced" if values.get("model") else "an unknown model"
             return Diagnosis(notes=[f"{name}: a diagnosis of {of} was left out; bin/diagnose makes it anew."])
-        return Diagnosis([_section(name, part, path.parent) for part in values["report"]], document=values)
+        return Diagnosis(sections(name, values, path.parent), document=values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{str(path)!r} is corrupt: not a diagnosis ({error!r})") from error
+
+
+def sections(name: str, document: Mapping[str, Any], folder: pathlib.Path) -> list[Section]:
+    """The sections of a document whose figures lie in `folder`, each under the name shown for the model.
+
+    Raises:
+        RunError: if a figure is missing; the message names the file.
+    """
+    return [_section(name, part, folder) for part in document["report"]]
 
 
 def set_aside(run: Run, model: str) -> pathlib.Path | None:

@@ -11,7 +11,7 @@ from tfode_adv.analysis.detection import SCORES
 from tfode_adv.analysis.diagnosis import AtTolerance
 from tfode_adv.analysis.gradient_audit import COLUMNS
 from tfode_adv.analysis.indicators import GROUPS
-from tfode_adv.analysis.verdict import CHANGES, LABELS
+from tfode_adv.analysis.verdict import CHANGES
 from tfode_adv.reports.diagnosis import NAME
 from tfode_adv.reports.diagnosis_figures import pictures
 from tfode_adv.reports.plotting import Picture
@@ -37,37 +37,39 @@ def write(
         found: the diagnosis at each tolerance.
         settings: what it was made with, as shown: plain JSON values by name.
         steps: of the published attack.
-        model: SHA-256 of the model's file.
+        model: SHA-256 of the model's file, or of its layers and weights.
         notes: what a reader should know of what was left out.
 
     Returns:
-        The document: {"title", "model", "settings", "verdict", "indicators", "tolerances", "report"}; `report` is
-        what a page shows, the rest is for other programs.
+        The document as JSON has it: {"title", "model", "settings", "verdict", "indicators", "tolerances", "report"};
+        `report` is what a page shows, the rest is for other programs.
     """
     folder = pathlib.Path(folder)
     drawn = pictures(found, steps)
     for group in drawn.values():
         for picture in group:
             files.write_atomic(folder / f"{picture.name}.{picture.kind}", picture.data)
-    document = {
-        "title": "Is this robustness real?",
-        "model": model,
-        "settings": settings,
-        "verdict": overall(found),
-        "indicators": [{"tol": at.tol, **one.to_json()} for at in found for one in at.indicators],
-        "tolerances": [_values(at) for at in found],
-        "report": [
-            {
-                "title": section["title"],
-                "lines": section.get("lines", []),
-                "verdicts": section.get("verdicts", []),
-                "tables": [_table(table) for table in section.get("tables", [])],
-                "figures": [_figure(picture) for picture in drawn.get(section["name"], [])],
-            }
-            for section in _sections(found, settings, notes)
-        ],
-    }
-    files.write_json(folder / NAME, plain(document))
+    document = plain(
+        {
+            "title": "Is this robustness real?",
+            "model": model,
+            "settings": settings,
+            "verdict": overall(found),
+            "indicators": [{"tol": at.tol, **one.to_json()} for at in found for one in at.indicators],
+            "tolerances": [_values(at) for at in found],
+            "report": [
+                {
+                    "title": section["title"],
+                    "lines": section.get("lines", []),
+                    "verdicts": section.get("verdicts", []),
+                    "tables": [_table(table) for table in section.get("tables", [])],
+                    "figures": [_figure(picture) for picture in drawn.get(section["name"], [])],
+                }
+                for section in _sections(found, settings, notes)
+            ],
+        }
+    )
+    files.write_json(folder / NAME, document)
     return document
 
 
@@ -88,13 +90,14 @@ def summary(found: Sequence[AtTolerance]) -> Table:
             Rate(at.verdict.clean, at.verdict.images),
             Rate(at.verdict.published, at.verdict.images),
             Rate(at.verdict.worst_case, at.verdict.images),
-            f"{100 * at.verdict.left:.0f} %",
+            None if at.verdict.left is None else f"{100 * at.verdict.left:.0f} %",
             at.verdict.label,
         ]
         for at in found
     ]
     headers = ["τ", "accuracy", "published attack", "worst case", "left", "verdict"]
-    note = f"Shares of all images with 95 % intervals. Published attack: {found[0].outcomes[0].name}."
+    note = "Shares of all images with 95 % intervals; left: of those that withstand the published attack, "
+    note += f"{found[0].outcomes[0].name}, a dash where none does."
     return Table("How much robustness is left", headers, rows, note)
 
 
@@ -171,17 +174,24 @@ def _attacks(found: Sequence[AtTolerance]) -> Table:
     names = list(dict.fromkeys(outcome.name for at in found for outcome in at.outcomes))
     rows = []
     for name in names:
-        row: list[Any] = [name]
-        for at in found:
-            outcome = next((one for one in at.outcomes if one.name == name), None)
-            rate = outcome and Rate(int(outcome.turned.sum()), int(outcome.tried.sum()))
-            row.append(rate if rate and rate.total else None)
-        rows.append(row)
+        outcomes = [next((one for one in at.outcomes if one.name == name), None) for at in found]
+        rates = [one and Rate(int(one.turned.sum()), int(one.tried.sum())) for one in outcomes]
+        rows.append([name, *_counted(rates)])
     worst = [Rate(at.verdict.clean - at.verdict.worst_case, at.verdict.clean) for at in found]
-    rows.append(["worst case per image", *(rate if rate.total else None for rate in worst)])
-    note = "Share of the correctly classified images tried that were turned. Rows with fewer images than the "
-    note += "others were tried only on images that the published attack left."
-    return Table("Attack success", ["attack", *(_tau(at) for at in found)], rows, note)
+    rows.append(["worst case per image", *_counted(worst)])
+    headers = ["attack", *(header for at in found for header in (_tau(at), "turned/tried"))]
+    note = "Of the correctly classified images. Where fewer were tried than in other rows: attacks without gradients "
+    note += "may be tried only on images that the published attack left, and examples are transferred of the first "
+    note += "images that are classified correctly at the tolerance they were made at."
+    return Table("Attack success", headers, rows, note)
+
+
+def _counted(rates: Sequence[Rate | None]) -> list[Any]:
+    """Each rate, then its counts as `turned/tried`; None for both where nothing was tried."""
+    shown: list[Any] = []
+    for rate in rates:
+        shown += [rate, f"{rate.count}/{rate.total}"] if rate and rate.total else [None, None]
+    return shown
 
 
 def _indicators(found: Sequence[AtTolerance]) -> Table:
@@ -264,7 +274,7 @@ def _values(at: AtTolerance) -> dict[str, Any]:
     return {
         "tol": at.tol,
         "verdict": at.verdict.to_json(),
-        "meaning": LABELS[at.verdict.label],
+        "meaning": at.verdict.meaning,
         "accepted_steps": at.accepted_steps,
         "failed_solves": at.failed,
         "strongest_gradient": at.strongest,

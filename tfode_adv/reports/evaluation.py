@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from tfode_adv import progress
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.files import PathLike
-from tfode_adv.reports.records import NO_ANSWER, Cell, Configuration, Record
+from tfode_adv.reports.records import NO_ANSWER, Cell, Configuration, Record, checksum_of
 
 KEEP_IMAGES = 8
 
@@ -75,10 +75,11 @@ class Shard:
 
 @dataclasses.dataclass
 class _Job:
-    """What is left to do of one cell."""
+    """What is left to do of one cell, and the records that are there."""
 
     cell: Cell
     indices: list[int]
+    done: dict[int, Record]
 
 
 def evaluate(
@@ -111,10 +112,16 @@ def evaluate(
 
     Returns:
         How many records were computed.
+
+    Raises:
+        RunError: if the run folder holds records of other images under these places of the split.
     """
     shard = shard or Shard()
     wanted = shard.indices(len(images))
     jobs = [_job(Cell.of(run, cell, shard.tag), wanted, keep_images) for cell in in_order(configurations)]
+    sums = {index: checksum_of(images[index], labels[index]) for index in wanted}
+    for job in jobs:
+        _check_images(job, sums)
     total = sum(len(job.indices) for job in jobs)
     clean: dict[str, dict[int, Record]] = {}
     with bar(total=total, desc="evaluating", unit="image") as moving:
@@ -130,7 +137,7 @@ def evaluate(
                 for row, index in enumerate(batch):
                     if _kept(configuration, index, keep_images):
                         job.cell.save_image(index, images[index], adversarial[row])
-                job.cell.append(records)
+                job.cell.append(dataclasses.replace(record, checksum=sums[record.index]) for record in records)
                 step.finish()
             if configuration.attack == "none":
                 clean[configuration.digest] = job.cell.records()
@@ -138,7 +145,7 @@ def evaluate(
 
 
 def forget(configurations: Iterable[Configuration], run: PathLike, indices: Iterable[int]) -> None:
-    """Removes the records of these images, so that `evaluate` computes them anew."""
+    """Removes the records of these images and the pictures kept of them, so that `evaluate` computes them anew."""
     indices = list(indices)
     for configuration in in_order(configurations):
         Cell.of(run, configuration).discard(indices)
@@ -172,7 +179,18 @@ def _job(cell: Cell, wanted: Sequence[int], keep_images: int) -> _Job:
         picture = _kept(cell.configuration, index, keep_images)
         return index not in done or (picture and not cell.has_image(index))
 
-    return _Job(cell, [index for index in wanted if open_(index)])
+    return _Job(cell, [index for index in wanted if open_(index)], done)
+
+
+def _check_images(job: _Job, sums: Mapping[int, int]) -> None:
+    """Raises RunError where a record that is there is not of the image that now has its place."""
+    cell = job.cell.configuration
+    for index, record in job.done.items():
+        if record.checksum is not None and sums.get(index, record.checksum) != record.checksum:
+            raise RunError(
+                f"{str(job.cell.folder)!r} holds records of other images than those now read: image {index} of "
+                f"{cell.dataset} ({cell.split}) has another checksum; --overwrite computes all of them anew"
+            )
 
 
 def _kept(configuration: Configuration, index: int, keep_images: int) -> bool:

@@ -11,7 +11,7 @@ from tfode_adv.reports import papers
 from tfode_adv.reports.document import Section
 from tfode_adv.reports.papers import Measurement
 from tfode_adv.reports.plotting import Picture, Series, chart
-from tfode_adv.reports.reproduction import Missing, Shelf
+from tfode_adv.reports.reproduction import Missing, Shelf, described
 from tfode_adv.reports.results import Result
 from tfode_adv.reports.tables import Table, number
 
@@ -25,6 +25,21 @@ class Figure:
 
     sections: Sequence[Section]
     missing: Sequence[Missing]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """The words of one model's part: pages hold the same figure for several gradients."""
+
+    model: str
+    attack: str
+    gradient: str
+
+    def title(self, what: str) -> str:
+        return f"{self.model.upper()}: {what} ({self.attack})"
+
+    def file(self, what: str) -> str:
+        return f"{what}-{self.model}-{self.gradient}"
 
 
 def measurements(dataset: str) -> list[Measurement]:
@@ -51,9 +66,8 @@ def reproduce(shelf: Shelf, num_images: int) -> Figure:
         found: dict[float, list[Travel]] = {}
         counts = {}
         probe = None
-        for wanted in measurements(shelf.dataset):
-            if wanted.model.name != name:
-                continue
+        entries = [one for one in measurements(shelf.dataset) if one.model.name == name]
+        for wanted in entries:
             result = shelf.find(wanted)
             if result is None or len(result.images) < num_images:
                 missing.append(Missing(wanted, shelf.commands([wanted], num_images=num_images)))
@@ -63,7 +77,8 @@ def reproduce(shelf: Shelf, num_images: int) -> Figure:
             if counts[wanted.tol]:
                 found[wanted.tol] = _follow(probe, result, num_images)
         if found:
-            sections.append(_section(name.upper(), found, counts, num_images))
+            attack = described(entries, shelf.gradient)
+            sections.append(_section(_Shown(name, attack, shelf.gradient), found, counts, num_images))
     return Figure(sections, missing)
 
 
@@ -73,31 +88,32 @@ def _turned(result: Result, num_images: int) -> list[int]:
 
 def _follow(probe: Probe, result: Result, num_images: int) -> list[Travel]:
     turned = _turned(result, num_images)
-    clean, adversarial = (np.stack([result.images[i][side] for i in turned]) for side in (0, 1))
+    clean, adversarial = (np.stack(side) for side in zip(*(result.images[i] for i in turned), strict=True))
     labels = np.asarray([result.records[i].label for i in turned])
     return travel(probe, clean, adversarial, labels, tol=result.configuration.tol)
 
 
-def _section(model: str, found: dict[float, list[Travel]], counts: dict[float, int], num_images: int) -> Section:
+def _section(shown: _Shown, found: dict[float, list[Travel]], counts: dict[float, int], num_images: int) -> Section:
     rows, pictures = [], []
     for tol, travels in found.items():
         means, growth = travels[0].mean(), travels[0].growth()
         ends = [means["l2"][0], means["l2"][-1], means["cosine"][0], means["cosine"][-1]]
         rows.append([number(tol), counts[tol], *map(float, ends), growth["amplification"], growth["fastest"]])
     for quantity, label in QUANTITIES.items():
-        pictures.append(_chart(model, quantity, label, found))
+        pictures.append(_chart(shown, quantity, label, found))
     headers = ["τ", "images turned", "L2 at t = 0", "L2 at t = 1", "cosine at t = 0", "cosine at t = 1"]
     table = Table(
-        f"{model}: distance between clean and adversarial states",
+        shown.title("distance between clean and adversarial states"),
         [*headers, "L2 grows by", "fastest at t ="],
         rows,
         note=f"Means (equation 5) over those of the first {num_images} test images that the attack turned.",
+        name=shown.file("figure2"),
     )
-    return Section(f"{model}: states along t", tables=[table], pictures=pictures)
+    return Section(shown.title("states along t"), tables=[table], pictures=pictures)
 
 
-def _chart(model: str, quantity: str, label: str, found: dict[float, list[Travel]]) -> Picture:
+def _chart(shown: _Shown, quantity: str, label: str, found: dict[float, list[Travel]]) -> Picture:
     series = [
         Series(f"τ = {number(tol)}", travels[0].times, travels[0].mean()[quantity]) for tol, travels in found.items()
     ]
-    return chart(f"figure2-{quantity}", f"{model}: {label}", series, x_label="t", y_label=label)
+    return chart(shown.file(f"figure2-{quantity}"), shown.title(label), series, x_label="t", y_label=label)

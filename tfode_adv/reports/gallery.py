@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tfode_adv.reports.evaluation import KEEP_IMAGES
 from tfode_adv.reports.naming import Names
 from tfode_adv.reports.plotting import Picture, magnified, png
 from tfode_adv.reports.records import NO_ANSWER
@@ -42,7 +43,7 @@ class Card:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """The cards of one configuration."""
+    """The cards of one configuration; the title says how many images there are beyond them."""
 
     title: str
     cards: Sequence[Card]
@@ -50,7 +51,8 @@ class Gallery:
 
 def galleries(results: Iterable[Result], most: int = MOST) -> list[Gallery]:
     """A few galleries: for each subject, attack, norm and gradient the smallest eps that turns half of the
-    images at some tolerance (else the largest), at the finest and the coarsest tolerance."""
+    images at some tolerance (else the largest), at the finest and the coarsest tolerance. Each shows the first
+    `KEEP_IMAGES` of the images kept: figure 2 keeps a thousand, which no page can hold."""
     results = list(results)
     names = Names(results)
     attacked = [result for result in results if result.images and result.configuration.attack != "none"]
@@ -79,8 +81,11 @@ def _gallery(result: Result, names: Names) -> Gallery:
         result.gradient,
         f"τ = {number(cell.tol)}" if cell.tol is not None else None,
     ]
-    cards = [_card(result, index) for index in result.images if index in result.records]
-    return Gallery(", ".join(part for part in parts if part), cards)
+    title = ", ".join(part for part in parts if part)
+    found = [index for index in result.images if index in result.records]
+    if len(found) > KEEP_IMAGES:
+        title += f" (the first {KEEP_IMAGES} of {len(found):,} images kept)"
+    return Gallery(title, [_card(result, index) for index in found[:KEEP_IMAGES]])
 
 
 def _card(result: Result, index: int) -> Card:

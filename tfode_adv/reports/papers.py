@@ -74,6 +74,7 @@ class Layout:
         decimals: as printed, one for each row.
         percent: whether entries are printed as percentages, one for each row.
         parameters: trainable parameters in millions, as printed, by the model's name.
+        note: what a reader must know of its words.
     """
 
     title: str
@@ -82,11 +83,17 @@ class Layout:
     decimals: Sequence[int]
     percent: Sequence[bool]
     parameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    note: str = ""
 
     @property
     def measurements(self) -> list[Measurement]:
         """Every entry."""
         return [one for _, entries in self.rows for one in entries if one is not None]
+
+    @property
+    def attacked(self) -> bool:
+        """Whether any entry is of attacked images: only then a gradient matters."""
+        return any(one.norm is not None for one in self.measurements)
 
 
 def published(paper: str) -> dict[str, Any]:
@@ -177,13 +184,14 @@ def _wifs_attacks(table: int, dataset: str) -> Layout:
             for name in _WIFS_MODELS:
                 model = wifs_model(name, dataset)
                 entries = [_wifs_entry(model, "success", by_model[name], tol, attack) for tol in tols]
-                rows.append(([norm, eps, model.label], entries))
+                rows.append(([_WIFS_NORMS[norm], eps, model.label], entries))
     return Layout(
         f"WIFS 2019, table {'I' * table}: attack success rate on {dataset}",
         ["norm", "ε", "model", *(f"τ = {tol}" for tol in tols)],
         rows,
         [2] * len(rows),
         [False] * len(rows),
+        note=_wifs_norm_note(),
     )
 
 
@@ -201,14 +209,18 @@ def _wifs_tradeoff(dataset: str) -> Layout:
             entries = [_wifs_entry(model, quantity, printed[key][name], tol, settings) for tol in tols]
             rows.append(([quantity, model.label], entries))
             decimals.append(digits)
-    norm, eps = printed["attack"]["norm"], printed["attack"]["eps"]
     return Layout(
-        f"WIFS 2019, table IV: error and success of the attack ({norm}, ε = {eps}) on {dataset}",
+        f"WIFS 2019, table IV: error and success of the attack ({attack['norm']}, ε = {attack['eps']}) on {dataset}",
         ["quantity", "model", *(f"τ = {tol}" for tol in tols)],
         rows,
         decimals,
         [False] * len(rows),
+        note=_wifs_norm_note() if printed["attack"]["norm"] == "l2" else "",
     )
+
+
+def _wifs_norm_note() -> str:
+    return f"{_WIFS_NORMS['l2']} is the paper's L2: {published('wifs2019')['attack']['l2_is']}."
 
 
 def _wifs_entry(
@@ -243,6 +255,7 @@ def _msml() -> Layout:
         rows,
         [2] * len(rows),
         [True] * len(rows),
+        note=f"l2: {values['attack']['l2']['l2_is']}.",
     )
 
 

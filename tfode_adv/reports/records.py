@@ -2,7 +2,7 @@
 
 A run folder holds one cell a configuration:
 
-    RUN/evaluations/<digest>/cell.json               the configuration, in full
+    RUN/evaluations/<digest>/cell.json               the configuration, in full; what began the cell
     RUN/evaluations/<digest>/records-<tag>-<k>.jsonl one `Record` a line, appended batch by batch
     RUN/evaluations/<digest>/image-<index>.npz       a handful of clean and adversarial images
 
@@ -12,19 +12,22 @@ command computes that image again.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
 import math
 import os
 import pathlib
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from tfode_adv import files
+from tfode_adv import files, runs
 from tfode_adv.errors import RunError
+from tfode_adv.reports import kept
 
 FORMAT = 1
 FOLDER = "evaluations"
@@ -117,6 +120,7 @@ class Record:
         queries, gradients: forward passes and gradients that the attack took.
         nfe_clean, nfe_adversarial: evaluations of the dynamics, 0 for a model without ODE blocks.
         margin_clean, margin_adversarial: logit of the label less the largest other one; NaN without an answer.
+        checksum: `checksum_of` the image and its label; None in records of before there was one.
     """
 
     index: int
@@ -131,6 +135,7 @@ class Record:
     nfe_adversarial: int
     margin_clean: float | None
     margin_adversarial: float | None
+    checksum: int | None = None
 
     @property
     def correct(self) -> bool:
@@ -214,49 +219,39 @@ class Cell:
             raise RunError(f"cannot write {str(self.folder)!r}: {error.strerror or error}") from error
 
     def discard(self, indices: Iterable[int]) -> None:
-        """Removes the records of these images, so that they are computed anew."""
+        """Removes the records of these images and what is kept of them, so that they are computed anew."""
         unwanted = set(indices)
         for path in sorted(self.folder.glob("records-*.jsonl")):
             found = list(_read(path))
-            kept = [record for record in found if record.index not in unwanted]
-            if not kept:
+            left = [record for record in found if record.index not in unwanted]
+            if not left:
                 path.unlink()
-            elif len(kept) < len(found):
-                files.write_atomic(path, "".join(record.to_line() for record in kept))
+            elif len(left) < len(found):
+                files.write_atomic(path, "".join(record.to_line() for record in left))
+        for index in unwanted.intersection(self.images()):
+            kept.file_of(self.folder, index).unlink(missing_ok=True)
 
     def save_image(self, index: int, clean: np.ndarray, adversarial: np.ndarray) -> None:
         """Keeps one image, [H, W, C] in [0, 1], before and after the attack."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, clean=clean, adversarial=adversarial)
-        files.write_atomic(self._image(index), buffer.getvalue())
+        files.write_atomic(kept.file_of(self.folder, index), buffer.getvalue())
 
     def has_image(self, index: int) -> bool:
         """Whether this image is kept."""
-        return self._image(index).is_file()
+        return kept.file_of(self.folder, index).is_file()
 
-    def images(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """The kept images by index: clean, adversarial.
-
-        Raises:
-            RunError: if a file is corrupt; the message names it.
-        """
-        found = {}
-        for path in sorted(self.folder.glob("image-*.npz")):
-            try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    found[int(path.stem.removeprefix("image-"))] = arrays["clean"], arrays["adversarial"]
-            except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
-                raise RunError(f"{str(path)!r} is corrupt: {error}") from error
-        return found
-
-    def _image(self, index: int) -> pathlib.Path:
-        return self.folder / f"image-{index:06d}.npz"
+    def images(self) -> kept.Kept:
+        """The kept images by index: clean, adversarial; each is read when it is looked at."""
+        return kept.Kept.of(self.folder)
 
     def _begin(self) -> pathlib.Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         description = self.folder / "cell.json"
         if not description.exists():
-            files.write_json(description, {"format": FORMAT, "configuration": self.configuration.as_dict()})
+            # What began the cell is for a reader: it is no part of the digest, and nothing depends on it.
+            values = {"format": FORMAT, "configuration": self.configuration.as_dict(), **_program()}
+            files.write_json(description, values)
         number = 1
         while True:
             path = self.folder / f"records-{self._tag}-{number:04d}.jsonl"
@@ -267,9 +262,21 @@ class Cell:
                 number += 1
 
 
+def checksum_of(image: np.ndarray, label: int) -> int:
+    """A short checksum of one image [H, W, C] and its label, in [0, 2^32): the same for the same pixels only."""
+    pixels = np.ascontiguousarray(image, np.float32)
+    return zlib.crc32(int(label).to_bytes(8, "little", signed=True), zlib.crc32(pixels))
+
+
 def cells(run: files.PathLike) -> list[Cell]:
     """The cells of a run folder, in the order of their digests; none where nothing was evaluated."""
     return [Cell.open(path.parent) for path in sorted(pathlib.Path(run).glob(f"{FOLDER}/*/cell.json"))]
+
+
+@functools.cache
+def _program() -> dict[str, Any]:
+    """What computes records: versions and the checkout's revision."""
+    return {"versions": runs.versions(), "git_revision": runs.git_revision()}
 
 
 def _read(path: pathlib.Path) -> Iterator[Record]:

@@ -11,7 +11,7 @@ from tfode_adv.errors import RunError
 from tfode_adv.reports import diagnosis, figures, gallery, overview, page, results
 from tfode_adv.reports.document import Report, Section, Settings
 from tfode_adv.reports.plotting import Picture
-from tfode_adv.reports.tables import markdown
+from tfode_adv.reports.tables import Table, markdown
 from tfode_adv.runs import Run, versions
 
 PAGE, MARKDOWN, LATEX, JSON = "index.html", "report.md", "tables.tex", "results.json"
@@ -74,8 +74,8 @@ def of_runs(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
 def write(report: Report, folder: files.PathLike, overwrite: bool = False) -> pathlib.Path:
     """Writes a report into a folder and returns the path of its page.
 
-    Files: index.html (everything), report.md with figures/, tables.tex, table-<k>.csv, results.json. An
-    earlier report in that folder is replaced; of other files there, none is deleted.
+    Files: index.html (everything), report.md with figures/, tables.tex, table-<k>.csv (or table-<k>-<name>.csv),
+    results.json. An earlier report in that folder is replaced; of other files there, none is deleted.
 
     Raises:
         RunError: if the folder holds anything but a report and `overwrite` is False, or cannot be written.
@@ -101,7 +101,7 @@ def _contents(report: Report) -> dict[str, bytes | str]:
     pictures += [picture for one in shown for card in one.cards for picture in card.pictures]
     names = dict(zip(map(id, pictures), figures.file_names(pictures), strict=True))
     return {
-        **{f"table-{number}.csv": table.to_csv() for number, table in enumerate(report.tables, start=1)},
+        **{_csv_name(number, table): table.to_csv() for number, table in enumerate(report.tables, start=1)},
         LATEX: "\n".join(table.to_latex() for table in report.tables),
         **{f"figures/{names[id(picture)]}": picture.data for picture in pictures},
         MARKDOWN: _markdown(report, names),
@@ -109,11 +109,15 @@ def _contents(report: Report) -> dict[str, bytes | str]:
     }
 
 
+def _csv_name(number: int, table: Table) -> str:
+    return f"table-{number}-{table.name}.csv" if table.name else f"table-{number}.csv"
+
+
 def _written(folder: pathlib.Path) -> set[str]:
     """The tables and figures that an earlier report in the folder says it wrote there."""
     try:
         listed = files.read_json(folder / JSON)["files"]
-        return {name for name in listed if re.fullmatch(r"table-\d+\.csv|figures/[^/]+", name)}
+        return {name for name in listed if re.fullmatch(r"table-\d+(-[\w-]+)?\.csv|figures/[^/]+", name)}
     except (RunError, KeyError, TypeError):
         return set()
 

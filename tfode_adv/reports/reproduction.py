@@ -18,8 +18,8 @@ from tfode_adv.reports.tables import Compared, Table, number
 from tfode_adv.runs import CONFIG, METRICS, MODEL, Run
 
 _NOTE = (
-    "Ours (95 % Wilson interval) [published]; * where the published figure lies outside the interval, "
-    "– where ours is missing."
+    "Ours (95 % Wilson interval) [published]; * where the published figure lies outside the interval by more than "
+    "its rounding, – where ours is missing."
 )
 # Without a random start both are the papers' attack: bim ends a step as Foolbox does, pgd as CleverHans does. What
 # the commands make comes first.
@@ -48,7 +48,7 @@ class Reproduction:
 
     @property
     def deviations(self) -> int:
-        """Entries whose published figure lies outside our interval."""
+        """Entries whose published figure lies outside our interval, by more than its rounding."""
         values = [value for row in self.table.rows for value in row if isinstance(value, Compared)]
         return sum(value.deviates for value in values)
 
@@ -68,6 +68,7 @@ class Shelf:
         num_examples: test images each figure must rest on.
         gradient: how the attack's gradient is taken.
         data_dir: handed on in commands, None for TFDS's own.
+        wanted: the entries to be found: of several runs of a model, the one that holds most of them is taken.
     """
 
     def __init__(
@@ -77,25 +78,54 @@ class Shelf:
         num_examples: int,
         gradient: str,
         data_dir: str | None = None,
+        wanted: Sequence[Measurement] = (),
     ) -> None:
         self.root, self.dataset, self.data_dir = pathlib.Path(root), dataset, data_dir
         self.num_examples, self.gradient = num_examples, gradient
         self._runs = sorted(_finished(self.root), key=lambda run: -run.model_path.stat().st_mtime_ns)
+        self._wanted = list(wanted)
         self._results: dict[pathlib.Path, Sequence[Result]] = {}
+        self._chosen: dict[Model, Run | None] = {}
 
     def run_of(self, model: Model) -> Run | None:
-        """The newest finished run of a model, one of the paper's own width before others."""
-        found = [run for run in self._runs if self._is(run, model)]
-        alike = [run for run in found if _flag(run, "filters") == dict(model.flags).get("filters")]
-        if model.recipe.startswith("msml"):
-            found = []  # its table tells models of one name apart by their width
-        return next(iter([*alike, *found]), None)
+        """The finished run of a model, of the paper's own width if there is one, that holds most of the wanted
+        entries; of several such, the newest."""
+        if model not in self._chosen:
+            # The first of those that hold as many: they come the newest first.
+            runs = self._runs_of(model)
+            self._chosen[model] = max(runs, key=lambda run: self._held(run, model), default=None)
+        return self._chosen[model]
+
+    def choice(self, model: Model) -> str:
+        """Why `run_of` has chosen its run, in a few words; none where there is one at most."""
+        count, run = len(self._runs_of(model)), self.run_of(model)
+        if run is None or count < 2:
+            return ""
+        held, wanted = self._held(run, model), sum(one.model == model for one in self._wanted)
+        if not held:
+            return f"the newest of {count} such runs"
+        return f"of {count} such runs the newest that holds most of these entries, {held} of {wanted}"
 
     def find(self, wanted: Measurement) -> Result | None:
         """The result that an entry needs, on all images asked for."""
         run = self.run_of(wanted.model)
-        if run is None:
-            return None
+        return None if run is None else self._found_in(run, wanted)
+
+    def _runs_of(self, model: Model) -> list[Run]:
+        found = [run for run in self._runs if self._is(run, model)]
+        alike = [run for run in found if _flag(run, "filters") == dict(model.flags).get("filters")]
+        if model.recipe.startswith("msml"):
+            return alike  # its table tells models of one name apart by their width
+        return alike or found
+
+    def _held(self, run: Run, model: Model) -> int:
+        """How many of the wanted entries of a model a run holds; none where its records are damaged."""
+        try:
+            return sum(self._found_in(run, one) is not None for one in self._wanted if one.model == model)
+        except RunError:
+            return 0
+
+    def _found_in(self, run: Run, wanted: Measurement) -> Result | None:
         if run.path not in self._results:
             self._results[run.path] = results.collect([run.path], self.num_examples).results
         found = [
@@ -183,8 +213,25 @@ def reproduce(layout: Layout, shelf: Shelf, parameters: Mapping[str, int] | None
     headers = list(layout.headers)
     if layout.parameters:
         headers.insert(1, "parameters, M")
-    table = Table(layout.title, headers, rows, note=f"{_NOTE} {_basis(shelf)}")
-    return Reproduction(table, missing, _notes(layout, shelf))
+    attack = described(layout.measurements, shelf.gradient)
+    table = Table(
+        ", ".join(filter(None, [layout.title, attack])),
+        headers,
+        rows,
+        note=" ".join(filter(None, [_NOTE, layout.note, _basis(shelf)])),
+        name=shelf.gradient if layout.attacked else "",
+    )
+    return Reproduction(table, missing, notes(layout.measurements, shelf))
+
+
+def described(wanted: Sequence[Measurement], gradient: str) -> str:
+    """What attacks that entries rest on have in common: steps, norm, eps, and how the gradient is taken; nothing
+    where there is no attack."""
+    attacks = [one for one in wanted if one.norm is not None]
+    steps, norms, radii = ({getattr(one, name) for one in attacks} for name in ("steps", "norm", "eps"))
+    parts = [f"PGD-{steps.pop()}"] if len(steps) == 1 else []
+    parts += [f"{norms.pop()} ε = {number(radii.pop())}"] if len(norms) == len(radii) == 1 else []
+    return ", ".join([*parts, f"gradient: {gradient}"]) if attacks else ""
 
 
 def all_commands(shelf: Shelf, missing: Sequence[Missing], **more: Any) -> list[str]:
@@ -211,25 +258,27 @@ def _counted(layout: Layout, entries: Sequence[Measurement | None], parameters: 
 
 
 def _basis(shelf: Shelf) -> str:
-    text = f"First {shelf.num_examples} test images; gradient of the attack: {shelf.gradient}."
+    text = f"First {shelf.num_examples} test images."
     if shelf.dataset == "cifar10":
         text += " Where CIFAR-10 comes from a folder of JPEG files, its images differ slightly from the original."
     return text
 
 
-def _notes(layout: Layout, shelf: Shelf) -> list[str]:
-    notes = []
-    for model in dict.fromkeys(one.model for one in layout.measurements):
+def notes(wanted: Sequence[Measurement], shelf: Shelf) -> list[str]:
+    """A line for each model of the entries: the run that is read, and in what it is not the paper's."""
+    lines = []
+    for model in dict.fromkeys(one.model for one in wanted):
         run = shelf.run_of(model)
         if run is None:
-            notes.append(f"{model.label}: no run folder under {str(shelf.root)!r}.")
+            lines.append(f"{model.label}: no run folder under {str(shelf.root)!r}.")
             continue
-        filters, wanted = _flag(run, "filters"), dict(model.flags)["filters"]
-        differs = "" if filters in (None, wanted) else f", with {filters} filters instead of {wanted}"
+        filters, published = _flag(run, "filters"), dict(model.flags)["filters"]
+        differs = "" if filters in (None, published) else f"with {filters} filters instead of {published}"
         epochs = _epochs(run)
-        trained = "" if epochs is None else f", {epochs} epochs"
-        notes.append(f"{model.label}: {run.path}{trained}{differs}.")
-    return notes
+        trained = "" if epochs is None else f"{epochs} epochs"
+        words = [f"{model.label}: {run.path}", trained, differs, shelf.choice(model)]
+        lines.append(f"{', '.join(filter(None, words))}.")
+    return lines
 
 
 def _epochs(run: Run) -> int | None:

@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from tfode_adv import files
+from tfode_adv.errors import RunError
 from tfode_adv.reports import records, statistics
-from tfode_adv.reports.records import Configuration, Record
+from tfode_adv.reports.kept import Kept
+from tfode_adv.reports.records import Cell, Configuration, Record
 from tfode_adv.reports.tables import number
 from tfode_adv.runs import Run
 
@@ -22,13 +22,20 @@ class Result:
         model: the run's name, as shown.
         configuration: what was done.
         records: by the image's index.
-        images: a handful, by index: clean and adversarial, [H, W, C] in [0, 1].
+        images: those kept, by index: clean and adversarial, [H, W, C] in [0, 1].
     """
 
     model: str
     configuration: Configuration
     records: Mapping[int, Record]
-    images: Mapping[int, tuple[np.ndarray, np.ndarray]]
+    images: Kept
+
+    def first(self, num_examples: int | None) -> "Result":
+        """The same of the first so many images of the split alone; of all for None."""
+        if num_examples is None:
+            return self
+        kept = {index: record for index, record in self.records.items() if index < num_examples}
+        return dataclasses.replace(self, records=kept)
 
     @property
     def summary(self) -> statistics.Summary:
@@ -78,7 +85,8 @@ def collect(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
         num_examples: only the first so many images of each split; all by default.
 
     Raises:
-        RunError: if a folder is no run, or a file in it is corrupt; the message names the file.
+        RunError: if a folder is no run, a file in it is corrupt, or two folders hold records of one image that
+            are of different images; the message names the file or the folders.
     """
     paths = list(dict.fromkeys(pathlib.Path(path) for path in paths))
     runs = {name: Run.open(path) for name, path in _named(paths).items()}
@@ -91,18 +99,12 @@ def collect(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
             if model is not None and cell.configuration.model != model:
                 stale += 1
                 continue
-            found = {
-                index: record
-                for index, record in cell.records().items()
-                if num_examples is None or index < num_examples
-            }
+            found = Result(name, cell.configuration, cell.records(), cell.images()).first(num_examples)
             known = merged.get(cell.configuration.digest)
             if known is not None:
-                found = dict(sorted({**found, **known.records}.items()))
-                images = dict(sorted({**cell.images(), **known.images}.items()))
-                merged[cell.configuration.digest] = dataclasses.replace(known, records=found, images=images)
-            elif found:
-                merged[cell.configuration.digest] = Result(name, cell.configuration, found, cell.images())
+                merged[cell.configuration.digest] = _joined(known, found, cell)
+            elif found.records:
+                merged[cell.configuration.digest] = found
         if stale:
             notes.append(f"{name}: {stale} configurations of a model since replaced were left out.")
     results = sorted(merged.values(), key=_order(list(runs)))
@@ -126,6 +128,19 @@ def as_dict(result: Result) -> dict[str, Any]:
         "images": len(result.records),
         **result.summary.as_dict(),
     }
+
+
+def _joined(known: Result, found: Result, cell: Cell) -> Result:
+    """Two parts of one configuration; of an image that both hold, the record that was known."""
+    for index, record in found.records.items():
+        sums = {record.checksum, known.records.get(index, record).checksum} - {None}
+        if len(sums) > 1:
+            raise RunError(
+                f"{str(cell.folder)!r} and {known.model!r} hold records of different images under one place, "
+                f"{index}, of {cell.configuration.dataset}: bin/evaluate --overwrite computes them anew"
+            )
+    together = dict(sorted({**found.records, **known.records}.items()))
+    return dataclasses.replace(known, records=together, images=known.images.beside(found.images))
 
 
 def _named(paths: Sequence[pathlib.Path]) -> dict[str, pathlib.Path]:

@@ -31,11 +31,6 @@ class Rate:
         """Lower and upper bound, in [0, 1]; all of it where there is no case."""
         return wilson(self.count, self.total)
 
-    def covers(self, value: float) -> bool:
-        """Whether the interval holds `value`."""
-        low, high = self.interval
-        return low <= value <= high
-
     def as_dict(self) -> dict[str, float | int | None]:
         """Plain JSON values."""
         low, high = self.interval

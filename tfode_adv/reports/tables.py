@@ -42,7 +42,7 @@ class Compared:
     Attributes:
         ours: None where it was not measured.
         published: the figure in print, in [0, 1]; None where there is none.
-        decimals: digits after the point.
+        decimals: digits after the point, as the published figure has them in print.
         percent: shown as a percentage, not as a fraction.
     """
 
@@ -53,9 +53,13 @@ class Compared:
 
     @property
     def deviates(self) -> bool:
-        """The published figure lies outside our 95 % interval."""
-        measured = self.ours is not None and self.ours.value is not None and self.published is not None
-        return measured and not self.ours.covers(self.published)
+        """Nothing that the published figure may have been rounded from lies in our 95 % interval."""
+        if self.ours is None or self.ours.value is None or self.published is None:
+            return False
+        # Half a unit of the last digit in print, and a speck for floating point.
+        half = 0.5 * 10.0**-self.decimals / (100 if self.percent else 1) + 1e-12
+        low, high = self.ours.interval
+        return self.published + half < low or self.published - half > high
 
     def __str__(self) -> str:
         ours = "–"
@@ -84,6 +88,7 @@ class Table:
         rows: a value a column: text, number, None, `Rate` or `Compared`.
         note: one line below it.
         folded: shown on a page only when asked for.
+        name: a word for its file, of letters, digits and dashes; none where its number will do.
     """
 
     title: str
@@ -91,6 +96,7 @@ class Table:
     rows: Sequence[Sequence[Any]]
     note: str = ""
     folded: bool = False
+    name: str = ""
 
     def __post_init__(self) -> None:
         for row in self.rows:
