@@ -1,4 +1,5 @@
-"""Imports point one way: a package may import those below it, and nothing imports the programs."""
+"""Imports point one way: a package may import those below it, and nothing imports the programs. Public functions say
+what they take and give."""
 
 import ast
 import pathlib
@@ -58,6 +59,27 @@ def test_imports_point_down():
 def test_files_are_short():
     lengths = {str(file.relative_to(PACKAGE)): len(file.read_text().splitlines()) for file in _files()}
     assert not {file: length for file, length in lengths.items() if length >= MAX_LINES}
+
+
+def _public_functions(node, of_class=False):
+    """(function, whether its first argument is the object or class) of a module or class, those of its classes too."""
+    for each in node.body:
+        if getattr(each, "name", "_").startswith("_"):
+            continue
+        if isinstance(each, ast.ClassDef):
+            yield from _public_functions(each, of_class=True)
+        elif isinstance(each, ast.FunctionDef):
+            yield each, of_class and "staticmethod" not in {getattr(one, "id", "") for one in each.decorator_list}
+
+
+def test_public_functions_have_type_hints():
+    bare = []
+    for file in _files():
+        for function, bound in _public_functions(ast.parse(file.read_text())):
+            arguments = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+            if function.returns is None or any(one.annotation is None for one in arguments[bound:]):
+                bare.append(f"{file.relative_to(PACKAGE)}:{function.lineno}: {function.name}")
+    assert not bare
 
 
 def test_every_part_has_its_place():

@@ -242,16 +242,29 @@ def test_xla_tells_failure_by_nan_and_takes_one_sample(batch):
     assert not growing.supports_jit
 
 
-def test_xla_fails_where_it_cannot_record_all_steps():
-    slow = ODEBlock(lambda t, h: tf.ones_like(h), solver="euler", num_steps=200)
-    run = tf.function(slow, jit_compile=True, autograph=False)
-    assert np.isnan(run(tf.zeros([2, 1]))).all()
+def test_under_xla_a_tape_limits_the_number_of_steps():
+    """A forward pass alone takes as many as it needs."""
+    slow = ODEBlock(lambda t, h: h / h, solver="euler", num_steps=200)
+
+    def differentiated(h):
+        with tf.GradientTape() as tape:
+            tape.watch(h)
+            end = slow(h)
+        return end, tape.gradient(end, h)
+
+    forward, backward = (tf.function(f, jit_compile=True, autograph=False) for f in (slow, differentiated))
+    h0 = tf.ones([2, 1])
+    np.testing.assert_allclose(forward(h0), 2, rtol=1e-5)
+    assert np.isnan(backward(h0)[0]).all()
+    slow.num_steps = 128
+    for found, expected in zip(backward(h0), (2, 1), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_trajectory_refuses_times_out_of_order_that_a_function_hands_in():
     block = ODEBlock(lambda t, h: -h, solver="euler", num_steps=4)
     run = tf.function(block.trajectory, autograph=False)
-    with pytest.raises(tf.errors.InvalidArgumentError):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="solution_times must not decrease.*0.2 1 0.5"):
         run(tf.ones([1, 1]), tf.constant([0.2, 1.0, 0.5]))
 
 
@@ -261,6 +274,19 @@ def test_trajectory_computes_in_the_blocks_own_numbers():
     path = block.trajectory(np.ones([2, 3]), [1.0])
     assert path.dtype == block(np.ones([2, 3], np.float32)).dtype == tf.bfloat16
     assert set(seen) == {tf.bfloat16}
+
+
+def test_python_numbers_reach_float64_unrounded():
+    times = []
+    options = {"solver": "heun2", "tol": 0.1, "final_time": 0.7, "dtype": "float64"}
+    block = ODEBlock(lambda t, h: times.append(float(t[0, 0])) or tf.sin(3 * h), **options)
+    own = block(H0.astype(np.float64))
+    block.tol = 1e-3
+    with solver_settings(tol=0.1):
+        np.testing.assert_array_equal(block(H0.astype(np.float64)), own)
+    times.clear()
+    block.inverse(own)
+    assert times[0] == 0.7
 
 
 def test_an_autonomous_dynamics_needs_no_time():

@@ -87,6 +87,7 @@ def test_constants_are_appended_and_taken_off():
     y = AppendConstant(4, 0.1)(x)
     np.testing.assert_array_equal(y[:, :7], x)
     assert LastFeatures(4)(y).numpy().tolist() == [[np.float32(0.1)] * 4] * 3
+    assert AppendConstant(1, 0.1, dtype="float64")(np.ones([1, 1]))[0, 1] == 0.1
 
 
 @pytest.mark.parametrize(
@@ -96,8 +97,8 @@ def test_constants_are_appended_and_taken_off():
         (lambda: SkewDynamics(8, 3, strides=3), "strides is 3"),
         (lambda: SkewDynamics(8, 3, gamma=-1.0), "gamma is -1"),
         (lambda: SkewDenseDynamics(0, 5), "units is 0"),
-        (lambda: TileChannels(8, 2).build((None, 1, 4, 3)), "image height is 1"),
-        (lambda: AveragePoolTo(3).build((None, 2, 4, 3)), "image height is 2"),
+        (lambda: TileChannels(8, 2).build((None, 1, 4, 3)), "height of the maps is 1"),
+        (lambda: AveragePoolTo(3).build((None, 2, 4, 3)), "height of the maps is 2"),
     ],
 )
 def test_bad_arguments(make, words):

@@ -155,8 +155,9 @@ def test_times_chosen_by_the_solver():
     solver = solvers.get("dopri5", rtol=1e-6, atol=1e-6)
     y0 = starts([0.5, 9.0])
     results = solver.solve(oscillator, 0.0, y0, tfp.math.ode.ChosenBySolver(1.0), batch_ndims=1)
-    assert len(results.times) == results.diagnostics.num_accepted_steps.numpy().max()
-    assert (np.diff(results.times) > 0).all() and results.times[-1] == 1
+    assert len(results.times) == 1 + results.diagnostics.num_accepted_steps.numpy().max()
+    assert (np.diff(results.times) > 0).all() and results.times[0] == 0 and results.times[-1] == 1
+    np.testing.assert_array_equal(results.states[0], y0)
     turned = np.cos(np.outer(results.times, [0.5, 9.0]))
     np.testing.assert_allclose(results.states[:, :, 0], turned, atol=1e-4)
 
@@ -167,9 +168,9 @@ def test_times_are_chosen_by_a_sample_that_arrives():
     results = solver.solve(oscillator, 0.0, y0, tfp.math.ode.ChosenBySolver(1.0), batch_ndims=1)
     accepted = results.diagnostics.num_accepted_steps.numpy()
     assert results.diagnostics.status.numpy().astype(bool).tolist() == [False, True]
-    assert len(results.times) == accepted[0] < accepted[1]
+    assert len(results.times) == 1 + accepted[0] < accepted[1]
     nobody = solver.solve(oscillator, 0.0, y0[:0], tfp.math.ode.ChosenBySolver(1.0), batch_ndims=1)
-    assert nobody.states.shape == (1, 0, 4)
+    assert nobody.states.shape == (2, 0, 4)
 
 
 def test_a_warm_start_takes_the_last_step_size():

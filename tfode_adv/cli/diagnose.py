@@ -6,6 +6,10 @@ bin/diagnose RUN --gradient=backprop          held against an attack that was pu
 
 Writes RUN/diagnosis/diagnosis.json and its pictures; bin/report shows them. Every finished piece is kept:
 the same command continues where it was stopped. A diagnosis of weights that were since replaced is moved aside.
+
+The verdict on each tolerance: "credible", no sign of masking was found; "masked", what the published attack left
+falls to another gradient, to transferred examples or without a gradient, or the model hides its gradients;
+"inconclusive", the attacks are too weak to say; "not robust", the published attack turns nine images in ten.
 """
 
 import tensorflow as tf
@@ -57,7 +61,7 @@ absl_flags.DEFINE_enum("budget", "quick", list(BUDGETS), "How hard to try.", fla
 flags.define_data_flags(FLAGS, dataset=None)
 
 
-def main(argv) -> None:
+def main(argv: list[str]) -> None:
     if len(argv) > 2 or (len(argv) == 2 and FLAGS.run):
         raise UsageError(f"one run folder is wanted, not {', '.join(map(repr, [FLAGS.run or '', *argv[1:]]))}")
     folder = argv[1] if len(argv) == 2 else FLAGS.run

@@ -58,7 +58,7 @@ absl_flags.DEFINE_boolean("overwrite", False, "Compute everything anew.", flag_v
 _HYPERPARAMETERS = ("step_size", "steps", "restarts", "random_start")
 
 
-def main(argv) -> None:
+def main(argv: list[str]) -> None:
     del argv
     shard = Shard.parse(FLAGS.shard)
     hyperparameters = _hyperparameters()
@@ -149,5 +149,5 @@ def _report(run: Run, configurations, num_examples: int) -> None:
     print("\n".join(table.to_text() for table in tables if table.rows), end="")
 
 
-def run():
+def run() -> None:
     app.run(main, FLAGS)

@@ -20,7 +20,7 @@ absl_flags.DEFINE_integer("num_examples", None, "Only the first so many images."
 absl_flags.DEFINE_boolean("overwrite", False, "Write into a folder that holds something else.", flag_values=FLAGS)
 
 
-def main(argv) -> None:
+def main(argv: list[str]) -> None:
     paths = argv[1:]
     if not paths:
         raise UsageError("no run folder is given: bin/report RUN...")
@@ -29,5 +29,5 @@ def main(argv) -> None:
     print(f"wrote {page}")
 
 
-def run():
+def run() -> None:
     app.run(main, FLAGS, positional=True)

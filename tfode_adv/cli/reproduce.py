@@ -58,7 +58,7 @@ absl_flags.DEFINE_boolean("train", False, "Train what is missing, and evaluate i
 absl_flags.DEFINE_boolean("overwrite", False, "Write into a folder that holds something else.", flag_values=FLAGS)
 
 
-def main(argv) -> None:
+def main(argv: list[str]) -> None:
     del argv
     asked = _asked()
     gradients = FLAGS.gradient or [_GRADIENT[FLAGS.paper]]
@@ -208,5 +208,5 @@ def _report(asked: _Asked, found: Sequence[_Found]) -> Report:
     return Report(f"Reproduction: {asked.name}", [source], sections, values)
 
 
-def run():
+def run() -> None:
     app.run(main, FLAGS)

@@ -79,13 +79,13 @@ class ResidualBlock(_Block):
         self.conv2 = self._conv("conv2")
         self.downsample = self._conv("downsample", kernel_size=1, strides=strides) if strides != 1 else None
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self._build_chain(input_shape, self.norm1, self.conv1, self.norm2, self.conv2)
         if self.downsample is not None:
             self.downsample.build(input_shape)
         self.built = True
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         o = self.norm1(x)
         shortcut = x if self.downsample is None else self.downsample(o)
         return shortcut + self.conv2(self.norm2(self.conv1(o)))
@@ -114,7 +114,7 @@ class BasicBlock(_Block):
         self.conv2, self.bn2 = self._conv("conv2"), self._batch_norm("bn2")
         self.shortcut = self.shortcut_bn = None
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self._build_chain(input_shape, self.conv1, self.bn1, self.conv2, self.bn2)
         if self._needs_projection(input_shape):
             self.shortcut = self._conv("shortcut", kernel_size=1, strides=self.strides)
@@ -122,7 +122,7 @@ class BasicBlock(_Block):
             self._build_chain(input_shape, self.shortcut, self.shortcut_bn)
         self.built = True
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         y = tf.nn.relu(self.bn1(self.conv1(x), training=training))
         y = self.bn2(self.conv2(y), training=training)
         if self.shortcut is not None:
@@ -154,14 +154,14 @@ class WideBlock(_Block):
         self.bn2, self.conv2 = self._batch_norm("bn2"), self._conv("conv2", strides=strides, use_bias=True)
         self.shortcut = None
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self._build_chain(input_shape, self.bn1, self.conv1, self.bn2, self.conv2)
         if self._needs_projection(input_shape):
             self.shortcut = self._conv("shortcut", kernel_size=1, strides=self.strides, use_bias=True)
             self.shortcut.build(input_shape)
         self.built = True
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         y = self.conv1(tf.nn.relu(self.bn1(x, training=training)))
         y = self.conv2(tf.nn.relu(self.bn2(y, training=training)))
         return y + (x if self.shortcut is None else self.shortcut(x))

@@ -3,6 +3,8 @@
 TensorFlow's "same" padding is lopsided wherever a convolution strides, so the padding here is explicit.
 """
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -56,7 +58,7 @@ class Conv2D(keras.layers.Layer):
         self.use_bias = use_bias
         self.initialization = check_choice("initialization", initialization, INITIALIZATIONS)
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         for name, size in zip(("image height", "image width"), input_shape[1:3], strict=True):
             if size is not None:
                 check_range(name, size, low=max(1, self.kernel_size - 2 * self.padding))
@@ -72,16 +74,16 @@ class Conv2D(keras.layers.Layer):
             self.bias = self.add_weight(shape=(self.filters,), initializer=bias, name="bias")
         super().build(input_shape)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         y = tf.nn.conv2d(x, self.kernel, self.strides, explicit(self.padding))
         return y if self.bias is None else tf.nn.bias_add(y, self.bias)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         batch, height, width, _ = input_shape
         sizes = (convolved_size(n, self.kernel_size, self.strides, self.padding) for n in (height, width))
         return (batch, *sizes, self.filters)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("filters", "kernel_size", "strides", "padding", "use_bias", "initialization")
         return super().get_config() | {name: getattr(self, name) for name in names}
 
@@ -109,22 +111,22 @@ class TimeConv2D(keras.layers.Layer):
         self.filters = check_integer("filters", filters, low=1)
         self.initialization = check_choice("initialization", initialization, INITIALIZATIONS)
 
-    def build(self, t_shape=None, h_shape=None):
+    def build(self, t_shape: Any = None, h_shape: Any = None) -> None:
         kernel, bias = kernel_initializer(self.initialization), (self.initialization, 9 * (self.filters + 1))
         shape = (3, 3, self.filters + 1, self.filters)
         self.kernel = self.add_weight(shape=shape, initializer=kernel, name="kernel")
         self.bias = self.add_weight(shape=(self.filters,), initializer=bias_initializer(*bias), name="bias")
         self.built = True
 
-    def call(self, t, h):
+    def call(self, t: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
         kernel = tf.convert_to_tensor(self.kernel)
         ones = tf.ones([1, tf.shape(h)[1], tf.shape(h)[2], 1], h.dtype)
         response = tf.nn.conv2d(ones, kernel[:, :, :1], 1, "SAME")
         y = tf.nn.bias_add(tf.nn.conv2d(h, kernel[:, :, 1:], 1, "SAME"), self.bias)
         return y + tf.cast(t, h.dtype) * response
 
-    def compute_output_shape(self, t_shape=None, h_shape=None):
+    def compute_output_shape(self, t_shape: Any = None, h_shape: Any = None) -> tuple[int | None, ...]:
         return h_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"filters": self.filters, "initialization": self.initialization}

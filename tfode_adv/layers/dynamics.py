@@ -1,6 +1,9 @@
 """The dynamics that the WIFS 2019 models integrate. A dynamics is a layer `f(t, h)`, dh/dt = f(t, h)."""
 
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from tfode_adv.errors import check_integer
 from tfode_adv.layers.convolution import TimeConv2D
@@ -38,7 +41,7 @@ class ConvDynamics(keras.layers.Layer):
         self.conv2 = TimeConv2D(filters, initialization, name="conv2", dtype=self.dtype_policy)
         self.norm3 = GroupNormalization(groups, name="norm3", dtype=self.dtype_policy)
 
-    def build(self, t_shape=None, h_shape=None):
+    def build(self, t_shape: Any = None, h_shape: Any = None) -> None:
         shape = (None, None, None, self.filters)
         for norm in (self.norm1, self.norm2, self.norm3):
             norm.build(shape)
@@ -46,14 +49,14 @@ class ConvDynamics(keras.layers.Layer):
             conv.build()
         self.built = True
 
-    def call(self, t, h):
+    def call(self, t: tf.Tensor, h: tf.Tensor) -> tf.Tensor:
         h = self.conv1(t, self.norm1(h))
         h = self.conv2(t, self.norm2(h))
         return self.norm3(h)
 
-    def compute_output_shape(self, t_shape=None, h_shape=None):
+    def compute_output_shape(self, t_shape: Any = None, h_shape: Any = None) -> tuple[int | None, ...]:
         return h_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("filters", "groups", "initialization")
         return super().get_config() | {name: getattr(self, name) for name in names}

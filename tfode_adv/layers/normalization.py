@@ -1,5 +1,7 @@
 """Group normalisation at little more than the cost of reading the image twice."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -149,14 +151,14 @@ class GroupNormalization(keras.layers.Layer):
         self.epsilon = check_range("epsilon", epsilon, low=0, low_open=True)
         self.activation = check_choice("activation", activation, ACTIVATIONS)
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         channels = input_shape[-1]
         self._group_count = group_count("the number of channels", channels, self.groups)
         self.gamma = self.add_weight(shape=(channels,), initializer="ones", name="gamma", autocast=False)
         self.beta = self.add_weight(shape=(channels,), initializer="zeros", name="beta", autocast=False)
         super().build(input_shape)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return group_normalization(
             x,
             tf.convert_to_tensor(self.gamma),
@@ -166,9 +168,9 @@ class GroupNormalization(keras.layers.Layer):
             relu=self.activation == "relu",
         )
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {"groups": self.groups, "epsilon": self.epsilon, "activation": self.activation}
         return super().get_config() | config

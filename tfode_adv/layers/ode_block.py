@@ -13,6 +13,7 @@ from tfode_adv import solvers
 from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
 from tfode_adv.layers.context import SETTINGS, Statistics, current_settings, record
 from tfode_adv.solvers.graph import in_xla
+from tfode_adv.solvers.runge_kutta import exact
 from tfode_adv.solvers.solver import CHECKPOINTS, GRADIENTS, ON_FAILURE
 from tfode_adv.solvers.status import check_status
 
@@ -51,19 +52,22 @@ class ODEBlock(keras.layers.Layer):
     has its own step sizes, so a prediction does not depend on what else is in the batch. With mixed precision only
     the dynamics computes in half precision.
 
+    The dynamics must treat samples independently, and hold neither dropout nor batch statistics. It is called with
+    any number of samples, those still integrated, many times a solve; and where the backward pass evaluates it anew
+    (any gradient but "backprop" of kept stages), in inference mode.
+
     Args:
         dynamics: a Keras layer, or callable, `f(t, h)` that returns dh/dt of h's structure and shapes; an autonomous
             one may be `f(h)`, such as a `keras.Sequential`. `t` is a scalar, or one time a sample shaped to broadcast
-            against the state's first component. It is called with any number of samples and must treat them
-            independently. Only a layer's weights belong to the block: those that a plain function closes over are
-            neither trained by `fit` nor saved. Where the backward pass evaluates a layer anew (any gradient but
-            "backprop" of kept stages), it does so in inference mode: choose none with dropout or batch statistics.
+            against the state's first component. Only a layer's weights belong to the block: those that a plain
+            function closes over are neither trained by `fit` nor saved.
         solver: "dopri5", "bosh3", "heun2" (adaptive), "euler", "midpoint", "rk4", "kutta38" (`num_steps` equal
             steps), or "tfp", the stock `tfp.math.ode.DormandPrince`: the batch shares one step size, the gradient is
             its own adjoint whatever `gradient` says, and a failed solve is its own error, whatever `on_failure` says.
         tol: tolerance of adaptive solvers, relative and absolute, > 0.
         gradient: "backprop", through the accepted steps with step sizes held constant; "backprop_steps", through the
-            step sizes too, as the papers' programs did; or "adjoint", the continuous adjoint equation.
+            step sizes too, as the MSML program and WIFS's without its adjoint option did; or "adjoint", the
+            continuous adjoint equation.
         final_time: > 0.
         num_steps: steps of a fixed-step solver; default 1.
         checkpoint: what "backprop" keeps for its backward pass: "auto", "steps" or "none" (see
@@ -72,11 +76,14 @@ class ODEBlock(keras.layers.Layer):
         adjoint_solver: solver of the adjoint equation; None means `solver`.
         max_num_steps: steps tried before a sample fails.
         on_failure: "raise": a failed sample raises `tfode_adv.solvers.SolveError` (compiled functions:
-            `tf.errors.InvalidArgumentError`; under XLA, which raises nothing, it comes out as NaN); "status": its
-            last good state is returned, and its status stands in the statistics.
+            `tf.errors.InvalidArgumentError`; under XLA, which raises nothing, it comes out as NaN), and so does one
+            whose adjoint solve fails (under XLA its gradient is NaN, and that of all weights); "status": its last
+            good state is returned, and its status stands in the statistics; if its adjoint solve fails, its gradient
+            is zero and that of all weights NaN.
 
     `fit`, `evaluate` and `predict` do not use XLA unless the whole model is put into a `tf.function` of your own with
-    `jit_compile=True`. There a solve that is differentiated records at most 128 steps; one that needs more fails.
+    `jit_compile=True`. A solve that a `GradientTape` records there takes at most 128 steps, rejected ones included: a
+    sample that needs more fails (not with `gradient="adjoint"`, and not in a function compiled without a tape).
 
     Raises:
         UsageError: for a value out of range or an unknown choice.
@@ -209,7 +216,7 @@ class ODEBlock(keras.layers.Layer):
         self._ensure_built(h1)
 
         def reversed_field(s: tf.Tensor, h: Any) -> Any:
-            slope = self._field(tf.cast(self.final_time, s.dtype) - s, h)
+            slope = self._field(exact(self.final_time, s.dtype) - s, h)
             return tf.nest.map_structure(tf.negative, slope)
 
         results = self._solve(reversed_field, h1, [self.final_time])
@@ -268,7 +275,7 @@ class ODEBlock(keras.layers.Layer):
             adjoint = make(name, settings["adjoint_tol"] or settings["tol"])
         return make(
             settings["solver"],
-            tf.convert_to_tensor(settings["tol"]),
+            exact(settings["tol"], tf.float64),
             gradient=settings["gradient"],
             checkpoint=settings["checkpoint"],
             on_gradient_failure=settings["on_failure"],
@@ -276,7 +283,7 @@ class ODEBlock(keras.layers.Layer):
         )
 
     def _stock(self, settings: dict[str, Any]) -> tfp.math.ode.DormandPrince:
-        tol = tf.cast(tf.convert_to_tensor(settings["tol"]), tf.float32)
+        tol = exact(settings["tol"], tf.float64)
         if tol.shape.rank != 0:
             raise UsageError("solver 'tfp' shares one step size in a batch: it takes no tolerance a sample")
         return solvers.get("tfp", rtol=tol, atol=tol, max_num_steps=settings["max_num_steps"])

@@ -1,11 +1,16 @@
 """Layers without weights that bring maps into the shape the next layer wants."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfode_adv.errors import check_choice, check_integer, check_range
 from tfode_adv.layers.skew import STRIDE_KERNELS, start_size
+from tfode_adv.solvers.runge_kutta import exact
+
+_SIZES = ("height of the maps", "width of the maps")
 
 
 @keras.saving.register_keras_serializable(package="tfode_adv")
@@ -21,7 +26,7 @@ class TileChannels(keras.layers.Layer):
         strides: 1 or 2.
 
     Raises:
-        UsageError: an argument out of range; at build, an image too small to stride over.
+        UsageError: an argument out of range; at build, maps too small to stride over.
     """
 
     def __init__(self, filters: int, strides: int = 1, **kwargs):
@@ -29,24 +34,24 @@ class TileChannels(keras.layers.Layer):
         self.filters = check_integer("filters", filters, low=1)
         self.strides = check_choice("strides", strides, STRIDE_KERNELS)
 
-    def build(self, input_shape):
-        for name, size in zip(("image height", "image width"), input_shape[1:3], strict=True):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        for name, size in zip(_SIZES, input_shape[1:3], strict=True):
             if size is not None:
                 check_range(name, size, low=self.strides)
         super().build(input_shape)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         if self.strides > 1:
             height, width = (start_size(tf.shape(x)[axis], self.strides) for axis in (1, 2))
             x = x[:, :: self.strides, :: self.strides][:, :height, :width]
         repeats = -(-self.filters // x.shape[3])
         return tf.tile(x, [1, 1, 1, repeats])[..., : self.filters]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         batch, height, width, _ = input_shape
         return (batch, start_size(height, self.strides), start_size(width, self.strides), self.filters)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"filters": self.filters, "strides": self.strides}
 
 
@@ -69,13 +74,13 @@ class AppendConstant(keras.layers.Layer):
         self.units = check_integer("units", units, low=1)
         self.value = value
 
-    def call(self, x):
-        return tf.pad(x, [[0, 0], [0, self.units]], constant_values=tf.cast(self.value, x.dtype))
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.pad(x, [[0, 0], [0, self.units]], constant_values=exact(self.value, x.dtype))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (input_shape[0], input_shape[1] + self.units)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"units": self.units, "value": self.value}
 
 
@@ -94,13 +99,13 @@ class LastFeatures(keras.layers.Layer):
         super().__init__(**kwargs)
         self.units = check_integer("units", units, low=1)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return x[:, -self.units :]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (input_shape[0], self.units)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"units": self.units}
 
 
@@ -115,19 +120,19 @@ class AveragePoolTo(keras.layers.Layer):
         size: height and width of the output, positive.
 
     Raises:
-        UsageError: size out of range; at build, an image smaller than that.
+        UsageError: size out of range; at build, maps smaller than that.
     """
 
     def __init__(self, size: int, **kwargs):
         super().__init__(**kwargs)
         self.size = check_integer("size", size, low=1)
 
-    def build(self, input_shape):
-        check_range("image height", input_shape[1], low=self.size)
-        check_range("image width", input_shape[2], low=self.size)
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        for name, size in zip(_SIZES, input_shape[1:3], strict=True):
+            check_range(name, size, low=self.size)
         super().build(input_shape)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         rows, columns = (tf.constant(self._windows(n), x.dtype) for n in x.shape[1:3])
         return tf.einsum("ih,bhwc,jw->bijc", rows, x, columns)
 
@@ -138,8 +143,8 @@ class AveragePoolTo(keras.layers.Layer):
         inside = (pixels >= starts[:, None]) & (pixels < ends[:, None])
         return inside / (ends - starts)[:, None]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (input_shape[0], self.size, self.size, input_shape[3])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"size": self.size}

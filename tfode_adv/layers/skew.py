@@ -1,10 +1,12 @@
 """The skew-symmetric dynamics of SONet: each half of the state drives the other, with opposite signs.
 
-MSML 2021 (Huang et al., "Adversarial Robustness of Stabilized Neural ODEs Might Be from Obfuscated
+MSML 2021 (Huang et al., "Adversarial Robustness of Stabilized Neural ODE Might be from Obfuscated
 Gradients"), section 3.2. The state is a pair (y, z), and the time does not appear. The
 linearised field [[-gamma I, W], [-W^T, -gamma I]] has eigenvalues with real part -gamma, so for gamma = 0 it
 neither damps nor amplifies; the normalisations and the activations between are not part of that argument.
 """
+
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -68,7 +70,7 @@ class SkewDynamics(keras.layers.Layer):
         names = ("norm1_1", "norm1_2", "norm2_1", "norm2_2")
         self.norms = [GroupNormalization(groups, name=name, dtype=self.dtype_policy) for name in names]
 
-    def build(self, t_shape=None, state_shape=None):
+    def build(self, t_shape: Any = None, state_shape: Any = None) -> None:
         size = STRIDE_KERNELS[self.strides]
         self.kernel = self.add_weight(
             shape=(size, size, self.channels, self.filters),
@@ -79,7 +81,7 @@ class SkewDynamics(keras.layers.Layer):
             norm.build((None, None, None, channels))
         self.built = True
 
-    def call(self, t, state):
+    def call(self, t: tf.Tensor, state: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         y, z = state
         before_y, before_z, after_y, after_z = self.norms
         normal_y, normal_z = before_y(y), before_z(z)
@@ -94,10 +96,10 @@ class SkewDynamics(keras.layers.Layer):
         # A reloaded functional model passes lists where it passed tuples.
         return tf.nest.pack_sequence_as(state, slopes)
 
-    def compute_output_shape(self, t_shape=None, state_shape=None):
+    def compute_output_shape(self, t_shape: Any = None, state_shape: Any = None) -> Any:
         return state_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("filters", "channels", "strides", "groups", "gamma", "initialization")
         return super().get_config() | {name: getattr(self, name) for name in names}
 
@@ -129,7 +131,7 @@ class SkewDenseDynamics(keras.layers.Layer):
         self.gamma = check_range("gamma", gamma, low=0)
         self.initialization = check_choice("initialization", initialization, INITIALIZATIONS)
 
-    def build(self, t_shape=None, state_shape=None):
+    def build(self, t_shape: Any = None, state_shape: Any = None) -> None:
         self.kernel = self.add_weight(
             shape=(self.units, self.features),
             initializer=kernel_initializer(self.initialization),
@@ -142,7 +144,7 @@ class SkewDenseDynamics(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, t, state):
+    def call(self, t: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
         kernel = tf.convert_to_tensor(self.kernel)
         active = tf.nn.leaky_relu(state, SLOPE)
         towards_y = tf.matmul(active[:, self.features :], kernel)
@@ -150,9 +152,9 @@ class SkewDenseDynamics(keras.layers.Layer):
         slope = tf.nn.bias_add(tf.concat([towards_y, towards_z], axis=1), self.bias)
         return slope - self.gamma * state if self.gamma else slope
 
-    def compute_output_shape(self, t_shape=None, state_shape=None):
+    def compute_output_shape(self, t_shape: Any = None, state_shape: Any = None) -> tuple[int | None, ...]:
         return state_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("units", "features", "gamma", "initialization")
         return super().get_config() | {name: getattr(self, name) for name in names}

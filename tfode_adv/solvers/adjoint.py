@@ -51,7 +51,7 @@ def solve_adjoint(
 
     def interval(m, adjoint, totals, status, reached):
         start = tf.cond(m > 0, lambda: times[tf.maximum(m - 1, 0)], lambda: t0)
-        y = rk.select(succeeded, [o[m] for o in solution.outputs])
+        y = rk.stand_in(succeeded, [o[m] for o in solution.outputs])
         added = rk.select(succeeded, [c[m] for c in cotangents])
         a = [b + c for b, c in zip(adjoint, added, strict=True)]
         back = integrate(
@@ -63,6 +63,7 @@ def solve_adjoint(
             atol,
             settings,
             integral=Integral(totals, parameter_integrand) if parameters else None,
+            where=succeeded & (status == int(Status.OK)),
         )
         status = tf.where(status == int(Status.OK), back.totals.status, status)
         adjoint = rk.select(status == int(Status.OK), [o[0] for o in back.outputs[components:]])

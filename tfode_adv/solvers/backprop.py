@@ -181,7 +181,8 @@ class _Backpropagation:
             like=slope,
         )
         # A sample that starts from NaN has left some.
-        return pulled._replace(state=_only(self.succeeded, pulled.state))
+        parameters = [tf.where(tf.reduce_any(self.succeeded), p, tf.zeros_like(p)) for p in pulled.parameters]
+        return Gradients(_only(self.succeeded, pulled.state), parameters)
 
     def _kept_or(
         self,
@@ -229,13 +230,15 @@ class _Backpropagation:
 
     def _recomputed(self, step: Step, adjoint: list, slope: list) -> Gradients:
         """Pulls back through a step, recomputed from its start; arguments as in `_from_kept`."""
-        method, t, h = self.method, step.t, step.h
+        method, h = self.method, step.h
+        # Of samples that did not take the step, finite slopes: the parameters' sums run over all rows.
+        t, *y = rk.stand_in(h > 0, [step.t, *step.y])
         start, cotangents, at_end = self._cotangents(step, adjoint)
         slope_here = _only(h > 0, slope) if slope else []
         slopes: list[Slope] = []
 
         def evaluate(i: int) -> Slope:
-            state = rk.advance(step.y, h, method.a[i], [s.value for s in slopes[:i]])
+            state = rk.advance(y, h, method.a[i], [s.value for s in slopes[:i]])
             return self.evaluate(t + rk.exact(method.c[i], t.dtype) * h, state)
 
         def at_the_end() -> Gradients:

@@ -1,6 +1,5 @@
 """What a solve returns beside the states: what it cost, how it ended, and where a further solve may start."""
 
-import dataclasses
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -9,9 +8,20 @@ from tensorflow_probability.python.math.ode.base import Diagnostics as TfpDiagno
 from tfode_adv.solvers.status import Status
 
 
-@dataclasses.dataclass(frozen=True)
-class Diagnostics(TfpDiagnostics):
+class _Fields(NamedTuple):
+    num_ode_fn_evaluations: tf.Tensor
+    num_accepted_steps: tf.Tensor
+    num_rejected_steps: tf.Tensor
+    status: tf.Tensor
+    final_time: tf.Tensor
+    num_jacobian_evaluations: tf.Tensor | int = 0
+    num_matrix_factorizations: tf.Tensor | int = 0
+
+
+class Diagnostics(_Fields, TfpDiagnostics):
     """What a solve cost and how it ended: one entry a sample, scalars where the batch is coupled.
+
+    A tuple, as TFP's own, so that a `tf.function` can return it.
 
     Attributes:
         num_ode_fn_evaluations: evaluations of the dynamics (NFE), those of the first step's choice included.
@@ -19,19 +29,20 @@ class Diagnostics(TfpDiagnostics):
         num_rejected_steps: steps tried and rejected.
         status: a `Status`; 0 is success.
         final_time: time reached; the solution at later times is the last good state where status is not 0.
+        num_jacobian_evaluations: 0: explicit methods need none.
+        num_matrix_factorizations: 0.
     """
 
-    num_ode_fn_evaluations: tf.Tensor = None
-    num_accepted_steps: tf.Tensor = None
-    num_rejected_steps: tf.Tensor = None
-    status: tf.Tensor = None
-    final_time: tf.Tensor = None
-    num_jacobian_evaluations: tf.Tensor = 0
-    num_matrix_factorizations: tf.Tensor = 0
+    __slots__ = ()
 
     @property
-    def success_status(self):
+    def success(self) -> tf.Tensor:
+        """Whether each sample succeeded. (TFP's own takes every status that is not negative for success.)"""
         return tf.equal(self.status, int(Status.OK))
+
+    @property
+    def success_status(self) -> tf.Tensor:
+        return self.success
 
 
 class SolverState(NamedTuple):

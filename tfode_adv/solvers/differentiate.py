@@ -1,9 +1,11 @@
 """Gives a solve's outputs a gradient of our own, computed only for what is asked."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
+from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import imperative_grad, record
 
 from tfode_adv.solvers.slopes import Gradients
@@ -13,26 +15,46 @@ SECOND_DERIVATIVE = "second derivatives through an ODE solve are not implemented
 PullBack = Callable[[list[tf.Tensor], bool], Gradients]
 
 
-def stop_recording():
+def stop_recording() -> contextlib.AbstractContextManager[None]:
     """No tape sees the operations inside: their gradient is given apart."""
     return record.stop_recording()
 
 
+@contextlib.contextmanager
+def _recording() -> Iterator[None]:
+    """Tapes see the operations inside, within `stop_recording` too."""
+    stopped = pywrap_tfe.TFE_Py_TapeSetIsStopped()
+    if stopped:
+        pywrap_tfe.TFE_Py_TapeSetRestartOnThread()
+    try:
+        yield
+    finally:
+        if stopped:
+            pywrap_tfe.TFE_Py_TapeSetStopOnThread()
+
+
 class VariablesRead:
-    """Collects the trainable variables read inside `with` blocks, in the order of their first reading."""
+    """Collects the trainable variables read inside `reading` blocks, in the order of their first reading.
+
+    Called eagerly, a `tf.function` that was traced before names its variables only where a tape could record the
+    call. So tapes see the first eager block: hand it tensors that none follows, or they keep what it computes.
+
+    Attributes:
+        began: whether there was a block.
+    """
 
     def __init__(self):
         self.variables: list[tf.Variable] = []
+        self.began = False
 
-    def __enter__(self):
-        self._watcher = record.VariableWatcher()
-        self._watcher.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self._watcher.__exit__(*error)
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        seen = _recording() if tf.executing_eagerly() and not self.began else contextlib.nullcontext()
+        self.began = True
+        with seen, record.VariableWatcher() as watcher:
+            yield
         known = {id(v) for v in self.variables}
-        self.variables += [v for v in self._watcher.watched_variables() if id(v) not in known]
+        self.variables += [v for v in watcher.watched_variables() if id(v) not in known]
 
 
 def differentiable(
@@ -48,10 +70,13 @@ def differentiable(
     state's gradient is asked for.
 
     Args:
+        constants: floating or complex.
         pull_back: `pull_back(cotangents, with_parameters)`; parameters are the variables, then the constants.
     """
     parameters = [tf.convert_to_tensor(v) for v in variables] + constants
     memory: list[tuple[list[tf.Tensor], Gradients]] = []
+    followed = bool(constants) and record.should_record_backprop(constants)
+    graph = _graph()
 
     def recall(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
         for known, gradients in memory:
@@ -70,7 +95,9 @@ def differentiable(
     @tf.custom_gradient
     def from_parameters(*values):
         def gradient(*cotangents):
-            if not constants and not _asked_for(variables):
+            # In another graph, a loop's derivative for one, no tape tells whether the constants lead anywhere.
+            constants_count = followed or (constants and _graph() is not graph)
+            if not constants_count and not _asked_for(variables):
                 return [None] * len(values)
             return recall(list(cotangents), True).parameters
 
@@ -86,6 +113,10 @@ def differentiable(
     if not parameters:
         return reached
     return _as_list(join(*reached, *_as_list(from_parameters(*parameters))))
+
+
+def _graph() -> tf.Graph | None:
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
 def _asked_for(variables: list[tf.Variable]) -> bool:

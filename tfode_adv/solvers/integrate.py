@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from tfode_adv.solvers import outputs as out
@@ -12,7 +11,7 @@ from tfode_adv.solvers import runge_kutta as rk
 from tfode_adv.solvers.control import IController, hairer_first_step
 from tfode_adv.solvers.graph import in_xla, isolated
 from tfode_adv.solvers.status import Status
-from tfode_adv.solvers.steps import XLA_MAX_RECORDED_STEPS, StepStore
+from tfode_adv.solvers.steps import StepStore
 from tfode_adv.solvers.tableaus import Tableau
 
 # A batch is made smaller in units of an eighth of its first size: few enough sizes that the kernels
@@ -95,7 +94,7 @@ class Integral(NamedTuple):
     Attributes:
         start: list of tensors, its value at the start.
         integrand: `integrand(t, y, weights)`: the sum over the n rows of their integrands times `weights` `[n]`.
-            Rows with weight 0 hold zeros.
+            Rows with weight 0 hold the state of another row.
     """
 
     start: list[tf.Tensor]
@@ -106,7 +105,7 @@ class Solution(NamedTuple):
     """Outputs as rows `[T, B, ...]` a component, totals, the steps where recorded, the integral if any.
 
     Attributes:
-        start: the initial rows; of samples that cannot be integrated, zeros.
+        start: the initial rows; of samples that cannot be integrated, another one's.
     """
 
     outputs: list[tf.Tensor]
@@ -127,6 +126,7 @@ def integrate(
     *,
     store: StepStore | None = None,
     integral: Integral | None = None,
+    where: tf.Tensor | bool = True,
 ) -> Solution:
     """Integrates every sample from `t0` and reads its state at `times`.
 
@@ -138,14 +138,15 @@ def integrate(
         atol: `[B]`.
         store: an empty store for what the backward pass needs, to be filled; None where there will be none.
         integral: integrated along, if given.
+        where: `[B]`, the samples to integrate; the others' outputs are their initial rows, their status is OK.
     """
-    return _Integration(f, t0, times, settings, store, integral).run(y0, rtol, atol)
+    return _Integration(f, t0, times, settings, store, integral, where).run(y0, rtol, atol)
 
 
 class _Integration:
-    def __init__(self, f, t0, times, settings: Settings, store: StepStore | None, integral: Integral | None):
+    def __init__(self, f, t0, times, settings: Settings, store: StepStore | None, integral: Integral | None, where):
         self.f, self.t0, self.times, self.settings = f, t0, times, settings
-        self.store, self.integral = store, integral
+        self.store, self.integral, self.where = store, integral, where
         self.method = settings.method
         self.end = times[-1]
         self.xla = in_xla()
@@ -153,8 +154,8 @@ class _Integration:
         self.max_num_steps = tf.cast(settings.max_num_steps, tf.int32)
         if not self.method.adaptive:
             self.max_num_steps = tf.maximum(self.max_num_steps, self.num_steps)
-        if self.xla and store:
-            self.max_num_steps = tf.minimum(self.max_num_steps, XLA_MAX_RECORDED_STEPS)
+        if store and store.size is not None:
+            self.max_num_steps = tf.minimum(self.max_num_steps, store.size)
 
     def run(self, y0: list[tf.Tensor], rtol: tf.Tensor, atol: tf.Tensor) -> Solution:
         self.full = tf.shape(y0[0])[0]
@@ -210,29 +211,39 @@ class _Integration:
 
     def _start(self, y0: list[tf.Tensor], rtol: tf.Tensor, atol: tf.Tensor) -> tuple[Batch, Totals, StepStore | None]:
         t = tf.zeros_like(rtol) + self.t0
-        slope, evaluations, residuals = [], 0, []
-        if self.method.first_same_as_last:
-            slope, evaluations = self._remembering(residuals)(t, y0), 1
-        if not self.method.adaptive:
-            step = tf.zeros_like(t) + (self.end - self.t0) / tf.cast(self.num_steps, t.dtype)
-        elif self.settings.first_step is not None:
-            step = tf.zeros_like(t) + rk.exact(self.settings.first_step, t.dtype)
-        else:
-            step = hairer_first_step(self.f, self.method, t, y0, slope, rtol, atol)
-            evaluations += 1
+        # The adjoint equation is solved inside a loop over the solution times.
+        slope, step, residuals = isolated(self._first_evaluations)(t, y0, rtol, atol)
+        evaluations = int(self.method.first_same_as_last) + int(self._chooses_first_step)
         zeros = tf.zeros_like(t, tf.int32)
-        status = tf.where(_below_resolution(y0, rtol, atol) & self.method.adaptive, int(Status.UNDERFLOW), zeros)
+        status = tf.where(rk.below_resolution(y0, rtol, atol) & self.method.adaptive, int(Status.UNDERFLOW), zeros)
         status = tf.where(rk.not_finite(y0 + slope, t.dtype) == 0, status, int(Status.NON_FINITE))
-        good = status == int(Status.OK)
-        # Hopeless samples are set to zero, so that no NaN of theirs meets a sum over the batch.
-        y, slope = tf.cond(
-            tf.reduce_all(good),
-            lambda: (y0, slope),
-            lambda: tuple(rk.select(good, rows) for rows in (y0, slope)),
-        )
-        batch = Batch(tf.range(self.full), good & (t < self.end), t, step, tf.ones_like(t), rtol, atol, y, slope)
+        status = tf.where(self.where, status, int(Status.OK))
+        good = (status == int(Status.OK)) & self.where
+        # No NaN of a sample left out meets a sum over the batch.
+        first, *rows = rk.stand_in(good, [step, *y0, *slope])
+        y, slope = rows[: len(y0)], rows[len(y0) :]
+        batch = Batch(tf.range(self.full), good & (t < self.end), t, first, tf.ones_like(t), rtol, atol, y, slope)
         store = self.store and self.store.write_start(residuals, good)
         return batch, Totals(zeros + evaluations, zeros, zeros, status, t, step), store
+
+    @property
+    def _chooses_first_step(self) -> bool:
+        return self.method.adaptive and self.settings.first_step is None
+
+    def _first_evaluations(
+        self, t: tf.Tensor, y0: list[tf.Tensor], rtol: tf.Tensor, atol: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor, list[list[tf.Tensor]]]:
+        """The slope at the start if it is reused, the first step's size, and what that slope leaves to be kept."""
+        slope, residuals = [], []
+        if self.method.first_same_as_last:
+            slope = self._remembering(residuals)(t, y0)
+        if self._chooses_first_step:
+            return slope, hairer_first_step(self.f, self.method, t, y0, slope, rtol, atol), residuals
+        if self.method.adaptive:
+            step = rk.exact(self.settings.first_step, t.dtype)
+        else:
+            step = (self.end - self.t0) / tf.cast(self.num_steps, t.dtype)
+        return slope, tf.zeros_like(t) + step, residuals
 
     def _work(self, i: tf.Tensor, batch: Batch, totals: Totals) -> tuple[Attempt, Batch, Totals, list]:
         """Tries one step of every sample in `batch`; the last result is what its evaluations leave to be kept."""
@@ -286,6 +297,8 @@ class _Integration:
         step, stuck = batch.step, tf.zeros_like(finite)
         if self.method.adaptive:
             step = h * self.settings.controller.factor(ratio, batch.ratio, accepted, self.method.control_order)
+            # What a finished sample would try next, which a further solve may start with, is not tried here.
+            step = tf.where(batch.active, step, batch.step)
             t = tf.where(accepted, t_next, batch.t)
             stuck = t + step <= t
         ratio = tf.where(accepted, tf.maximum(ratio, SMALLEST_RATIO), batch.ratio)
@@ -304,9 +317,10 @@ class _Integration:
             weight = tf.where(attempt.accepted, attempt.h * weights[i], 0)
 
             def share(a=a, c=c, i=i, weight=weight) -> list[tf.Tensor]:
+                t = batch.t + rk.exact(c, attempt.h.dtype) * attempt.h
                 y = rk.advance(batch.y, attempt.h, a, attempt.slopes[:i])
-                y = rk.select(weight != 0, y)
-                return self.integral.integrand(batch.t + rk.exact(c, attempt.h.dtype) * attempt.h, y, weight)
+                t, *y = rk.stand_in(weight != 0, [t, *y])
+                return self.integral.integrand(t, y, weight)
 
             added.append(tf.cond(tf.reduce_any(weight != 0), share, lambda: [tf.zeros_like(v) for v in value]))
         return [tf.add_n(parts) for parts in zip(value, *added, strict=True)]
@@ -375,13 +389,3 @@ def step_weights(method: Tableau, where: tf.Tensor, t: tf.Tensor, t_next: tf.Ten
     last = where & (t_next >= end)
     theta = tf.where(last, tf.math.divide_no_nan(end - t, t_next - t), 1)
     return rk.dense_weights(method, theta, last)
-
-
-def _below_resolution(y: list[tf.Tensor], rtol: tf.Tensor, atol: tf.Tensor) -> tf.Tensor:
-    """Whether the tolerance is finer than the state's number type resolves, `[B]`: hopelessly many steps."""
-    below = tf.zeros_like(rtol, tf.bool)
-    for component in y:
-        size = tf.cast(tf.sqrt(rk.mean_square(component)), rtol.dtype)
-        resolution = float(np.finfo(component.dtype.real_dtype.as_numpy_dtype).eps)
-        below |= atol + rtol * size < resolution * size
-    return below

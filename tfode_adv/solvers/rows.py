@@ -87,25 +87,26 @@ class Rows:
         return tf.reshape(value, [count]) if self._batch_ndims != 1 else value
 
     def field(self, t: tf.Tensor, rows: list[tf.Tensor], constants: dict[str, Any]) -> list[tf.Tensor]:
-        """The slopes at `rows`, each sample at its own time `t` `[B]`.
+        """The slopes at `rows` `[m, ...]`, each sample at its own time `t` `[m]`.
 
         The user's function sees a scalar time where the batch is coupled, else times shaped to broadcast
-        against the first component of the state.
+        against the first component of the state. Of several batch dimensions the first counts the samples and the
+        others are 1: there may be fewer samples than the batch had.
         """
         n = self._batch_ndims
         values = []
         for r, c in zip(rows, self._flat, strict=True):
             if n == 0:
                 r = tf.squeeze(r, [0])
-            elif n > 1:
-                r = tf.reshape(r, tf.concat([tf.shape(c)[:n], tf.shape(r)[1:]], 0))
+            for _ in range(1, n):
+                r = r[:, tf.newaxis]
             values.append(tf.cast(r, c.dtype))
         t = tf.cast(t, self._flat[0].dtype.real_dtype)
         if n == 0:
             time = t[0]
         else:
-            ones = [1] * (values[0].shape.rank - n)
-            time = tf.reshape(t, tf.concat([tf.shape(values[0])[:n], tf.constant(ones, tf.int32)], 0))
+            ones = tf.ones([values[0].shape.rank - 1], tf.int32)
+            time = tf.reshape(t, tf.concat([tf.shape(values[0])[:1], ones], 0))
         slope = self._ode_fn(time, tf.nest.pack_sequence_as(self._state, values), **constants)
         return self._slope_rows(slope, values)
 

@@ -30,6 +30,22 @@ def select(where: tf.Tensor, rows: list[Row], others: list[Row] | None = None) -
     return [tf.where(m, r, o) for m, r, o in zip(masks, rows, others, strict=True)]
 
 
+def stand_in(where: tf.Tensor, rows: list[Row]) -> list[Row]:
+    """`rows` of the samples for which `where` `[n]` holds; each of the others becomes a copy of one of those.
+
+    So that what is computed of the others is as finite as the rest, and times zero gives zero: at a state of zeros,
+    or that of a sample that broke down, a dynamics may not be. Where it holds for none, nothing changes.
+    """
+
+    def copied() -> list[Row]:
+        places = tf.range(tf.size(where))
+        one = tf.reduce_max(tf.where(where, places, -1))
+        places = tf.where(where | (one < 0), places, one)
+        return [tf.gather(r, places) for r in rows]
+
+    return tf.cond(tf.reduce_all(where), lambda: list(rows), copied)
+
+
 def weighted_sum(weights: Sequence[float | tf.Tensor], terms: Sequence[Row]) -> Row | None:
     """Sum of `weights[i] * terms[i]`; a weight is a float, or one number a row; None where all are 0."""
     products = []
@@ -113,6 +129,16 @@ def root_mean_square(rows: Row) -> tf.Tensor:
 def not_finite(components: list[Row], dtype: tf.DType) -> tf.Tensor:
     """0 for each row that is finite in every component, NaN for the others, `[n]`."""
     return largest([mean_square(c * 0) for c in components], dtype)
+
+
+def below_resolution(y: list[Row], rtol: tf.Tensor, atol: tf.Tensor) -> tf.Tensor:
+    """Whether the tolerance is finer than the state's number type resolves, `[n]`: hopelessly many steps."""
+    below = tf.zeros_like(rtol, tf.bool)
+    for component in y:
+        size = tf.cast(tf.sqrt(mean_square(component)), rtol.dtype)
+        resolution = float(np.finfo(component.dtype.real_dtype.as_numpy_dtype).eps)
+        below |= atol + rtol * size < resolution * size
+    return below
 
 
 def _size(rows: Row) -> int | tf.Tensor:

@@ -13,6 +13,21 @@ class Gradients(NamedTuple):
     parameters: list[tf.Tensor]
 
 
+def without(lost: tf.Tensor, gradients: Gradients) -> Gradients:
+    """NaN for the state of the samples whose gradient is `lost` `[B]`, and for all parameters if there is one.
+
+    What the others add to a parameter's gradient is finite, and would be taken for the whole.
+    """
+    any_lost = tf.reduce_any(lost)
+    parameters = [tf.where(any_lost, _nan(p), p) for p in gradients.parameters]
+    masks = [tf.reshape(lost, [-1] + [1] * (r.shape.rank - 1)) for r in gradients.state]
+    return Gradients([tf.where(m, _nan(r), r) for m, r in zip(masks, gradients.state, strict=True)], parameters)
+
+
+def _nan(like: tf.Tensor) -> tf.Tensor:
+    return tf.cast(float("nan"), like.dtype)
+
+
 class Slope(NamedTuple):
     """One evaluation of a field, and the function that takes the slope's cotangents to their `Gradients`."""
 

@@ -21,17 +21,22 @@ from tfode_adv.solvers.kept import AUTO_BYTES, KeptStages
 from tfode_adv.solvers.residuals import SplitField
 from tfode_adv.solvers.rows import Rows
 from tfode_adv.solvers.runge_kutta import exact
-from tfode_adv.solvers.slopes import Gradients, Slope, taped
+from tfode_adv.solvers.slopes import Gradients, Slope, taped, without
 from tfode_adv.solvers.status import Status, check_status
 from tfode_adv.solvers.step_sizes import backpropagate_with_step_sizes
 from tfode_adv.solvers.steps import Step, StepStore, Trial
 from tfode_adv.solvers.tableaus import Tableau
+from tfode_adv.solvers.times import checked_times
 
 GRADIENTS = ("backprop", "backprop_steps", "adjoint")
 CHECKPOINTS = ("auto", "steps", "none")
 ENDPOINTS = ("interpolate", "clip")
 ON_FAILURE = ("raise", "status")
 DEFAULT_MAX_NUM_STEPS = 10_000
+NOT_RECORDED = (
+    "no GradientTape recorded a solve while jit_compile=True compiled it: put the tape inside the compiled function, "
+    "or choose gradient='adjoint'"
+)
 
 
 class RungeKuttaSolver(tfp.math.ode.Solver):
@@ -91,7 +96,9 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
                 where a `GradientTape` records the solve, or the tracing of the function that holds it: a forward
                 pass alone does not pay for them. XLA, and a dynamics with loops or branches of TensorFlow's
                 inside, leave nothing that could be kept: there "auto" means "steps".
-            on_gradient_failure: "raise", or "status": samples whose adjoint solve fails have gradient zero.
+            on_gradient_failure: "raise" (under XLA, which raises nothing, the gradients of samples whose adjoint
+                solve fails, and those of all variables and constants, are NaN), or "status": such samples have
+                gradient zero, variables and constants NaN.
 
         Raises:
             UsageError: for a value out of range or an unknown choice.
@@ -141,21 +148,26 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
         With `batch_ndims=1` every sample has its own time, step size, error test, NFE and status, and a sample's
         result does not depend on the others. `ode_fn` is then called with times shaped to broadcast against the
         first component of the state, `[n, 1, ..., 1]`, and with any number n of samples; it must treat samples
-        independently. With `batch_ndims` None or 0 the state is one sample, and the time a scalar.
+        independently. The samples of several batch dimensions come in the first of them, the others are 1. With
+        `batch_ndims` None or 0 the state is one sample, and the time a scalar.
 
-        Gradients reach `initial_state`, `constants` and the trainable variables that `ode_fn` reads.
+        Gradients reach `initial_state`, `constants` and the trainable variables that `ode_fn` reads. Under XLA
+        "backprop" and "backprop_steps" have room for 128 steps, rejected ones included: where a `GradientTape`
+        records, samples that try more fail with `Status.MAX_NUM_STEPS`. That tape must be inside the compiled function.
 
         Args:
             ode_fn: `ode_fn(t, y, **constants)`, the slope, of the structure and shapes of `y`.
             initial_time: scalar.
             initial_state: tensor or nested structure, `[*batch, ...]` each.
             solution_times: increasing times `[T]`, none before `initial_time`; or
-                `tfp.math.ode.ChosenBySolver(final_time)`: the steps of the sample that takes most of them.
+                `tfp.math.ode.ChosenBySolver(final_time)`: both ends of the steps of the sample that takes most of
+                them, from `initial_time` to `final_time`.
             jacobian_fn: ignored: explicit methods need none.
             jacobian_sparsity: ignored.
             batch_ndims: number of leading axes that count samples.
             previous_solver_internal_state: of an earlier solve's results: its step sizes are the first ones here.
-            constants: named tensors or structures of tensors.
+            constants: named tensors or structures of tensors; those of whole numbers or truth values have no
+                gradient.
 
         Returns:
             `tfp.math.ode.Results`: times `[T]`, states `[T, *batch, ...]`, `Diagnostics`, `SolverState`.
@@ -171,21 +183,7 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
             problem = _Problem(self, rows, constants, initial_time, previous_solver_internal_state)
             if isinstance(solution_times, tfp.math.ode.ChosenBySolver):
                 solution_times = problem.chosen_times(solution_times.final_time)
-            return problem.solve(self._checked_times(problem.t0, solution_times, rows.dtype))
-
-    def _checked_times(self, t0: tf.Tensor, times: Any, dtype: tf.DType) -> tf.Tensor:
-        times = exact(times, dtype)
-        if times.shape.rank != 1 or times.shape[0] == 0:
-            raise UsageError(f"solution_times has shape {times.shape}, but must be a vector of at least one time")
-        line = tf.concat([t0[tf.newaxis], times], 0)
-        known = tf.get_static_value(line)
-        if known is not None:
-            if not (known[1:] >= known[:-1]).all():
-                raise UsageError(f"solution_times must not decrease, from initial_time on, but are {known.tolist()}")
-        elif self._validate_args:
-            with tf.control_dependencies([tf.debugging.assert_non_negative(line[1:] - line[:-1])]):
-                times = tf.identity(times)
-        return times
+            return problem.solve(checked_times(problem.t0, solution_times, rows.dtype, self._validate_args))
 
     def _tolerances(self, rows: Rows) -> tuple[tf.Tensor, tf.Tensor]:
         return rows.sample_values(self._rtol, rows.dtype), rows.sample_values(self._atol, rows.dtype)
@@ -197,6 +195,10 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
     def _initialize_solver_internal_state(self, ode_fn, initial_time, initial_state):
         rows = Rows(ode_fn, initial_state, None)
         return _Problem(self, rows, {}, initial_time, None).first_state()
+
+
+def _has_gradient(constant: tf.Tensor) -> bool:
+    return constant.dtype.is_floating or constant.dtype.is_complex
 
 
 def _known(value: Any) -> list:
@@ -211,6 +213,8 @@ class _Problem:
 
     def __init__(self, solver: RungeKuttaSolver, rows: Rows, constants: dict, initial_time: Any, warm_start: Any):
         self.solver, self.rows, self.constants = solver, rows, constants
+        self.smooth = [c for c in tf.nest.flatten(constants) if _has_gradient(c)]
+        self.xla = in_xla()
         self.t0 = exact(initial_time, rows.dtype)
         self.y0 = rows.initial()
         self.read = VariablesRead()
@@ -223,10 +227,15 @@ class _Problem:
             first = rows.sample_values(self.settings.first_step, rows.dtype)
             self.settings = dataclasses.replace(self.settings, first_step=first)
 
-    def field(self, t: tf.Tensor, y: list[tf.Tensor], constants: list[tf.Tensor] | None = None) -> list[tf.Tensor]:
-        flat = tf.nest.flatten(self.constants) if constants is None else constants
-        with self.read:
-            return self.rows.field(t, y, tf.nest.pack_sequence_as(self.constants, flat))
+    def field(self, t: tf.Tensor, y: list[tf.Tensor], smooth: list[tf.Tensor] | None = None) -> list[tf.Tensor]:
+        """The slopes at (t, y), with `smooth` in place of the constants that have a gradient."""
+        smooth = self.smooth if smooth is None else smooth
+        if tf.executing_eagerly() and not self.read.began:
+            t, y, smooth = tf.nest.map_structure(tf.stop_gradient, (t, y, smooth))
+        rest = iter(smooth)
+        constants = tf.nest.map_structure(lambda c: next(rest) if _has_gradient(c) else c, self.constants)
+        with self.read.reading():
+            return self.rows.field(t, y, constants)
 
     def solve(self, times: tf.Tensor) -> tfp.math.ode.Results:
         solver = self.solver
@@ -235,6 +244,9 @@ class _Problem:
         store = self._store() if wanted else None
         with stop_recording():
             solution = integrate(self.field, self.t0, self.y0, times, rtol, atol, self.settings, store=store)
+            if wanted and not self.read.began:
+                # Without a sample to integrate nothing was evaluated, and nothing is known of the variables.
+                self.field(tf.fill(tf.shape(self.y0[0])[:1], self.t0), self.y0)
         outputs = solution.outputs
         if wanted:
             outputs = self._differentiable(times, solution)
@@ -254,7 +266,8 @@ class _Problem:
     def _store(self) -> StepStore | None:
         """An empty store for what the backward pass reads."""
         kind = self._recorded()
-        if kind is None:
+        # What XLA has compiled is differentiated inside of it or not at all, so that the tape is there by now.
+        if kind is None or (self.xla and not record.could_possibly_record()):
             return None
         return StepStore.empty(kind, self.y0, self.t0.dtype, self._kept() if kind is Step else None)
 
@@ -281,9 +294,8 @@ class _Problem:
         return KeptStages.empty(split, self.settings.method, None if demanded else AUTO_BYTES)
 
     def _split(self, to_parameters: bool | None = None) -> SplitField:
-        constants = tf.nest.flatten(self.constants)
         t = tf.fill(tf.shape(self.y0[0])[:1], self.t0)
-        return SplitField(self.field, lambda: list(self.read.variables), constants, t, self.y0, to_parameters)
+        return SplitField(self.field, lambda: list(self.read.variables), self.smooth, t, self.y0, to_parameters)
 
     def _evaluation(self, solution: Solution, parameters: list) -> Callable[[tf.Tensor, list[tf.Tensor]], Slope]:
         """How the backward pass evaluates the field where nothing was kept."""
@@ -297,21 +309,22 @@ class _Problem:
         return lambda t, y: split.slope(t, y, with_parameters)
 
     def _differentiable(self, times: tf.Tensor, solution: Solution) -> list[tf.Tensor]:
-        constants = tf.nest.flatten(self.constants)
         variables = list(self.read.variables)
 
         def pull_back(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
-            parameters = variables + constants if with_parameters else []
+            parameters = variables + self.smooth if with_parameters else []
             problem = (times, solution, cotangents, parameters)
+            if not self._recorded():
+                return self._adjoint(*problem)
+            if not solution.steps:
+                raise UsageError(NOT_RECORDED)
             if self._recorded() is Step:
                 evaluate = self._evaluation(solution, parameters)
                 return backpropagate(evaluate, self.settings.method, self.t0, *problem)
-            if self._recorded() is Trial:
-                tolerances = self.solver._tolerances(self.rows)
-                return backpropagate_with_step_sizes(self.field, self.settings, self.t0, *problem, self.y0, *tolerances)
-            return self._adjoint(*problem)
+            tolerances = self.solver._tolerances(self.rows)
+            return backpropagate_with_step_sizes(self.field, self.settings, self.t0, *problem, self.y0, *tolerances)
 
-        return differentiable(solution.outputs, self.y0, variables, constants, pull_back)
+        return differentiable(solution.outputs, self.y0, variables, self.smooth, pull_back)
 
     def _adjoint(self, times, solution, cotangents, parameters) -> Gradients:
         solver = self.solver._make_adjoint_solver_fn()
@@ -323,16 +336,14 @@ class _Problem:
         gradients, status, reached = solve_adjoint(
             self.field, self.t0, times, solution, cotangents, parameters, rtol, atol, settings
         )
-        if self.solver._on_gradient_failure == "raise":
-            with tf.control_dependencies(check_status(status, reached, "adjoint ")):
-                return tf.nest.map_structure(tf.identity, gradients)
-        # A failed sample's state has no gradient; the parameters' would lack its share and look like a right one.
-        whole = tf.reduce_all(status == int(Status.OK))
-        parameters = [tf.where(whole, g, tf.cast(float("nan"), g.dtype)) for g in gradients.parameters]
-        return gradients._replace(parameters=parameters)
+        marked = without(status != int(Status.OK), gradients)
+        if self.solver._on_gradient_failure == "status":
+            return gradients._replace(parameters=marked.parameters)
+        with tf.control_dependencies(check_status(status, reached, "adjoint ")):
+            return tf.nest.map_structure(tf.identity, marked if self.xla else gradients)
 
     def chosen_times(self, final_time: Any) -> tf.Tensor:
-        """Ends of the accepted steps of the sample that takes most of them, up to `final_time`.
+        """Both ends of the accepted steps of the sample that takes most of them, up to `final_time`.
 
         Samples that fail are left aside: their steps crowd where they broke down.
         """
@@ -358,7 +369,7 @@ class _Problem:
                 (0, tf.zeros([0], end.dtype)),
                 shape_invariants=(tf.TensorShape([]), tf.TensorShape([None])),
             )
-        return tf.concat([times, end[tf.newaxis]], 0)
+        return tf.concat([self.t0[tf.newaxis], times, end[tf.newaxis]], 0)
 
     def first_state(self) -> SolverState:
         rtol, atol = self.solver._tolerances(self.rows)

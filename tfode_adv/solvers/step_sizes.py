@@ -61,7 +61,7 @@ class _ThroughStepSizes:
         self.xla = in_xla()
 
     def run(self, solution: Solution, y0: list[tf.Tensor]) -> Gradients:
-        succeeded = solution.totals.status == int(Status.OK)
+        self.succeeded = succeeded = solution.totals.status == int(Status.OK)
         zeros = tf.zeros_like(self.rtol)
         flat = [tf.reshape(c, tf.concat([[-1], tf.shape(c)[2:]], 0)) for c in self.cotangents]
         self.flat = rk.select(tf.tile(succeeded, [tf.size(self.times)]), flat)
@@ -69,10 +69,10 @@ class _ThroughStepSizes:
         (_, step, _, *adjoint), totals = sweep(solution.steps, carried, self.parameters, self._pull_back)
         adjoint = [a + initial_cotangent(c, self.times, self.t0) for a, c in zip(adjoint, self.cotangents, strict=True)]
         if self.settings.first_step is None:
-            *finite, step = rk.select(succeeded, [*y0, step])
+            finite, (step,) = rk.stand_in(succeeded, y0), rk.select(succeeded, [step])
             rows, shares = isolated(self._pull_back_first_step)(finite, step)
             adjoint = [a + r for a, r in zip(adjoint, rows, strict=True)]
-            totals = [a + b for a, b in zip(totals, shares, strict=True)]
+            totals = [a + b for a, b in zip(totals, _if_any(succeeded, shares), strict=True)]
         return Gradients(rk.select(succeeded, adjoint), totals)
 
     def _pull_back_first_step(self, y0: list[tf.Tensor], cotangent: tf.Tensor) -> Gradients:
@@ -89,6 +89,7 @@ class _ThroughStepSizes:
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Cotangents of (t, step, ratio, y) before a trial, from those after it, and its shares of the parameters'."""
         del i
+        trial = self._standing_in(trial)
         t_next, _ = adaptive_step(self.settings, trial.t, trial.step, self.end)
         at = self._crossings(trial, trial.t, t_next)
         read = rk.select(at.valid, [tf.gather(c, at.row) for c in self.flat])
@@ -97,17 +98,25 @@ class _ThroughStepSizes:
             t, step, ratio, *y = rows
             return self._after(trial, t, step, ratio, y)
 
-        # Of rows that do not count nothing depends on what is computed here, be it finite or not.
         outgoing = rk.select(trial.counts, carried) + read
         before = [trial.t, trial.step, trial.ratio, *trial.y]
         rows, shares = taped(after, before, self.parameters).pull_back(outgoing)
-        return rk.select(trial.counts, rows, carried), shares
+        return rk.select(trial.counts, rows, carried), _if_any(trial.counts, shares)
+
+    def _standing_in(self, trial: Trial) -> Trial:
+        """The trial with rows of its own in place of those that do not count, failed samples' among them.
+
+        Nothing depends on what is computed of these, but it must be finite not to spoil the parameters' sums.
+        """
+        counts = trial.counts & tf.gather(self.succeeded, trial.index)
+        rows = rk.stand_in(counts, tf.nest.flatten(trial))
+        return tf.nest.pack_sequence_as(trial, rows)._replace(counts=counts)
 
     def _after(self, trial: Trial, t, step, ratio, y) -> list[tf.Tensor]:
         """(t, step, ratio, y) after the trial, and the states read off it: the forward computation again."""
         method, controller, accepted = self.settings.method, self.settings.controller, trial.accepted
-        hopeless = ~accepted & (trial.step_next <= trial.step * controller.min_factor * 1.001)
         t_next, h = adaptive_step(self.settings, t, step, self.end)
+        hopeless = ~accepted & (trial.step_next <= h * controller.min_factor * 1.001)
         # What such a step computes leaves no trace but the clipped factor; a short one is computed in its place.
         tried = tf.where(hopeless, h * 1e-3, h)
         slopes, y_next = rk.stages(self.field, method, t, tried, y, None)
@@ -130,3 +139,8 @@ class _ThroughStepSizes:
     def _crossings(self, trial: Trial, t: tf.Tensor, t_next: tf.Tensor) -> out.Crossings:
         where = trial.accepted & trial.counts
         return out.find_crossings(self.times, trial.index, self.full, t, t_next, where, self.xla, self.end)
+
+
+def _if_any(counts: tf.Tensor, shares: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The parameters' shares; zero where no row counts, since there was none to stand in for the others."""
+    return [tf.where(tf.reduce_any(counts), share, tf.zeros_like(share)) for share in shares]

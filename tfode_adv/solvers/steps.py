@@ -1,12 +1,15 @@
 """What a solve records for its backward pass: one state for each step, and perhaps the stages' residuals."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
 from tfode_adv.solvers.graph import in_xla
 from tfode_adv.solvers.kept import KeptStages
+
+if TYPE_CHECKING:
+    from tfode_adv.solvers.integrate import Attempt, Batch
 
 # Under XLA every buffer has a fixed size; a longer recorded solve is a MAX_NUM_STEPS failure there.
 XLA_MAX_RECORDED_STEPS = 128
@@ -25,7 +28,7 @@ class Step(NamedTuple):
     y: list[tf.Tensor]
 
     @classmethod
-    def of(cls, batch, attempt, whole: bool | tf.Tensor) -> "Step":
+    def of(cls, batch: "Batch", attempt: "Attempt", whole: bool | tf.Tensor) -> "Step":
         """Of the n steps of `attempt`, which started from `batch`; where `whole`, the rejected ones too."""
         accepted = attempt.accepted
         t_next = tf.where(accepted, attempt.t_next, batch.t)
@@ -57,7 +60,7 @@ class Trial(NamedTuple):
     y: list[tf.Tensor]
 
     @classmethod
-    def of(cls, batch, attempt, whole: bool | tf.Tensor) -> "Trial":
+    def of(cls, batch: "Batch", attempt: "Attempt", whole: bool | tf.Tensor) -> "Trial":
         counts = batch.active & ~attempt.failed
         tried = cls(batch.index, attempt.accepted, counts, batch.t, batch.step, attempt.step_next, batch.ratio, batch.y)
         return _only(counts, tried, whole)
@@ -117,7 +120,7 @@ class StepStore:
             return self
         return dataclasses.replace(self, kept=self.kept.write(0, residuals, good))
 
-    def write(self, i: tf.Tensor, batch, attempt, residuals: list[list[tf.Tensor]]) -> "StepStore":
+    def write(self, i: tf.Tensor, batch: "Batch", attempt: "Attempt", residuals: list[list[tf.Tensor]]) -> "StepStore":
         """Adds what is kept of the n steps of `attempt`, which started from `batch`, as element `i`."""
         whole, kept = self.size is not None, self.kept
         if kept:
