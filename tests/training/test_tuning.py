@@ -120,13 +120,20 @@ def test_a_search_whose_trials_all_diverge_goes_to_its_end_and_says_so_in_a_line
     assert errors.count("\n") == 1 and "no trial" in errors and not (tmp_path / "best.cfg").exists()
 
 
+@pytest.mark.parametrize(
+    "error, status",
+    [
+        (RunError("cannot write: the disk is full"), app.FAILED),
+        (UsageError("distribute is 'mirrored', but there is no device"), app.USAGE),
+    ],
+)
 def test_a_failure_that_is_not_the_trials_own_ends_the_search_which_goes_on_later(
-    trained, tmp_path, monkeypatch, capsys
+    trained, tmp_path, monkeypatch, capsys, error, status
 ):
     train = tuning.train
-    monkeypatch.setattr(tuning, "train", _failing(RunError("cannot write: the disk is full")))
-    assert _call(tmp_path, "--trials=2") == app.FAILED
-    assert capsys.readouterr().err == "tune: cannot write: the disk is full\n"
+    monkeypatch.setattr(tuning, "train", _failing(error))
+    assert _call(tmp_path, "--trials=2") == status
+    assert capsys.readouterr().err == f"tune: {error}\n"
     monkeypatch.setattr(tuning, "train", train)
     assert _call(tmp_path, "--trials=2") == app.OK and len(trained) == 2
 
@@ -158,15 +165,6 @@ def test_bad_values_are_one_line(trained, tmp_path, capsys, arguments):
 def test_nothing_to_search_is_a_mistake():
     with pytest.raises(UsageError, match="nothing to search"):
         tuning.Space()
-
-
-def test_a_mistake_that_every_trial_would_meet_ends_the_search(trained, tmp_path, monkeypatch, capsys):
-    train = tuning.train
-    monkeypatch.setattr(tuning, "train", _failing(UsageError("distribute is 'mirrored', but there is no device")))
-    assert _call(tmp_path, "--trials=2") == app.USAGE
-    assert capsys.readouterr().err == "tune: distribute is 'mirrored', but there is no device\n"
-    monkeypatch.setattr(tuning, "train", train)
-    assert _call(tmp_path, "--trials=2") == app.OK and len(trained) == 2
 
 
 def test_robust_accuracy_is_that_of_validation_images_under_attack():

@@ -120,8 +120,12 @@ def attribute(outcomes: Sequence[Outcome]) -> dict[str, float]:
         {"gradient": images, "gradient + steps": images, ...}, largest first; the sum is the number of
         images that some attack turned and the published one did not.
     """
+    return _credit(_smallest_changes(outcomes))
+
+
+def _credit(lost: list[list[frozenset[str]]]) -> dict[str, float]:
     credit: dict[str, float] = collections.defaultdict(float)
-    for smallest in _smallest_changes(outcomes):
+    for smallest in lost:
         for changes in smallest:
             credit[_join(changes)] += 1 / len(smallest)
     return dict(sorted(credit.items(), key=lambda item: (-item[1], item[0])))
@@ -160,7 +164,8 @@ def judge(
     published = correct & ~worst_case(outcome for outcome in outcomes if not outcome.changes)
     remaining = correct & ~worst_case(outcomes)
     lost = int(published.sum() - remaining.sum())
-    hidden = sum(all(changes & HIDING for changes in smallest) for smallest in _smallest_changes(outcomes))
+    turning = _smallest_changes(outcomes)
+    hidden = sum(all(changes & HIDING for changes in smallest) for smallest in turning)
     failed = [indicator for indicator in indicators if not indicator.passed]
     groups = {indicator.group for indicator in failed}
     too_weak = _is_much(lost, int(published.sum()))
@@ -175,7 +180,7 @@ def judge(
         label = "credible"
     meaning = TOO_WEAK if label == "inconclusive" and too_weak else LABELS[label]
 
-    attribution = attribute(outcomes)
+    attribution = _credit(turning)
     counts = {"clean": correct.sum(), "published": published.sum(), "worst_case": remaining.sum()}
     return Verdict(
         label=label,

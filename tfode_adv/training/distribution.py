@@ -50,14 +50,17 @@ def _check_tf_config() -> None:
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes: the only one, or worker 0 of several."""
+    return _is_alone(strategy) or strategy.cluster_resolver.task_id == 0
+
+
+def _is_alone(strategy: tf.distribute.Strategy) -> bool:
     resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.task_type or resolver.task_id == 0
+    return resolver is None or not resolver.task_type
 
 
 def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     """Whether `flag` is set on any worker; all workers must ask at the same time."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or not resolver.task_type:
+    if _is_alone(strategy):
         return flag
     flags = strategy.experimental_distribute_values_from_function(lambda context: tf.constant(float(flag)))
     return float(strategy.reduce("SUM", flags, axis=None)) > 0
