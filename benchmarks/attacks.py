@@ -3,16 +3,20 @@
     python benchmarks/attacks.py --run=runs/wifs2019-mnist-oon --data_dir=DIR
 
 One process, the same weights, the same images. The published protocol attacks one image at a time, with a
-forward pass after each step and torchdiffeq's adjoint; it is timed on the first --num_single images. Batched
-torchdiffeq backpropagates and takes all steps with all images. Programs are traced before the clock starts.
+forward pass after each step and torchdiffeq's adjoint; it is timed on the first --num_single images, with
+torchdiffeq 0.0.1, the papers' version, and with the one that is installed. Batched torchdiffeq backpropagates and
+takes all steps with all images. Programs are traced before the clock starts.
 """
 
 import time
 
 import numpy as np
+import papers
 import tensorflow as tf
 import torch
+import torchdiffeq
 from absl import app, flags
+from torch_bim import ascend, to_first_success, wrong
 from torch_oon import TorchOON
 
 import tfode_adv as ta
@@ -47,33 +51,14 @@ def ours(model, x, y, gradient):
     return result.success, time.perf_counter() - start
 
 
-def ascend(model, x, x_adv, y):
-    """Returns the next iterate of Foolbox 1.8's basic iterative method."""
-    x_adv = x_adv.detach().requires_grad_()
-    loss = torch.nn.functional.cross_entropy(model(x_adv), y, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, x_adv)
-    if FLAGS.norm == "linf":
-        delta = (x_adv + FLAGS.step_size * gradient.sign() - x).clamp(-FLAGS.eps, FLAGS.eps)
-    else:
-        delta = x_adv + FLAGS.step_size * gradient / rms(gradient) - x
-        delta = delta * (FLAGS.eps / rms(delta)).clamp(max=1)
-    return (x + delta).clamp(0, 1).detach()
-
-
-def rms(values):
-    return values.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
+def ball():
+    return {"norm": FLAGS.norm, "eps": FLAGS.eps, "step_size": FLAGS.step_size}
 
 
 def published(model, x, y):
     """Returns success [N] and seconds of the published protocol: one image at a time, to its first success."""
     start = time.perf_counter()
-    success = []
-    for i in range(len(x)):
-        image, label = x[i : i + 1], y[i : i + 1]
-        x_adv, step = image, 0
-        while not (fooled := wrong(model, x_adv, label).item()) and step < FLAGS.steps:
-            x_adv, step = ascend(model, image, x_adv, label), step + 1
-        success.append(fooled)
+    success = [to_first_success(model, x[i : i + 1], y[i : i + 1], FLAGS.steps, **ball())[1] for i in range(len(x))]
     return np.array(success), time.perf_counter() - start
 
 
@@ -84,14 +69,9 @@ def batched(model, x, y):
     for images, labels in zip(x.split(FLAGS.batch_size), y.split(FLAGS.batch_size), strict=True):
         x_adv = images
         for _ in range(FLAGS.steps):
-            x_adv = ascend(model, images, x_adv, labels)
+            x_adv = ascend(model, images, x_adv, labels, **ball())
         success.append(wrong(model, x_adv, labels).numpy())
     return np.concatenate(success), time.perf_counter() - start
-
-
-@torch.no_grad()
-def wrong(model, x, y):
-    return model(x).argmax(-1) != y
 
 
 def main(argv):
@@ -110,10 +90,10 @@ def main(argv):
         "ours, batched, backprop": ours(model, x, y, None),
         "ours, batched, adjoint": ours(model, x, y, "adjoint"),
         "torchdiffeq, batched, backprop": batched(TorchOON(model, FLAGS.tol, False), x_torch, y_torch),
-        "published: one at a time, torchdiffeq's adjoint": published(
-            TorchOON(model, FLAGS.tol, True), x_torch[:single], y_torch[:single]
-        ),
     }
+    for version, library in (("0.0.1", papers.torchdiffeq()), (torchdiffeq.__version__, torchdiffeq)):
+        program = TorchOON(model, FLAGS.tol, True, library)
+        rows[f"published: one at a time, adjoint of {version}"] = published(program, x_torch[:single], y_torch[:single])
     print(f"{run.path}: {FLAGS.norm}, eps {FLAGS.eps}, {FLAGS.steps} steps of {FLAGS.step_size}, tol {FLAGS.tol}")
     heads = ("images", "seconds", "images/s", "ours is", "success", f"of first {single}")
     print(" " * 48 + "".join(f"{head:>12}" for head in heads))

@@ -1,9 +1,11 @@
 """OON in PyTorch over torchdiffeq, with the weights of one of ours: the peer that benchmarks run beside."""
 
+from types import ModuleType
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchdiffeq import odeint, odeint_adjoint
+import torchdiffeq
 
 from tfode_adv.interop.names import model_names
 
@@ -15,11 +17,12 @@ class TorchOON(torch.nn.Module):
         model: an OON of `tfode_adv.models`, whose weights are copied.
         tol: rtol and atol of `dopri5`.
         adjoint: differentiate by torchdiffeq's adjoint, as published, or by backpropagation.
+        library: the torchdiffeq that solves; default: the one that is installed.
     """
 
-    def __init__(self, model, tol: float, adjoint: bool):
+    def __init__(self, model, tol: float, adjoint: bool, library: ModuleType = torchdiffeq):
         super().__init__()
-        self.tol, self.adjoint = tol, adjoint
+        self.tol, self.solve = tol, library.odeint_adjoint if adjoint else library.odeint
         weights = {name: _as_torch(variable.numpy()) for name, variable in model_names(model).items()}
         self.dynamics = _Dynamics(weights)
         self.stem = weights["stem.weight"], weights["stem.bias"]
@@ -28,8 +31,7 @@ class TorchOON(torch.nn.Module):
 
     def forward(self, x):
         h = F.conv2d(x, *self.stem, stride=2, padding=1)
-        solve = odeint_adjoint if self.adjoint else odeint
-        h = solve(self.dynamics, h, torch.tensor([0.0, 1.0]), rtol=self.tol, atol=self.tol, method="dopri5")[-1]
+        h = self.solve(self.dynamics, h, torch.tensor([0.0, 1.0]), rtol=self.tol, atol=self.tol, method="dopri5")[-1]
         h = F.relu(_group_norm(h, *self.norm)).mean((2, 3))
         return F.linear(h, *self.logits)
 

@@ -80,7 +80,7 @@ def test_dynamics_round_trip():
         (lambda: Conv2D(0), "filters is 0"),
         (lambda: Conv2D(4, strides=0), "strides is 0"),
         (lambda: Conv2D(4, initialization="zeros"), "'zeros'"),
-        (lambda: Conv2D(4, 4, padding=1).build((None, 1, 8, 3)), "image height is 1"),
+        (lambda: Conv2D(4, 4, padding=1).build((None, 1, 8, 3)), "input height is 1"),
         (lambda: ConvDynamics(48), "filters is 48, but must be divisible into 32"),
     ],
 )

@@ -37,7 +37,7 @@ class Conv2D(keras.layers.Layer):
         initialization: `"torch"` or `"keras"`, see `initializers`.
 
     Raises:
-        UsageError: an argument out of range; at build, an image smaller than the kernel.
+        UsageError: an argument out of range; at build, maps smaller than the kernel.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Conv2D(keras.layers.Layer):
         self.initialization = check_choice("initialization", initialization, INITIALIZATIONS)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        for name, size in zip(("image height", "image width"), input_shape[1:3], strict=True):
+        for side, size in zip(("height", "width"), input_shape[1:3], strict=True):
             if size is not None:
-                check_range(name, size, low=max(1, self.kernel_size - 2 * self.padding))
+                check_range(f"{self.name}'s input {side}", size, low=max(1, self.kernel_size - 2 * self.padding))
         channels = input_shape[-1]
         self.kernel = self.add_weight(
             shape=(self.kernel_size, self.kernel_size, channels, self.filters),
