@@ -23,7 +23,7 @@ class TorchOON(torch.nn.Module):
     def __init__(self, model, tol: float, adjoint: bool, library: ModuleType = torchdiffeq):
         super().__init__()
         self.tol, self.solve = tol, library.odeint_adjoint if adjoint else library.odeint
-        weights = {name: _as_torch(variable.numpy()) for name, variable in model_names(model).items()}
+        weights = {name: as_torch(variable.numpy()) for name, variable in model_names(model).items()}
         self.dynamics = _Dynamics(weights)
         self.stem = weights["stem.weight"], weights["stem.bias"]
         self.norm = weights["head_norm.weight"], weights["head_norm.bias"]
@@ -58,6 +58,6 @@ def _group_norm(h, weight, bias):
     return F.group_norm(h, min(32, h.shape[1]), weight, bias)
 
 
-def _as_torch(value: np.ndarray) -> torch.Tensor:
+def as_torch(value: np.ndarray) -> torch.Tensor:
     axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim, (0,))
     return torch.tensor(value.transpose(axes).copy())
