@@ -3,7 +3,7 @@
     python benchmarks/agreement.py --seeds=12
 
 The programs are PyTorch over torchdiffeq 0.0.1, one image at a time; ours takes the images as a batch, its gradient
-is `backprop_steps`, as theirs. About five minutes for twelve seeds.
+is `backprop_steps`, as theirs. About ten minutes for twelve seeds.
 """
 
 import numpy as np
