@@ -10,12 +10,13 @@ import numpy as np
 import papers
 import tensorflow as tf
 import torch
-import torch.nn.functional as F
 from absl import app, flags
+from torch_gradient import differentiate
 from torch_oon import TorchOON, as_torch
 from torch_sonet import TorchSONet
 
 import tfode_adv as ta
+from tfode_adv.analysis.gradient_audit import cosine
 from tfode_adv.interop.names import model_names, torch_name
 
 flags.DEFINE_integer("seeds", 12, "Draws of weights and images.", lower_bound=1)
@@ -66,15 +67,14 @@ def theirs(family, model, tol, x, y):
     else:
         state = {torch_name(k, family): as_torch(v.numpy()) for k, v in model_names(model).items()}
         program = TorchSONet(state, tol, library)
-    logits, evaluations, gradients = [], [], []
-    for image, label in zip(x.transpose(0, 3, 1, 2), torch.tensor(y), strict=True):
+    # Contiguous, as the programs' images: other strides, other kernels, other rounding.
+    images, answers, evaluations = torch.tensor(x.transpose(0, 3, 1, 2).copy()), [], []
+    for pair in zip(images.split(1), torch.tensor(y).split(1), strict=True):
         library.evaluations = 0
-        image = torch.tensor(image[None].copy(), requires_grad=True)
-        answer = program(image)
-        logits.append(answer.detach().numpy())
+        answers.append(differentiate(program, *pair))
         evaluations.append(library.evaluations)
-        gradients.append(torch.autograd.grad(F.cross_entropy(answer, label[None]), image)[0].numpy())
-    return np.concatenate(logits), np.array(evaluations), np.concatenate(gradients).transpose(0, 2, 3, 1)
+    logits, gradients = (torch.cat(part).numpy() for part in zip(*answers, strict=True))
+    return logits, np.array(evaluations), gradients.transpose(0, 2, 3, 1)
 
 
 def ours(model, x, y):
@@ -90,9 +90,7 @@ def compare(family, model, tol, x, y):
     """Largest difference of logits, whether the evaluations are equal, and the gradients' cosines, an image each."""
     ta.models.set_solver(model, tol=tol, gradient="backprop_steps")
     (a, n, g), (b, m, h) = ours(model, tf.constant(x), tf.constant(y)), theirs(family, model, tol, x, y)
-    g, h = (np.reshape(v, (IMAGES, -1)).astype(np.float64) for v in (g, h))
-    cosines = (g * h).sum(1) / np.linalg.norm(g, axis=1) / np.linalg.norm(h, axis=1)
-    return np.abs(a - b).max(1), n.numpy() == m, cosines
+    return np.abs(a - b).max(1), n.numpy() == m, cosine(g.numpy(), h)
 
 
 def main(argv):

@@ -1,19 +1,14 @@
 """Foolbox 1.8's basic iterative method in PyTorch: the published attack, in single steps."""
 
-from collections.abc import Callable
-
 import torch
-
-Model = Callable[[torch.Tensor], torch.Tensor]
+from torch_gradient import Model, differentiate
 
 
 def ascend(
     model: Model, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor, *, norm: str, eps: float, step_size: float
 ) -> torch.Tensor:
     """The next iterate of `x_adv` in the ball of `eps` around the images `x`, `[B, C, H, W]`; norm: linf or l2rms."""
-    x_adv = x_adv.detach().requires_grad_()
-    loss = torch.nn.functional.cross_entropy(model(x_adv), y, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, x_adv)
+    _, gradient = differentiate(model, x_adv, y)
     if norm == "linf":
         delta = (x_adv + step_size * gradient.sign() - x).clamp(-eps, eps)
     else:

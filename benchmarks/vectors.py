@@ -14,13 +14,14 @@ import pathlib
 import numpy as np
 import papers
 import torch
-import torch.nn.functional as F
 from absl import app, flags
 from torch_bim import to_first_success
+from torch_gradient import differentiate
 from torch_oon import TorchOON
 from torch_sonet import TorchSONet
 
 import tfode_adv as ta
+from tfode_adv.analysis.gradient_audit import cosine
 
 flags.DEFINE_integer("draws", 6, "Draws of noise.", lower_bound=1)
 FLAGS = flags.FLAGS
@@ -29,7 +30,10 @@ NOISES = (0.0, 1e-8, 1e-7)
 
 def path(name):
     folder = os.environ.get("TFODE_SHARED", pathlib.Path(__file__).resolve().parents[2] / "shared")
-    return pathlib.Path(folder, "oracles", name)
+    file = pathlib.Path(folder, "oracles", name)
+    if not file.exists():
+        raise SystemExit(f"no reference vectors: {file}; $TFODE_SHARED names the folder above oracles/")
+    return file
 
 
 def load(name):
@@ -55,17 +59,15 @@ def report(title, rows):
         print(f"  noise {noise:g}, {len(values)} draws: {' | '.join(cells)} (mean)", flush=True)
 
 
-def sonet_cosines(arrays, x, dtype=torch.float32):
-    """Cosines of the input's gradient with the file's, an image of sonet_2x each."""
+def sonet_cosines(arrays, images, dtype=torch.float32):
+    """Yields the cosines of the input's gradient with the file's, an image of sonet_2x each, of each of `images`."""
     state = {k.removeprefix("state/"): torch.tensor(v) for k, v in arrays.items() if k.startswith("state/")}
     model = TorchSONet({k: v.to(dtype) for k, v in state.items()}, 0.1, papers.torchdiffeq())
-
-    def gradient(image, label):
-        image = torch.tensor(image[None], dtype=dtype, requires_grad=True)
-        return torch.autograd.grad(F.cross_entropy(model(image), label[None]), image)[0][0]
-
-    ours = torch.stack([gradient(*pair) for pair in zip(x, torch.tensor(arrays["y"]), strict=True)]).flatten(1)
-    return F.cosine_similarity(ours, torch.tensor(arrays["dopri5/0.1/grad"]).to(dtype).flatten(1)).numpy()
+    labels, target = torch.tensor(arrays["y"]), arrays["dopri5/0.1/grad"]
+    for x in images:
+        pairs = zip(torch.tensor(x, dtype=dtype).split(1), labels.split(1), strict=True)
+        gradients = torch.cat([differentiate(model, *pair)[1] for pair in pairs])
+        yield cosine(gradients.numpy(), target)
 
 
 def attacked(tol):
@@ -76,7 +78,7 @@ def attacked(tol):
     model = TorchOON(network, float(tol), False, papers.torchdiffeq())
     target, labels = arrays[f"{tol}/linf/0.1/0.05/x_adv"], torch.tensor(arrays[f"{tol}/y"])
     for noise, x in draws(arrays["x"]):
-        pairs = [(torch.tensor(x[i : i + 1]), labels[i : i + 1]) for i in range(len(x))]
+        pairs = zip(torch.tensor(x).split(1), labels.split(1), strict=True)
         ends = [to_first_success(model, *pair, 10, norm="linf", eps=0.1, step_size=0.05) for pair in pairs]
         x_adv, success = np.concatenate([end[0] for end in ends]), np.array([end[1] for end in ends])
         yield noise, (np.abs(x_adv - target) < 1e-4).mean((1, 2, 3)), success.astype(float)
@@ -87,9 +89,10 @@ def main(argv):
     # Rounding depends on how work is shared out.
     torch.set_num_threads(1)
     arrays = load("model_sonet_2x.npz")
-    rows = [(noise, sonet_cosines(arrays, x)) for noise, x in draws(arrays["x"])]
+    noises, images = zip(*draws(arrays["x"]), strict=True)
+    rows = list(zip(noises, sonet_cosines(arrays, images), strict=True))
     report("sonet_2x, tau = 0.1: cosine of the gradient with the file's", rows)
-    print(f"  in double precision: {sonet_cosines(arrays, arrays['x'], torch.float64)}")
+    print(f"  in double precision: {next(sonet_cosines(arrays, [arrays['x']], torch.float64))}")
     for tol in ("0.001", "1"):
         rows = list(attacked(tol))
         if tol == "0.001":
