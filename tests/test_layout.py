@@ -9,12 +9,13 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "tfode_adv"
 # the row of leaves may.
 LAYERS = (
     ("errors", "files", "startup", "progress", "runs"),
-    ("solvers", "data"),
+    ("solvers", "data", "published", "rendering"),
     ("layers",),
     ("models",),
     ("attacks", "interop"),
-    ("training", "analysis"),
-    ("reports",),
+    ("training", "analysis", "evaluation"),
+    ("diagnosis",),
+    ("papers", "reports"),
     ("cli",),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}

@@ -15,7 +15,7 @@ with quiet():
 
 __version__ = "0.1.0"
 
-_ON_DEMAND = ("analysis", "attacks", "data", "interop", "reports", "runs")
+_ON_DEMAND = ("analysis", "attacks", "data", "diagnosis", "interop", "published", "reports", "runs")
 
 __all__ = ["layers", "models", "solvers", "training", *_ON_DEMAND]  # noqa: PLE0604
 

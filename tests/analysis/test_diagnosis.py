@@ -10,9 +10,9 @@ from tfode_adv.analysis.attack_table import Protocol
 from tfode_adv.analysis.measurements import Images
 from tfode_adv.analysis.probe import Probe
 from tfode_adv.analysis.stages import Stages
+from tfode_adv.diagnosis import reader as reader
+from tfode_adv.diagnosis import writer
 from tfode_adv.errors import RunError
-from tfode_adv.reports import diagnosis as reader
-from tfode_adv.reports import diagnosis_writer
 from tfode_adv.runs import Run
 
 PROTOCOL = Protocol("linf", eps=0.08, step_size=0.02, steps=10)
@@ -125,7 +125,7 @@ def test_a_finished_diagnosis_is_read_not_computed(honest, images, tmp_path):
 
 
 def test_the_document_is_what_the_report_reads(masked_found, tmp_path):
-    document = diagnosis_writer.write(tmp_path / "diagnosis", masked_found, {"ε": 0.08}, PROTOCOL.steps, "0" * 64)
+    document = writer.write(tmp_path / "diagnosis", masked_found, {"ε": 0.08}, PROTOCOL.steps, "0" * 64)
     assert document["verdict"]["label"] == "masked"
     sections = reader.read("run", Run(tmp_path, {})).sections
     titles = [section.title for section in sections]
@@ -146,7 +146,7 @@ def test_groups_have_a_meaning(masked_found):
 
 
 def test_numbers_that_json_lacks_become_null():
-    values = diagnosis_writer.plain({"a": np.float32(np.nan), "b": np.arange(2), "c": (np.inf, 1.5)})
+    values = writer.plain({"a": np.float32(np.nan), "b": np.arange(2), "c": (np.inf, 1.5)})
     assert values == {"a": None, "b": [0, 1], "c": [None, 1.5]}
 
 

@@ -7,8 +7,8 @@ from tfode_adv.analysis import attack_table, detection, diagnosis, measurements,
 from tfode_adv.analysis.attack_table import Protocol
 from tfode_adv.analysis.measurements import Images
 from tfode_adv.analysis.stages import Stages
-from tfode_adv.reports import diagnosis as reader
-from tfode_adv.reports import diagnosis_writer
+from tfode_adv.diagnosis import reader as reader
+from tfode_adv.diagnosis import writer
 from tfode_adv.runs import Run
 
 TOLS = (1e-2, 1.0)
@@ -93,7 +93,7 @@ def test_perturbations_are_followed_and_looked_for(found):
 
 
 def test_all_of_it_is_written_and_read_back(found, tmp_path):
-    document = diagnosis_writer.write(tmp_path / "diagnosis", found, {}, PROTOCOL.steps, "0" * 64)
+    document = writer.write(tmp_path / "diagnosis", found, {}, PROTOCOL.steps, "0" * 64)
     assert document["verdict"]["label"] in {at.verdict.label for at in found}
     sections = reader.read("tiny", Run(tmp_path, {})).sections
     assert len(sections) == 6 and all(section.tables for section in sections)

@@ -6,7 +6,7 @@ import pytest
 
 from tfode_adv import data, files
 from tfode_adv.cli import app, diagnose
-from tfode_adv.reports import diagnosis as reader
+from tfode_adv.diagnosis import reader as reader
 from tfode_adv.runs import Run
 
 

@@ -11,9 +11,10 @@ import pytest
 import tfode_adv as ta
 from tfode_adv.cli import app, evaluate, report, reproduce, workers
 from tfode_adv.errors import RunError, UsageError
-from tfode_adv.reports import grid
-from tfode_adv.reports.records import Configuration, cells
-from tfode_adv.reports.subject import make_attack
+from tfode_adv.evaluation import grid
+from tfode_adv.evaluation.configuration import Configuration
+from tfode_adv.evaluation.records import cells
+from tfode_adv.evaluation.subject import make_attack
 from tfode_adv.runs import Run
 
 IMAGES = 24

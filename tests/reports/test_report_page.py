@@ -10,12 +10,14 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.reports.making import CONFIGURATION, make_record
+from tests.evaluation.making import CONFIGURATION, make_record
 from tfode_adv import files
 from tfode_adv.errors import RunError
-from tfode_adv.reports import figures, gallery, overview, report, results
-from tfode_adv.reports.records import Cell, cells
-from tfode_adv.reports.statistics import Rate
+from tfode_adv.evaluation import results
+from tfode_adv.evaluation.records import Cell, cells
+from tfode_adv.rendering import folder as rendering
+from tfode_adv.rendering.rates import Rate
+from tfode_adv.reports import figures, gallery, overview, report
 from tfode_adv.runs import Run
 
 SCRIPT = "<script>alert(1)</script>"
@@ -66,7 +68,7 @@ def make_run(folder, *, eps=(0.1, 0.3), tols=(1e-3, 1.0), indices=range(20), mod
 def written(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("written")
     make_run(tmp_path / "oon")
-    path = report.write(report.of_runs([tmp_path / "oon"]), tmp_path / "out")
+    path = rendering.write(report.of_runs([tmp_path / "oon"]), tmp_path / "out")
     return path.parent, Page(path.read_text())
 
 
@@ -233,7 +235,7 @@ def test_charts_cover_eps_tolerance_and_cost(written):
 def test_names_from_users_are_escaped(tmp_path, name):
     folder = tmp_path / name  # the slash makes two folders of the first name; the page shows the path as well
     make_run(folder, flags={"<b>": '"><img src=x onerror=alert(1)>'}.items())
-    path = report.write(report.of_runs([folder]), tmp_path / "out")
+    path = rendering.write(report.of_runs([folder]), tmp_path / "out")
     page = Page(path.read_text())
     assert not {"script", "b"} & {tag for tag, _ in page.tags}
     assert not any("onerror" in attributes for _, attributes in page.tags)
@@ -306,7 +308,7 @@ def test_a_diagnosis_of_other_weights_is_left_out_with_a_note(tmp_path):
     part = {"title": "Is it real?", "verdicts": ["It is credible."]}
     for digest, words in (("0" * 64, "since replaced"), (None, "unknown")):
         write_diagnosis(run, part, model=digest)
-        page = Page(report.write(report.of_runs([run.path]), tmp_path / "out").read_text())
+        page = Page(rendering.write(report.of_runs([run.path]), tmp_path / "out").read_text())
         assert "It is credible." not in page.words
         assert any(f"of a model {words}" in text or f"of an {words} model" in text for text in page.words)
         assert any("bin/diagnose tells" in text for text in page.words)
@@ -321,7 +323,7 @@ def test_a_diagnosis_is_shown(tmp_path):
     part = {"title": "Is it real?", "verdicts": ["It is <masked>."], "tables": [table]}
     part["figures"] = [{"file": "surface.png", "title": "Loss surface"}]
     write_diagnosis(run, part, model=files.sha256(run.model_path))
-    page = Page(report.write(report.of_runs([run.path]), tmp_path / "out").read_text())
+    page = Page(rendering.write(report.of_runs([run.path]), tmp_path / "out").read_text())
     kept = json.loads((tmp_path / "out" / "results.json").read_text())["diagnoses"]
     assert kept == {"oon": json.loads((run.path / "diagnosis" / "diagnosis.json").read_text())}
     assert (
@@ -352,26 +354,26 @@ def test_a_missing_figure_is_named(tmp_path):
 
 def test_a_report_is_replaced_but_nothing_else_is(tmp_path):
     make_run(tmp_path / "oon")
-    report.write(report.of_runs([tmp_path / "oon"]), tmp_path / "out")
+    rendering.write(report.of_runs([tmp_path / "oon"]), tmp_path / "out")
     mine = [tmp_path / "out" / "table-99.csv", tmp_path / "out" / "figures" / "my-1.svg"]
     for path in mine:
         path.write_text("drawn by hand")
     shutil.rmtree(tmp_path / "oon")
     make_run(tmp_path / "oon", eps=())
     made = report.of_runs([tmp_path / "oon"])
-    report.write(made, tmp_path / "out")
+    rendering.write(made, tmp_path / "out")
     assert not (tmp_path / "out" / "table-2.csv").exists()
     left = {*tmp_path.glob("out/table-*.csv"), *tmp_path.glob("out/figures/*")}
     assert {path.name for path in left} == {"table-1.csv", "cost-1.svg", "table-99.csv", "my-1.svg"}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("years of work")
     with pytest.raises(RunError, match="other"):
-        report.write(made, tmp_path / "other")
-    report.write(made, tmp_path / "other", overwrite=True)
+        rendering.write(made, tmp_path / "other")
+    rendering.write(made, tmp_path / "other", overwrite=True)
     assert (tmp_path / "other" / "thesis.tex").read_text() == "years of work"
 
 
 def test_nothing_evaluated_says_so(tmp_path):
     make_run(tmp_path / "oon", tols=())
-    page = Page(report.write(report.of_runs([tmp_path / "oon"]), tmp_path / "out").read_text())
+    page = Page(rendering.write(report.of_runs([tmp_path / "oon"]), tmp_path / "out").read_text())
     assert "Nothing was evaluated yet." in page.words

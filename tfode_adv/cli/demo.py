@@ -11,7 +11,8 @@ from types import ModuleType
 from absl import flags as absl_flags
 
 from tfode_adv.cli import app, evaluate, flags, report, train
-from tfode_adv.reports import overview, results
+from tfode_adv.evaluation import results
+from tfode_adv.reports import overview
 from tfode_adv.runs import CONFIG, Run
 
 FLAGS = flags.new(__doc__)

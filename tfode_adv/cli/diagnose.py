@@ -15,16 +15,17 @@ falls to another gradient, to transferred examples or without a gradient, or the
 import tensorflow as tf
 from absl import flags as absl_flags
 
-from tfode_adv import attacks, data, models
+from tfode_adv import data, models
 from tfode_adv.analysis.attack_table import BUDGETS, Protocol
 from tfode_adv.analysis.measurements import Images
 from tfode_adv.cli import app, flags
+from tfode_adv.diagnosis import writer
+from tfode_adv.diagnosis.diagnose import TOLERANCES, carry_out
+from tfode_adv.diagnosis.reader import FOLDER, NAME, set_aside
 from tfode_adv.errors import UsageError
+from tfode_adv.evaluation.subject import check_images
 from tfode_adv.files import sha256
-from tfode_adv.reports import diagnosis_writer
-from tfode_adv.reports.diagnosing import TOLERANCES, carry_out
-from tfode_adv.reports.diagnosis import FOLDER, NAME, set_aside
-from tfode_adv.reports.subject import check_images
+from tfode_adv.published import budgets
 from tfode_adv.runs import Run
 
 NUM_EXAMPLES = 200
@@ -92,19 +93,19 @@ def main(argv: list[str]) -> None:
         batch_size=FLAGS.batch_size,
         named={"data set": name},
     )
-    print(diagnosis_writer.summary(done.found).to_text())
-    print("\n".join([*(at.verdict.sentence for at in done.found), *done.notes, *diagnosis_writer.remarks(done.found)]))
+    print(writer.summary(done.found).to_text())
+    print("\n".join([*(at.verdict.sentence for at in done.found), *done.notes, *writer.remarks(done.found)]))
     print(f"\nverdict: {done.document['verdict']['label']}; all of it: {run.path / FOLDER / NAME}")
 
 
 def _protocol(dataset: str, model: str | None) -> Protocol:
-    published = attacks.defaults.budget(dataset, FLAGS.norm)
+    published = budgets.budget(dataset, FLAGS.norm)
     eps = FLAGS.eps or sorted(published.eps)[len(published.eps) // 2]
     steps = FLAGS.steps or published.steps
     return Protocol(
         norm=FLAGS.norm,
         eps=eps,
-        step_size=FLAGS.step_size or attacks.defaults.step_size(published, eps, steps),
+        step_size=FLAGS.step_size or budgets.step_size(published, eps, steps),
         steps=steps,
         gradient=FLAGS.gradient or _published_gradient(model),
         fine_tol=FLAGS.fine_tol,

@@ -19,11 +19,13 @@ from absl import flags as absl_flags
 from tfode_adv import attacks, data, models
 from tfode_adv.cli import app, flags, workers
 from tfode_adv.errors import UsageError
+from tfode_adv.evaluation import grid, results
+from tfode_adv.evaluation.records import FOLDER
+from tfode_adv.evaluation.runner import KEEP_IMAGES, evaluate, forget, in_order
+from tfode_adv.evaluation.shards import Shard
+from tfode_adv.evaluation.subject import KerasSubject, check_images
 from tfode_adv.files import sha256, write_json
-from tfode_adv.reports import grid, overview, results
-from tfode_adv.reports.evaluation import KEEP_IMAGES, Shard, evaluate, forget, in_order
-from tfode_adv.reports.records import FOLDER
-from tfode_adv.reports.subject import KerasSubject, check_images
+from tfode_adv.reports import overview
 from tfode_adv.runs import Run, versions
 
 FLAGS = flags.new(__doc__)

@@ -10,6 +10,7 @@ from absl import flags as absl_flags
 
 from tfode_adv.cli import app, flags
 from tfode_adv.errors import UsageError
+from tfode_adv.rendering import folder
 from tfode_adv.reports import report
 
 FLAGS = flags.new(__doc__)
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> None:
     if not paths:
         raise UsageError("no run folder is given: bin/report RUN...")
     out = pathlib.Path(FLAGS.out) if FLAGS.out else pathlib.Path(paths[0]) / "report"
-    page = report.write(report.of_runs(paths, FLAGS.num_examples), out, FLAGS.overwrite)
+    page = folder.write(report.of_runs(paths, FLAGS.num_examples), out, FLAGS.overwrite)
     print(f"wrote {page}")
 
 

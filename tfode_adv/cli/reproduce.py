@@ -20,21 +20,21 @@ from absl import flags as absl_flags
 
 from tfode_adv.cli import app, flags, workers
 from tfode_adv.errors import RunError, UsageError, check_choice
-from tfode_adv.reports import figure2, papers, report
-from tfode_adv.reports.document import Report, Section
-from tfode_adv.reports.reproduction import Missing, Shelf, all_commands, notes, reproduce
-from tfode_adv.reports.tables import Table
+from tfode_adv.papers import figure2, layouts
+from tfode_adv.papers.reproduction import Missing, Shelf, all_commands, notes, reproduce
+from tfode_adv.published import GRADIENTS, PAPERS, published
+from tfode_adv.rendering import folder
+from tfode_adv.rendering.document import Report, Section
+from tfode_adv.rendering.tables import Table
 from tfode_adv.runs import versions
 
-# How each paper took its gradients: MSML 2022's programs differentiated the steps' sizes as well.
-_GRADIENT = {"wifs2019": "adjoint", "msml2022": "backprop_steps"}
 _FIGURE_IMAGES = 100
 
 FLAGS = flags.new(__doc__)
-absl_flags.DEFINE_enum("paper", "wifs2019", papers.PAPERS, "The paper.", flag_values=FLAGS)
+absl_flags.DEFINE_enum("paper", "wifs2019", PAPERS, "The paper.", flag_values=FLAGS)
 absl_flags.DEFINE_integer("table", None, "wifs2019: 1, 2, 3 or 4; msml2022: 1.", flag_values=FLAGS)
 absl_flags.DEFINE_integer("figure", None, "wifs2019: 2.", flag_values=FLAGS)
-absl_flags.DEFINE_enum("dataset", None, tuple(papers.TEST_IMAGES), "Default: the table's own.", flag_values=FLAGS)
+absl_flags.DEFINE_enum("dataset", None, tuple(layouts.TEST_IMAGES), "Default: the table's own.", flag_values=FLAGS)
 absl_flags.DEFINE_integer(
     "num_examples",
     None,
@@ -45,7 +45,7 @@ absl_flags.DEFINE_integer(
 flags.define_names(
     "gradient",
     None,
-    f"Of the attack (default: the paper's, {', '.join(f'{name}: {how}' for name, how in _GRADIENT.items())}).",
+    f"Of the attack (default: the paper's, {', '.join(f'{name}: {how}' for name, how in GRADIENTS.items())}).",
     FLAGS,
     choices=flags.GRADIENTS,
     several=True,
@@ -61,7 +61,7 @@ absl_flags.DEFINE_boolean("overwrite", False, "Write into a folder that holds so
 def main(argv: list[str]) -> None:
     del argv
     asked = _asked()
-    gradients = FLAGS.gradient or [_GRADIENT[FLAGS.paper]]
+    gradients = FLAGS.gradient or [GRADIENTS[FLAGS.paper]]
     found = [_complete(asked, gradient) for gradient in (gradients if asked.attacked else gradients[:1])]
     for one in found:
         for table in one.tables:
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
             print("\n".join(one.commands))
         print()
     out = pathlib.Path(FLAGS.out) if FLAGS.out else pathlib.Path(FLAGS.runs) / "reproduced" / asked.name
-    page = report.write(_report(asked, found), out, FLAGS.overwrite)
+    page = folder.write(_report(asked, found), out, FLAGS.overwrite)
     print(f"wrote {page}")
 
 
@@ -80,7 +80,7 @@ class _Asked:
     """What the flags ask for; `layout` is None for figure 2."""
 
     table: int | None
-    layout: papers.Layout | None
+    layout: layouts.Layout | None
     dataset: str
     num_examples: int
 
@@ -89,7 +89,7 @@ class _Asked:
         return self.layout is None or self.layout.attacked
 
     @property
-    def entries(self) -> Sequence[papers.Measurement]:
+    def entries(self) -> Sequence[layouts.Measurement]:
         return figure2.measurements(self.dataset) if self.layout is None else self.layout.measurements
 
     @property
@@ -122,10 +122,10 @@ def _asked() -> _Asked:
         check_choice("figure", FLAGS.figure, [2])
         table = None
     else:
-        table = papers.TABLES[FLAGS.paper][0] if FLAGS.table is None else FLAGS.table
+        table = layouts.TABLES[FLAGS.paper][0] if FLAGS.table is None else FLAGS.table
     dataset = FLAGS.dataset or ("cifar10" if FLAGS.paper == "msml2022" or table == 3 else "mnist")
-    layout = None if table is None else papers.layout(FLAGS.paper, table, dataset)
-    images = papers.TEST_IMAGES[dataset]
+    layout = None if table is None else layouts.layout(FLAGS.paper, table, dataset)
+    images = layouts.TEST_IMAGES[dataset]
     default = images if FLAGS.figure is None else _FIGURE_IMAGES
     if FLAGS.num_examples is not None and FLAGS.num_examples > images:
         raise UsageError(f"num_examples is {FLAGS.num_examples}, but {dataset} has {images} test images")
@@ -160,7 +160,7 @@ def _missing_lines(missing: Sequence[Missing]) -> list[str]:
     return [f"{len(missing)} entries are missing; these commands make them:"] if missing else []
 
 
-def _parameters(layout: papers.Layout, shelf: Shelf) -> dict[str, int]:
+def _parameters(layout: layouts.Layout, shelf: Shelf) -> dict[str, int]:
     """Trainable parameters of the models that are there, where the table has a place for them."""
     if not layout.parameters:
         return {}
@@ -203,7 +203,7 @@ def _report(asked: _Asked, found: Sequence[_Found]) -> Report:
         tables = [table.as_dict() for table in one.tables]
         gradient = one.gradient if asked.attacked else None
         data.append({"gradient": gradient, "tables": tables, "missing": missing})
-    source = papers.published(FLAGS.paper)["source"]
+    source = published(FLAGS.paper)["source"]
     values = {"name": asked.name, "source": source, "reproduced": data, "versions": versions()}
     return Report(f"Reproduction: {asked.name}", [source], sections, values)
 

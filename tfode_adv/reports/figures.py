@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from tfode_adv.evaluation.results import Result, grouped
+from tfode_adv.rendering.charts import Picture, Series, chart
+from tfode_adv.rendering.rates import Rate
+from tfode_adv.rendering.tables import number
 from tfode_adv.reports.naming import Names
-from tfode_adv.reports.plotting import Picture, Series, chart
-from tfode_adv.reports.results import Result, grouped
-from tfode_adv.reports.statistics import Rate
-from tfode_adv.reports.tables import number
 
 MOST_LINES = 7
 
@@ -119,8 +119,3 @@ def _gradient(result: Result) -> str | None:
 
 def _join(*parts: str | None) -> str:
     return ", ".join(part for part in parts if part)
-
-
-def file_names(pictures: Iterable[Picture]) -> list[str]:
-    """A file name of its own for each picture."""
-    return [f"{picture.name}-{place}.{picture.kind}" for place, picture in enumerate(pictures, start=1)]

@@ -1,52 +1,18 @@
 """Clean and adversarial images side by side, with what the model took them for."""
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tfode_adv.reports.evaluation import KEEP_IMAGES
+from tfode_adv.evaluation.records import NO_ANSWER
+from tfode_adv.evaluation.results import Result, grouped
+from tfode_adv.evaluation.runner import KEEP_IMAGES
+from tfode_adv.rendering.charts import Picture, magnified, png
+from tfode_adv.rendering.document import Card, Gallery
+from tfode_adv.rendering.tables import number
 from tfode_adv.reports.naming import Names
-from tfode_adv.reports.plotting import Picture, magnified, png
-from tfode_adv.reports.records import NO_ANSWER
-from tfode_adv.reports.results import Result, grouped
-from tfode_adv.reports.tables import number
 
 MOST = 12
-
-
-@dataclasses.dataclass(frozen=True)
-class Card:
-    """One image under one attack.
-
-    Attributes:
-        index: the image's place in its split.
-        clean, adversarial, perturbation: the pictures.
-        factor: what the perturbation was magnified by.
-        turned: whether the attack succeeded.
-        text: label, predictions and distance.
-    """
-
-    index: int
-    clean: Picture
-    adversarial: Picture
-    perturbation: Picture
-    factor: str
-    turned: bool
-    text: str
-
-    @property
-    def pictures(self) -> tuple[Picture, Picture, Picture]:
-        """Clean image, image under attack, perturbation."""
-        return self.clean, self.adversarial, self.perturbation
-
-
-@dataclasses.dataclass(frozen=True)
-class Gallery:
-    """The cards of one configuration; the title says how many images there are beyond them."""
-
-    title: str
-    cards: Sequence[Card]
 
 
 def galleries(results: Iterable[Result], most: int = MOST) -> list[Gallery]:

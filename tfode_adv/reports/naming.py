@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tfode_adv.reports.results import Result, grouped
-from tfode_adv.reports.tables import number
+from tfode_adv.evaluation.results import Result, grouped
+from tfode_adv.rendering.tables import number
 
 # A step that follows eps is no variant of an attack.
 _FOLLOWS_EPS = ("step_size",)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from tfode_adv.evaluation.records import NO_ANSWER
+from tfode_adv.evaluation.results import Result, grouped
+from tfode_adv.rendering.rates import Rate
+from tfode_adv.rendering.tables import Table, number, show
 from tfode_adv.reports.naming import Names, solver
-from tfode_adv.reports.records import NO_ANSWER
-from tfode_adv.reports.results import Result, grouped
-from tfode_adv.reports.statistics import Rate
-from tfode_adv.reports.tables import Table, number, show
 
 _INTERVALS = "Ranges are 95 % Wilson intervals."
 _WORST = "Worst of these: of the images that all of them were run on, those that any of them turned."

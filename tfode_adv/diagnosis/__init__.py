@@ -1,0 +1,1 @@
+"""Asking a model whether its robustness is real: the work, the document, its figures."""

@@ -1,0 +1,187 @@
+"""From a model and images to a diagnosis on the disk: what `bin/diagnose` does to a run, for any Keras model."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfode_adv import __version__, files
+from tfode_adv.analysis import diagnosis
+from tfode_adv.analysis.attack_table import BUDGETS, Protocol
+from tfode_adv.analysis.diagnosis import AtTolerance
+from tfode_adv.analysis.measurements import Images
+from tfode_adv.analysis.probe import Probe
+from tfode_adv.analysis.stages import Stages
+from tfode_adv.attacks import checks
+from tfode_adv.attacks.norms import NORMS
+from tfode_adv.diagnosis import fingerprint, writer
+from tfode_adv.diagnosis.reader import NAME, sections
+from tfode_adv.errors import RunError, UsageError, check_choice, check_integer, check_range
+from tfode_adv.evaluation.subject import check_images
+from tfode_adv.progress import bar
+from tfode_adv.rendering import page
+from tfode_adv.rendering.document import Report
+from tfode_adv.rendering.folder import PAGE
+
+TOLERANCES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+PIECES = "pieces"
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosed:
+    """What was found at each tolerance, the document it was written to, and notes on what was left out."""
+
+    found: Sequence[AtTolerance]
+    document: dict[str, Any]
+    notes: Sequence[str]
+
+
+def diagnose(
+    model: keras.layers.Layer,
+    x: np.ndarray,
+    y: np.ndarray,
+    folder: files.PathLike,
+    *,
+    norm: str = "linf",
+    eps: float,
+    step_size: float | None = None,
+    steps: int = 10,
+    gradient: str = "backprop",
+    tols: Sequence[float] = TOLERANCES,
+    fine_tol: float = 1e-4,
+    budget: str = "quick",
+    validation: np.ndarray | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Is a Keras model's robustness real? Audits its gradients, tries many attacks, and gives a verdict.
+
+    Writes `diagnosis.json`, its pictures and a page, `index.html`, into `folder`; an earlier diagnosis there is
+    replaced. Finished pieces are kept in `folder/pieces` and found again by the same model, images and settings,
+    so a call that was stopped goes on where it was.
+
+    Args:
+        model: from images [N, H, W, C] in [0, 1] to logits [N, K], with or without ODE blocks. A layer of one's own
+            is known by its class's name and settings: empty `folder/pieces` when its code has changed.
+        x: test images [N, H, W, C] in [0, 1]; a few hundred are a start.
+        y: their labels [N], integers.
+        folder: where it all goes.
+        norm, eps, step_size, steps: the attack that the others are held against, PGD without random start: the one
+            that was published. `norm` is linf, l2 or l2rms; the default step is 2.5 eps / steps.
+        gradient: that attack's: backprop, backprop_steps or adjoint; no matter for a model without ODE blocks.
+        tols: tolerances to look at; no matter for a model that no tolerance changes.
+        fine_tol: the tolerance taken for an accurate solve.
+        budget: how hard to try: quick or full.
+        validation: clean images [M, H, W, C] that the model was not trained on, to set detectors' thresholds; none
+            leaves the detectors out.
+        batch_size: images that go through the model at once.
+        seed: of everything random.
+
+    Returns:
+        What `diagnosis.json` holds: {"verdict": {"label", "sentence", "worst_case", ...}, "indicators",
+        "tolerances", "report", ...}; see `writer.write`.
+
+    Raises:
+        UsageError: for a value out of range, an unknown choice, or images and labels that do not fit the model.
+        RunError: if no image is classified correctly, or the folder cannot be written or holds another page.
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise UsageError(f"model is {model!r}, but must be a Keras model")
+    images = _checked(model, x, y, validation)
+    check_choice("norm", norm, NORMS)
+    check_choice("budget", budget, BUDGETS)
+    check_range("eps", eps, low=0, low_open=True)
+    steps = check_integer("steps", steps, low=1)
+    step_size = 2.5 * eps / steps if step_size is None else check_range("step_size", step_size, low=0, low_open=True)
+    for tol in tols:
+        check_range("tols", tol, low=0, low_open=True)
+    check_range("fine_tol", fine_tol, low=0, low_open=True)
+    folder = pathlib.Path(folder)
+    if (folder / PAGE).exists() and not (folder / NAME).exists():
+        raise RunError(f"{str(folder / PAGE)!r} is there and is no diagnosis: name another folder")
+    protocol = Protocol(norm, eps, step_size, steps, gradient, fine_tol, check_integer("seed", seed, low=0))
+    done = carry_out(
+        model,
+        images,
+        protocol,
+        folder,
+        digest=fingerprint.of_model(model),
+        budget=budget,
+        tols=tols,
+        batch_size=check_integer("batch_size", batch_size, low=1),
+    )
+    shown = Report(f"Diagnosis of {model.name}", [], sections(model.name, done.document, folder), done.document)
+    files.write_atomic(folder / PAGE, page.render(shown))
+    return done.document
+
+
+def carry_out(
+    model: keras.layers.Layer,
+    images: Images,
+    protocol: Protocol,
+    folder: pathlib.Path,
+    *,
+    digest: str,
+    budget: str,
+    tols: Sequence[float],
+    batch_size: int = 128,
+    named: Mapping[str, Any] | None = None,
+) -> Diagnosed:
+    """Diagnoses a model and writes the document with its pictures; `diagnose` for what is checked already.
+
+    Args:
+        digest: of the model; its finished pieces are found again by it.
+        named: more of what the document's settings show, before the rest.
+    """
+    probe = Probe(model, batch_size)
+    # By what the images are, not where they lie: a run may move to another machine.
+    arrays = images.x, images.y, images.validation
+    settings = {"model": digest, "images": fingerprint.of_arrays(arrays), "version": __version__}
+    stages = Stages(folder / PIECES, settings)
+    total = diagnosis.pieces(probe, protocol, budget, tols)
+    with bar(total=total, desc="diagnosis", unit="piece") as progress:
+
+        def step(words: str) -> None:
+            progress.set_postfix(now=words)
+            progress.update()
+
+        found = diagnosis.run(probe, images, protocol, budget=budget, tols=tols, stages=stages, step=step)
+    shown = {
+        **(named or {}),
+        "test images": len(images.x),
+        "norm": protocol.norm,
+        "ε": protocol.eps,
+        "step size": protocol.step_size,
+        "steps": protocol.steps,
+        "published gradient": protocol.gradient if probe.blocks else "the model's own",
+        "budget": budget,
+        "seed": protocol.seed,
+    }
+    notes = _left_out(probe, images, found, tols)
+    document = writer.write(folder, found, shown, protocol.steps, digest, notes)
+    return Diagnosed(found, document, notes)
+
+
+def _checked(model: keras.layers.Layer, x: np.ndarray, y: np.ndarray, validation: np.ndarray | None) -> Images:
+    x = checks.images(x)
+    # As data sets have them: a program is compiled for one type of labels.
+    y = checks.labels(y, len(x)).astype(np.int64)
+    if not len(x):
+        raise UsageError("there are no images to look at")
+    held_out = x[:0] if validation is None else checks.images(validation)
+    if held_out.shape[1:] != x.shape[1:]:
+        raise UsageError(f"validation images have shape {held_out.shape[1:]}, but the test images {x.shape[1:]}")
+    check_images(model, x, y, "x and y")
+    return Images(x, y, held_out)
+
+
+def _left_out(probe: Probe, images: Images, found: Sequence[AtTolerance], tols: Sequence[float]) -> list[str]:
+    """What was asked for and not looked at."""
+    skipped = sorted(set(diagnosis.tolerances_of(probe, tols)) - {at.tol for at in found})
+    notes = [f"At τ = {tol:g} no image is classified correctly: there is nothing to attack." for tol in skipped]
+    if probe.blocks and not len(images.validation):
+        notes.append("There are no validation images to set thresholds on: no detectors.")
+    return notes

@@ -1,0 +1,79 @@
+"""What was evaluated, under which solver and attack, and the digest that names it."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """What was evaluated, and with which attack: everything that a record's values depend on.
+
+    Attributes:
+        model: SHA-256 of the model's file; records of a model that was since replaced never mix.
+        dataset, split: where the images come from, in the data set's own order.
+        tol: the solver's tolerance; None for a model without an adaptive solver.
+        solver, num_steps: what integrated the model's ODE blocks, None where it has none.
+        random_tol: the interval from which each image's tolerance was drawn anew at each call
+            (`models.RandomSolver`), in place of `tol`.
+        attack: its name, or `"none"` for the clean pass.
+        norm, eps: the attack's budget.
+        gradient: how ODE blocks were differentiated, None where no gradient was taken.
+        gradient_tol, gradient_solver, gradient_num_steps: the solver the gradient was taken through, where
+            it is not the model's own.
+        eot: draws each gradient is averaged over, None for one.
+        seed: of the attack's random draws.
+        hyperparameters: all others of the attack.
+    """
+
+    model: str
+    dataset: str
+    split: str = "test"
+    tol: float | None = None
+    solver: str | None = None
+    num_steps: int | None = None
+    random_tol: tuple[float, float] | None = None
+    attack: str = "none"
+    norm: str | None = None
+    eps: float | None = None
+    gradient: str | None = None
+    gradient_tol: float | None = None
+    gradient_solver: str | None = None
+    gradient_num_steps: int | None = None
+    eot: int | None = None
+    seed: int | None = None
+    hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("tol", "eps", "gradient_tol"):
+            value = getattr(self, name)
+            if value is not None:
+                # 1 and 1.0 are the same tolerance, and must have the same digest.
+                object.__setattr__(self, name, float(value))
+        if self.random_tol is not None:
+            object.__setattr__(self, "random_tol", tuple(map(float, self.random_tol)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The configuration as plain JSON values."""
+        return dataclasses.asdict(self) | {"hyperparameters": dict(self.hyperparameters)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Configuration":
+        """The inverse of `as_dict`. Raises TypeError for an unknown or a missing name."""
+        return cls(**values)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits, the same in every process, for every order of the hyperparameters."""
+        # Left out where None, so that a setting added later leaves the older digests as they are.
+        values = {name: value for name, value in self.as_dict().items() if value is not None}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+    @property
+    def clean(self) -> "Configuration":
+        """The clean pass under the same model, data and solver."""
+        kept = ("model", "dataset", "split", "tol", "solver", "num_steps", "random_tol")
+        return Configuration(**{name: getattr(self, name) for name in kept})

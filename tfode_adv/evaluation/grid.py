@@ -1,0 +1,203 @@
+"""From lists of settings to the configurations that they span, each checked and none twice."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tfode_adv import attacks, solvers
+from tfode_adv.errors import UsageError, check_choice
+from tfode_adv.evaluation.configuration import Configuration
+from tfode_adv.evaluation.subject import make_attack
+
+# Hyperparameters with a place of their own in a configuration, or no influence on a result.
+_APART = ("norm", "eps", "seed", "source", "batch_size")
+_GRADIENT = ("gradient", "gradient_tol", "gradient_solver", "gradient_num_steps", "eot")
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """What a grid spans. None takes what is published for the data set, or the model's or attack's own.
+
+    Attributes:
+        attacks: names; `"none"` is the clean pass.
+        norms, eps: each attack is run at all of them; a norm that an attack lacks is left out.
+        gradients: how ODE blocks are differentiated; no matter for attacks without gradients.
+        solvers, tols: of the model; no matter for a model without ODE blocks.
+        num_steps: of fixed-step solvers.
+        random_tol: lowest and highest tolerance drawn, in place of `tols` (`models.RandomSolver`).
+        gradient_tol, gradient_solver, gradient_num_steps: what gradients are taken through.
+        eot: draws a gradient is averaged over.
+        seed: of the attacks' draws.
+        hyperparameters: given to every attack that has them.
+
+    Raises:
+        UsageError: for an unknown name, a hyperparameter that none of the attacks has or that is an axis of
+            its own, a fixed-step solver without its number of steps to take a gradient through, or an interval of
+            tolerances that is none, or beside other tolerances.
+    """
+
+    attacks: Sequence[str] = ("pgd",)
+    norms: Sequence[str] | None = None
+    eps: Sequence[float] | None = None
+    gradients: Sequence[str] | None = None
+    solvers: Sequence[str] | None = None
+    tols: Sequence[float] | None = None
+    num_steps: int | None = None
+    random_tol: Sequence[float] | None = None
+    gradient_tol: float | None = None
+    gradient_solver: str | None = None
+    gradient_num_steps: int | None = None
+    eot: int | None = None
+    seed: int = 0
+    hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        known = attacks.available()
+        if not self.attacks:
+            raise UsageError(f"no attack is named; choose from none, {', '.join(known)}")
+        for given in self.hyperparameters:
+            if given in _APART:
+                raise UsageError(f"options holds {given}, which has a place of its own")
+            if given == "targeted":
+                raise UsageError("options holds targeted, but an evaluation has no classes to reach, only true labels")
+        for solver in (*(self.solvers or ()), *([self.gradient_solver] if self.gradient_solver else ())):
+            check_choice("solver", solver, solvers.available())
+        for name in self.attacks:
+            check_choice("attack", name, ["none", *known])
+        names = [name for name in self.attacks if name != "none"]
+        for given in self.hyperparameters if names else ():
+            if not any(given in known[name].defaults for name in names):
+                raise UsageError(f"{', '.join(names)} takes no {given}; --attack=help lists what each takes")
+        through = self.gradient_solver
+        if through and not solvers.is_adaptive(through) and self.gradient_num_steps is None:
+            raise UsageError(
+                f"gradient_solver is {through}, which takes fixed steps: say how many (gradient_num_steps)"
+            )
+        if self.random_tol is not None:
+            self._check_random_tol(list(self.random_tol))
+
+    def _check_random_tol(self, interval: list[float]) -> None:
+        if len(interval) != 2 or not 0 < interval[0] <= interval[1]:
+            raise UsageError(f"random_tol is {interval}, but must be LOW,HIGH with 0 < LOW <= HIGH")
+        for name in ("tols", "gradient_tol"):
+            if getattr(self, name) is not None:
+                raise UsageError(f"random_tol draws the tolerance: leave out {name.removesuffix('s')}")
+
+
+def attack_grid(axes: Axes, dataset: str) -> list[Configuration]:
+    """Every attack at every norm, eps and gradient, its settings checked; the model is still open.
+
+    Raises:
+        UsageError: for a norm that an attack lacks, or a value out of range.
+    """
+    grid = []
+    for name in axes.attacks:
+        if name == "none":
+            grid.append(Configuration("", dataset))
+        else:
+            grid += _one_attack(axes, dataset, name, attacks.available()[name])
+    return grid
+
+
+def model_grid(grid: Iterable[Configuration], axes: Axes, blocks: Sequence[Any]) -> list[Configuration]:
+    """The attacks' grid at every solver and tolerance that the model has a use for.
+
+    What there is no use for is None: every solver setting without ODE blocks, the tolerance with a
+    fixed-step solver. So one result is never computed under two names.
+
+    Args:
+        grid: from `attack_grid`.
+        axes: the same.
+        blocks: the model's ODE blocks; the first one's settings are the defaults.
+    """
+    if not blocks and axes.random_tol:
+        raise UsageError(f"random_tol is {list(axes.random_tol)}, but the model has no ODE blocks")
+    if not blocks:
+        return _each_once(dataclasses.replace(configuration, **dict.fromkeys(_GRADIENT)) for configuration in grid)
+    own, found = blocks[0], []
+    for configuration, solver in itertools.product(grid, axes.solvers or [own.solver]):
+        settings: dict[str, Any] = {"solver": solver}
+        if _differentiates(configuration.attack):
+            settings["gradient"] = _gradient(solver, configuration.gradient, own.gradient, axes.gradients)
+        if axes.random_tol:
+            found.append(dataclasses.replace(configuration, **settings, random_tol=_interval(axes, solver)))
+        elif solvers.is_adaptive(solver):
+            tols = axes.tols or [float(own.tol)]
+            found += [dataclasses.replace(configuration, **settings, tol=tol) for tol in tols]
+        else:
+            steps = axes.num_steps or _own_steps(own, solver)
+            found.append(dataclasses.replace(configuration, **settings, num_steps=steps))
+    solvers.check_num_steps(axes.num_steps, axes.solvers or [own.solver])
+    return _each_once(found)
+
+
+def _each_once(grid: Iterable[Configuration]) -> list[Configuration]:
+    return list({configuration.digest: configuration for configuration in grid}.values())
+
+
+def _gradient(solver: str, asked: str | None, own: str, all_asked: Sequence[str] | None) -> str:
+    """How the gradient is taken; stock TFP knows the adjoint alone, whatever a block is set to."""
+    if solver != "tfp":
+        return asked or own
+    if all_asked and "adjoint" not in all_asked:
+        raise UsageError(f"gradient is {', '.join(all_asked)}, but must be adjoint for solver tfp")
+    return "adjoint"
+
+
+def _interval(axes: Axes, solver: str) -> tuple[float, float]:
+    if solver == "tfp" or not solvers.is_adaptive(solver):
+        raise UsageError(f"solver is {solver}, but random_tol needs one that takes a tolerance for each image")
+    return tuple(axes.random_tol)
+
+
+def _own_steps(block: Any, solver: str) -> int:
+    if solver != block.solver:
+        raise UsageError(f"solver is {solver}, which takes fixed steps: say how many (num_steps)")
+    return block.num_steps or 1
+
+
+def _one_attack(axes: Axes, dataset: str, name: str, known: attacks.registry.Description):
+    given = {key: value for key, value in axes.hyperparameters.items() if key in known.defaults}
+    found = []
+    gradients: Sequence[str | None] = [None]
+    through = {}
+    if _differentiates(name):
+        gradients = axes.gradients or [None]
+        through = {key: getattr(axes, key) for key in _GRADIENT if key != "gradient"}
+    for norm in _norms(name, known.norms, axes.norms):
+        for eps, gradient in itertools.product(axes.eps or [None], gradients):
+            steps = given.get("steps")
+            # One that is no number is refused, by its name, once the attack is made.
+            steps = steps if isinstance(steps, int) else None
+            published = attacks.defaults.hyperparameters(name, dataset, norm, eps, steps)
+            values = {**published, **given}
+            budget = {key: values.pop(key) for key in ("norm", "eps")}
+            settings = {**budget, **through, "gradient": gradient, "seed": axes.seed, "hyperparameters": values}
+            found.append(_resolved(Configuration("", dataset, attack=name, **settings)))
+    return found
+
+
+def _resolved(configuration: Configuration) -> Configuration:
+    """The configuration with every hyperparameter of its attack, defaults included."""
+    attack = make_attack(configuration)
+    values = {
+        field.name: getattr(attack, field.name)
+        for field in dataclasses.fields(attack)
+        if field.init and field.name not in _APART
+    }
+    return dataclasses.replace(configuration, hyperparameters=json.loads(json.dumps(values)))
+
+
+def _differentiates(attack: str) -> bool:
+    return attack != "none" and "source" in attacks.available()[attack].defaults
+
+
+def _norms(name: str, has: Sequence[str], asked: Sequence[str] | None) -> Sequence[str]:
+    if asked is None:
+        return ["linf"] if "linf" in has else [has[0]]
+    found = [norm for norm in asked if norm in has]
+    if not found:
+        raise UsageError(f"norm is {', '.join(asked)}, but must be one of: {', '.join(has)} for {name}")
+    return found

@@ -1,0 +1,1 @@
+"""Tables and figures in the papers' layout, ours beside the published."""

@@ -1,0 +1,35 @@
+"""The HTML page: one file that needs no network, with everything from outside escaped."""
+
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from tfode_adv.rendering.rates import Rate
+from tfode_adv.rendering.tables import Compared, show
+
+
+def render(report: Any) -> str:
+    """A `document.Report` as an HTML page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tfode_adv.rendering"),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["cell"] = _cell
+    environment.tests["deviating"] = lambda value: isinstance(value, Compared) and value.deviates
+    environment.tests["worst"] = lambda value: isinstance(value, str) and value.startswith("worst")
+    environment.tests["lengthy"] = lambda value: isinstance(value, str) and len(value) > 40
+    environment.tests["verdictive"] = lambda value: value in ("pass", "fail")
+    return environment.get_template("report.html").render(report=report)
+
+
+def _cell(value: Any) -> markupsafe.Markup:
+    """A table's value with its interval in small type."""
+    text = show(value)
+    if not isinstance(value, Rate | Compared) or "(" not in text:
+        return markupsafe.escape(text)
+    before, _, rest = text.partition("(")
+    inside, _, after = rest.partition(")")
+    return markupsafe.Markup('{}<span class="range">({})</span>{}').format(before, inside, after)
