@@ -194,6 +194,21 @@ def test_wifs_recipes_are_the_published_ones(model, dataset):
     assert (recipe.normalization != "none") == large
 
 
+@pytest.mark.parametrize("path", sorted((CONFIGS / "cut").glob("*.cfg")), ids=lambda path: path.stem)
+def test_a_cut_recipe_says_of_which_and_keeps_its_model(path):
+    text = path.read_text()
+    (base,) = [line.split()[-1].rstrip(".") for line in text.splitlines() if line.startswith("# Everything else is ")]
+    cut, full = _recipe(path), _recipe(CONFIGS.parent / base)
+    assert (cut.model, cut.dataset, cut.augment, cut.batch_size) == (
+        full.model,
+        full.dataset,
+        full.augment,
+        full.batch_size,
+    )
+    assert cut.epochs < full.epochs and f"{cut.epochs} epochs" in text.replace("\n# ", " ")
+    assert cut.schedule == "cosine" or len(cut.milestones) == 2
+
+
 def test_msml_recipes_are_the_published_ones():
     found = {path.stem: _recipe(path) for path in (CONFIGS / "msml2022").glob("*.cfg")}
     names = {"sonet", "soblock_resnet10", "resnet10", "wide_resnet", "soblock_wide_resnet", "odenet_tq"}
