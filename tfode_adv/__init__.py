@@ -7,13 +7,15 @@ ta.attacks.PGD(norm="linf", eps=0.1, step_size=0.05, steps=10)(model, x, y)
 
 import importlib
 
-from tfode_adv.startup import quiet
+from tfode_adv import startup
+
+startup.check_backend()
 
 # Keras reads a saved model only if the classes in it are registered, that is, imported.
-with quiet():
+with startup.quiet():
     from tfode_adv import layers, models, solvers, training
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _ON_DEMAND = ("analysis", "attacks", "data", "diagnosis", "interop", "published", "reports", "runs")
 
@@ -27,4 +29,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__version__", "__doc__"])

@@ -1,22 +1,50 @@
-"""TensorFlow's notes on start-up, kept from burying the one line that a program has to say."""
+"""What comes before TensorFlow: is Keras on it, and its notes, kept from burying the one line a program has to say."""
 
 import contextlib
+import json
 import os
+import pathlib
 import sys
 import tempfile
 from collections.abc import Iterator
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_QUIET = ("2", "3")
+
+
+def check_backend() -> None:
+    """Refuses another Keras backend than TensorFlow, before an import fails deep inside of Keras.
+
+    Raises:
+        ImportError: naming the backend and where it is set.
+    """
+    keras = sys.modules.get("keras")
+    home = pathlib.Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"))
+    if keras is not None and hasattr(keras, "config"):
+        backend, where = keras.config.backend(), "Keras was imported with it"
+    elif os.environ.get("KERAS_BACKEND"):
+        backend, where = os.environ["KERAS_BACKEND"], "KERAS_BACKEND says so"
+    else:
+        where = f"{str(home / 'keras.json')!r} says so"
+        try:
+            backend = json.loads((home / "keras.json").read_text()).get("backend", "tensorflow")
+        except (OSError, ValueError, AttributeError):
+            return
+    if backend != "tensorflow":
+        raise ImportError(
+            f"tfode_adv needs Keras on TensorFlow, but its backend is {backend!r} ({where}): set "
+            "KERAS_BACKEND=tensorflow before Python starts"
+        )
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Holds back what native code writes to standard error, and lets it out if the body fails.
 
-    TensorFlow 2.21 writes its notes before it has read the level that should silence them. A level that
-    the user has set turns this off.
+    TensorFlow 2.21 writes its notes before it has read the level that should silence them. A level
+    below 2 that the user has set turns this off.
     """
-    if os.environ.setdefault(_LEVEL, "2") != "2":
+    if os.environ.setdefault(_LEVEL, "2") not in _QUIET:
         yield
         return
     try:

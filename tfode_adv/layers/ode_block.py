@@ -7,7 +7,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfode_adv import solvers
 from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
@@ -229,7 +228,7 @@ class ODEBlock(keras.layers.Layer):
     def _field(self, t: tf.Tensor, h: Any) -> Any:
         return self.dynamics(*self._arguments(t, h))
 
-    def _solve(self, field: Callable, h0: Any, times: Any, note: bool = False) -> tfp.math.ode.Results:
+    def _solve(self, field: Callable, h0: Any, times: Any, note: bool = False) -> solvers.Results:
         settings = self._effective_settings()
         h0 = tf.nest.map_structure(lambda x: tf.cast(tf.convert_to_tensor(x), self.compute_dtype), h0)
         stock = settings["solver"] == "tfp"
@@ -282,7 +281,7 @@ class ODEBlock(keras.layers.Layer):
             make_adjoint_solver_fn=(lambda: adjoint) if adjoint else None,
         )
 
-    def _stock(self, settings: dict[str, Any]) -> tfp.math.ode.DormandPrince:
+    def _stock(self, settings: dict[str, Any]) -> Any:
         tol = exact(settings["tol"], tf.float64)
         if tol.shape.rank != 0:
             raise UsageError("solver 'tfp' shares one step size in a batch: it takes no tolerance a sample")

@@ -1,6 +1,7 @@
 """ODE solvers behind the interface of `tfp.math.ode`, one step size a sample."""
 
 from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
+from tfode_adv.solvers.interface import ChosenBySolver, Results
 from tfode_adv.solvers.methods import (
     METHODS,
     RK4,
@@ -22,12 +23,14 @@ __all__ = [
     "METHODS",
     "RK4",
     "Bosh3",
+    "ChosenBySolver",
     "Diagnostics",
     "Dopri5",
     "Euler",
     "Heun2",
     "Kutta38",
     "Midpoint",
+    "Results",
     "RungeKuttaSolver",
     "SolveError",
     "SolverState",

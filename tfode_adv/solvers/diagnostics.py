@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import tensorflow as tf
-from tensorflow_probability.python.math.ode.base import Diagnostics as TfpDiagnostics
 
+from tfode_adv.solvers.interface import TfpDiagnostics
 from tfode_adv.solvers.status import Status
 
 

@@ -4,14 +4,13 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import tensorflow_probability as tfp
-
 from tfode_adv.errors import UsageError, check_choice
 from tfode_adv.solvers import tableaus
+from tfode_adv.solvers.interface import DormandPrince, Solver, tensorflow_probability
 from tfode_adv.solvers.solver import RungeKuttaSolver
 
 
-class Dopri5(RungeKuttaSolver, tfp.math.ode.DormandPrince):
+class Dopri5(RungeKuttaSolver, DormandPrince):
     """Dormand and Prince's method of order 5(4), dense output of order 4 inside a step; adaptive."""
 
     tableau = tableaus.DOPRI5
@@ -82,14 +81,17 @@ def check_num_steps(num_steps: int | None, names: Sequence[str]) -> None:
         raise UsageError(f"num_steps is {num_steps}, but {', '.join(names)} chooses its own steps")
 
 
-def get(name: str, **options: Any) -> tfp.math.ode.Solver:
+def get(name: str, **options: Any) -> Solver:
     """The solver called `name`, with its constructor's `options` (`rtol`, `atol`, `num_steps`, `gradient`, ...).
 
     Raises:
         UsageError: if there is no such method or option (stock TFP takes its own alone), or one is out of range.
+        RunError: for "tfp", where TensorFlow Probability cannot be imported.
     """
     check_choice("solver", name, available())
-    method = tfp.math.ode.DormandPrince if name == STOCK else METHODS[name]
+    method = METHODS.get(name)
+    if name == STOCK:
+        method = tensorflow_probability(f"solver={STOCK!r}").math.ode.DormandPrince
     known = [option for option in inspect.signature(method.__init__).parameters if option != "self"]
     for option in options:
         check_choice(f"option of {name}", option, known)

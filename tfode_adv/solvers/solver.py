@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 from tensorflow.python.eager import record
 
 from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
@@ -17,6 +16,7 @@ from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
 from tfode_adv.solvers.differentiate import VariablesRead, differentiable, stop_recording
 from tfode_adv.solvers.graph import in_xla
 from tfode_adv.solvers.integrate import Settings, Solution, integrate
+from tfode_adv.solvers.interface import ChosenBySolver, Results, Solver
 from tfode_adv.solvers.kept import AUTO_BYTES, KeptStages
 from tfode_adv.solvers.residuals import SplitField
 from tfode_adv.solvers.rows import Rows
@@ -39,7 +39,7 @@ NOT_RECORDED = (
 )
 
 
-class RungeKuttaSolver(tfp.math.ode.Solver):
+class RungeKuttaSolver(Solver):
     """An explicit Runge-Kutta method whose every sample has its own step size.
 
     Subclasses name their `tableau`; all behaviour stands here.
@@ -56,7 +56,7 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
         min_step_size_factor: float = 0.2,
         max_step_size_factor: float = 10.0,
         max_num_steps: Any = None,
-        make_adjoint_solver_fn: Callable[[], tfp.math.ode.Solver] | None = None,
+        make_adjoint_solver_fn: Callable[[], Solver] | None = None,
         validate_args: bool = False,
         name: str | None = None,
         *,
@@ -142,7 +142,7 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
         batch_ndims: int | None = None,
         previous_solver_internal_state: SolverState | None = None,
         constants: dict[str, Any] | None = None,
-    ) -> tfp.math.ode.Results:
+    ) -> Results:
         """Solves an initial value problem; see `tfp.math.ode.Solver.solve`.
 
         With `batch_ndims=1` every sample has its own time, step size, error test, NFE and status, and a sample's
@@ -181,7 +181,7 @@ class RungeKuttaSolver(tfp.math.ode.Solver):
             rows = Rows(ode_fn, initial_state, batch_ndims)
             constants = tf.nest.map_structure(tf.convert_to_tensor, constants or {})
             problem = _Problem(self, rows, constants, initial_time, previous_solver_internal_state)
-            if isinstance(solution_times, tfp.math.ode.ChosenBySolver):
+            if isinstance(solution_times, ChosenBySolver):
                 solution_times = problem.chosen_times(solution_times.final_time)
             return problem.solve(checked_times(problem.t0, solution_times, rows.dtype, self._validate_args))
 
@@ -237,7 +237,7 @@ class _Problem:
         with self.read.reading():
             return self.rows.field(t, y, constants)
 
-    def solve(self, times: tf.Tensor) -> tfp.math.ode.Results:
+    def solve(self, times: tf.Tensor) -> Results:
         solver = self.solver
         rtol, atol = solver._tolerances(self.rows)
         wanted = not tf.executing_eagerly() or record.could_possibly_record()
@@ -255,7 +255,7 @@ class _Problem:
             *map(self.rows.per_sample, (totals.nfe, totals.accepted, totals.rejected, totals.status, totals.t))
         )
         state = SolverState(self.rows.per_sample(totals.step))
-        return tfp.math.ode.Results(times, self.rows.states(outputs), diagnostics, state)
+        return Results(times, self.rows.states(outputs), diagnostics, state)
 
     def _recorded(self) -> type | None:
         """What the backward pass reads of each step."""
