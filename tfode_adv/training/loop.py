@@ -22,6 +22,7 @@ from tfode_adv.training.checkpoints import Checkpoints, locked
 from tfode_adv.training.interrupt import Interrupt
 from tfode_adv.training.losses import Loss
 from tfode_adv.training.schedules import Constant
+from tfode_adv.training.state import State
 from tfode_adv.training.updates import Outcome, Updates
 
 ON_NAN = ("stop", "skip")
@@ -75,7 +76,7 @@ def fit(
     max_updates: int | None = None,
     steps: int | None = None,
     report: Callable[[str], None] = print,
-) -> state.State:
+) -> State:
     """Trains a model.
 
     Args:
@@ -110,41 +111,75 @@ def fit(
         Diverged: if a batch fails and is not to be skipped, or all of an epoch's were skipped.
         RunError: if the folder is in use.
     """
-    return _Loop(**locals()).run()
-
-
-class _Loop:
-    def __init__(self, *, model, loss, optimizer, strategy, survival, seed, accumulate, jit_compile, **rest):
-        vars(self).update(rest, model=model, optimizer=optimizer)
-        self.strategy = strategy or tf.distribute.get_strategy()
-        self.survival = survival or Survival()
-        if self.survival.resume and self.survival.folder is None:
-            raise UsageError("resume is True, but folder is None: name the folder of the run to go on with")
-        with self.strategy.scope():
-            # So that callbacks find model.optimizer, and model.evaluate works afterwards.
-            model.compile(
-                optimizer=optimizer,
-                loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-                metrics=["accuracy"],
-                auto_scale_loss=False,
-            )
-            optimizer.build(model.trainable_variables)
-        self.updates = Updates(
-            model,
-            optimizer,
-            loss,
-            strategy=self.strategy,
-            seed=seed,
-            accumulate=accumulate,
-            jit_compile=jit_compile,
+    survival, strategy = survival or Survival(), strategy or tf.distribute.get_strategy()
+    options = {"strategy": strategy, "seed": seed, "accumulate": accumulate, "jit_compile": jit_compile}
+    if survival.resume and survival.folder is None:
+        raise UsageError("resume is True, but folder is None: name the folder of the run to go on with")
+    with strategy.scope():
+        # So that callbacks find model.optimizer, and model.evaluate works afterwards.
+        model.compile(
+            optimizer=optimizer,
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            auto_scale_loss=False,
         )
-        self.state = state.State()
-        self.checkpoints = None
+        optimizer.build(model.trainable_variables)
+    return _Loop(
+        model=model,
+        train=train,
+        validation=validation,
+        epochs=epochs,
+        optimizer=optimizer,
+        schedule=schedule,
+        survival=survival,
+        given=callbacks,
+        strategy=strategy,
+        updates=Updates(model, optimizer, loss, **options),
+        max_updates=max_updates,
+        steps=steps,
+        report=report,
+    ).run()
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Loop:
+    """A training under way: what it was asked for, and where it stands. The first fields are `fit`'s arguments.
+
+    Attributes:
+        given: the user's callbacks.
+        updates: the compiled steps.
+        state: where the training stands.
+        checkpoints: None where nothing is kept.
+        writes: whether this worker writes them.
+        callbacks: all that are told, while it runs.
+        interrupt: whether the user asked to leave, while it runs.
+    """
+
+    model: keras.Model
+    train: Callable[[int, int], Batches]
+    validation: Batches | None
+    epochs: int
+    optimizer: keras.optimizers.Optimizer
+    schedule: Constant
+    survival: Survival
+    given: Sequence[keras.callbacks.Callback]
+    strategy: tf.distribute.Strategy
+    updates: Updates
+    max_updates: int | None
+    steps: int | None
+    report: Callable[[str], None]
+    state: State = dataclasses.field(default_factory=State)
+    checkpoints: Checkpoints | None = None
+    writes: bool = False
+    callbacks: keras.callbacks.CallbackList | None = None
+    interrupt: Interrupt | None = None
+
+    def __post_init__(self) -> None:
         if self.survival.folder is not None:
             folder = pathlib.Path(self.survival.folder) / "checkpoints"
             self.checkpoints = Checkpoints(folder, self.survival.keep, self.report)
 
-    def run(self) -> state.State:
+    def run(self) -> State:
         chief = distribution.is_chief(self.strategy)
         writes = self.checkpoints is not None and chief
         with locked(self.survival.folder) if writes else contextlib.nullcontext(), Interrupt() as interrupt:
@@ -156,7 +191,7 @@ class _Loop:
             # Verbose to those callbacks alone that the user gave: Keras adds none of its own.
             parameters = {"epochs": self.epochs, "steps": self.steps, "verbose": 1}
             # What only tells of the training does so once; what may steer it must steer every worker alike.
-            told = [each for each in self.callbacks if chief or not isinstance(each, Watcher)]
+            told = [each for each in self.given if chief or not isinstance(each, Watcher)]
             self.callbacks = keras.callbacks.CallbackList(told, model=self.model, **parameters)
             for callback in self.callbacks.callbacks:
                 if isinstance(callback, Watcher):
