@@ -10,6 +10,10 @@ class UsageError(ValueError):
     """The caller's mistake: an unknown name, a value out of range. Programs exit with status 2."""
 
 
+class WrongType(UsageError, TypeError):
+    """A value of a type that has no meaning here, where the ecosystem's own functions raise a `TypeError`."""
+
+
 class RunError(RuntimeError):
     """A run that cannot go on: a missing or corrupt file, a failed solve. Programs exit with status 1."""
 

@@ -28,7 +28,7 @@ def test_a_compiled_function_returns_all_results():
 
 
 def test_a_failure_is_no_success():
-    diagnostics = solve([1.0], max_num_steps=1, first_step_size=0.1).diagnostics
+    diagnostics = solve([1.0], max_num_steps=1, first_step_size=0.1, on_failure="status").diagnostics
     assert not diagnostics.success.numpy().any() and not diagnostics.success_status.numpy().any()
 
 

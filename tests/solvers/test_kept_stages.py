@@ -60,7 +60,7 @@ def test_the_gradient_is_that_of_recomputed_stages(name):
 
 
 def solve_and_differentiate(field, y0, checkpoint, gain=1.0, times=(1.0,), name="bosh3", compiled=False, **options):
-    solver = solvers.get(name, checkpoint=checkpoint, **(settings(name) | options))
+    solver = solvers.get(name, checkpoint=checkpoint, **(settings(name) | options), on_failure="status")
 
     def run(y0, gain):
         with tf.GradientTape() as tape:

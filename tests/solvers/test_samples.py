@@ -28,7 +28,8 @@ def starts(speeds, blasts=None):
 
 @pytest.fixture(scope="module", params=["backprop", "adjoint"])
 def solve(request):
-    solver = solvers.get("dopri5", rtol=1e-3, atol=1e-3, gradient=request.param, on_gradient_failure="status")
+    quiet = {"on_failure": "status", "on_gradient_failure": "status"}
+    solver = solvers.get("dopri5", rtol=1e-3, atol=1e-3, gradient=request.param, **quiet)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, 4], tf.float32)])
     def run(y0):
@@ -82,14 +83,14 @@ def test_exploding_and_broken_neighbours_change_nothing(solve):
 
 
 def test_running_out_of_steps_is_a_status():
-    solver = solvers.get("dopri5", rtol=1e-6, atol=1e-6, max_num_steps=7)
+    solver = solvers.get("dopri5", rtol=1e-6, atol=1e-6, max_num_steps=7, on_failure="status")
     diagnostics = solver.solve(oscillator, 0.0, starts([0.1, 80.0]), [1.0], batch_ndims=1).diagnostics
     assert diagnostics.status.numpy().tolist() == [Status.OK, Status.MAX_NUM_STEPS]
     assert diagnostics.num_accepted_steps[1] + diagnostics.num_rejected_steps[1] == 7
 
 
 def test_a_tolerance_below_the_number_type_ends_at_once():
-    solver = solvers.get("dopri5", rtol=1e-12, atol=1e-12)
+    solver = solvers.get("dopri5", rtol=1e-12, atol=1e-12, on_failure="status")
     diagnostics = solver.solve(oscillator, 0.0, starts([1.0, 2.0]), [1.0], batch_ndims=1).diagnostics
     assert (diagnostics.status.numpy() == Status.UNDERFLOW).all()
     assert (diagnostics.num_ode_fn_evaluations.numpy() <= 2).all()
@@ -163,7 +164,7 @@ def test_times_chosen_by_the_solver():
 
 
 def test_times_are_chosen_by_a_sample_that_arrives():
-    solver = solvers.get("heun2", rtol=1e-2, atol=1e-2, max_num_steps=40)
+    solver = solvers.get("heun2", rtol=1e-2, atol=1e-2, max_num_steps=40, on_failure="status")
     y0 = starts([1.0, 0.5], [0.0, 3.0])
     results = solver.solve(oscillator, 0.0, y0, tfp.math.ode.ChosenBySolver(1.0), batch_ndims=1)
     accepted = results.diagnostics.num_accepted_steps.numpy()

@@ -59,7 +59,7 @@ def test_two_batch_dimensions_are_as_good_as_one(gradient, checkpoint):
 def test_no_dynamics_is_differentiated_at_a_state_that_nobody_has(gradient):
     """Where one sample's step is rejected, fails or starts from NaN, a state of zeros would do for most dynamics."""
     weight = tf.Variable(1.0, dtype=tf.float64)
-    options = {"max_num_steps": 60, "on_gradient_failure": "status"}
+    options = {"max_num_steps": 60, "on_failure": "status", "on_gradient_failure": "status"}
     solver = solvers.get("heun2", rtol=1e-2, atol=1e-2, gradient=gradient, **options)
 
     def to_weight(y0):

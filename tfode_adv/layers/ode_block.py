@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfode_adv import solvers
@@ -14,7 +13,7 @@ from tfode_adv.layers.context import SETTINGS, Statistics, current_settings, rec
 from tfode_adv.solvers.graph import in_xla
 from tfode_adv.solvers.runge_kutta import exact
 from tfode_adv.solvers.solver import CHECKPOINTS, GRADIENTS, ON_FAILURE
-from tfode_adv.solvers.status import check_status
+from tfode_adv.solvers.status import check_status, without_failed
 
 
 class CheckedSetting:
@@ -241,7 +240,8 @@ class ODEBlock(keras.layers.Layer):
             with tf.control_dependencies(check_status(statistics.status, statistics.time)):
                 results = results._replace(states=tf.nest.map_structure(tf.identity, results.states))
             if in_xla() and not stock:
-                results = results._replace(states=_without_failed(results.states, statistics.status))
+                flat = without_failed(tf.nest.flatten(results.states), statistics.status)
+                results = results._replace(states=tf.nest.pack_sequence_as(results.states, flat))
         return results
 
     def _effective_settings(self) -> dict[str, Any]:
@@ -269,7 +269,7 @@ class ODEBlock(keras.layers.Layer):
             return solvers.get(name, **steps, **options)
 
         adjoint = None
-        if settings["adjoint_solver"] or settings["adjoint_tol"]:
+        if settings["gradient"] == "adjoint" and (settings["adjoint_solver"] or settings["adjoint_tol"]):
             name = settings["adjoint_solver"] or settings["solver"]
             adjoint = make(name, settings["adjoint_tol"] or settings["tol"])
         return make(
@@ -277,6 +277,8 @@ class ODEBlock(keras.layers.Layer):
             exact(settings["tol"], tf.float64),
             gradient=settings["gradient"],
             checkpoint=settings["checkpoint"],
+            # The block looks at the status itself, once it stands in the statistics.
+            on_failure="status",
             on_gradient_failure=settings["on_failure"],
             make_adjoint_solver_fn=(lambda: adjoint) if adjoint else None,
         )
@@ -353,16 +355,6 @@ def _symbols(shape: Any, dtype: str) -> Any:
     if not _is_shape(shape):
         return tuple(_symbols(each, dtype) for each in shape)
     return keras.KerasTensor((None, *shape[1:]), dtype=dtype)
-
-
-def _without_failed(states: Any, status: tf.Tensor) -> Any:
-    """States `[T, B, ...]` with NaN for the samples whose `status` `[B]` is a failure."""
-
-    def mask(x: tf.Tensor) -> tf.Tensor:
-        good = tf.reshape(status == 0, [1, -1] + [1] * (x.shape.rank - 2))
-        return tf.where(good, x, tf.constant(np.nan, x.dtype))
-
-    return tf.nest.map_structure(mask, states)
 
 
 def _is_shape(value: Any) -> bool:

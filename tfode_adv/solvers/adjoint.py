@@ -37,7 +37,7 @@ def solve_adjoint(
         The gradients, and per sample `[B]` the status of the adjoint solve and the time it reached.
     """
     components = len(cotangents)
-    succeeded = solution.totals.status == int(Status.OK)
+    succeeded = tf.equal(solution.totals.status, int(Status.OK))
 
     def augmented(s: tf.Tensor, rows: list[tf.Tensor]) -> list[tf.Tensor]:
         y, a = rows[:components], rows[components:]
@@ -63,11 +63,11 @@ def solve_adjoint(
             atol,
             settings,
             integral=Integral(totals, parameter_integrand) if parameters else None,
-            where=succeeded & (status == int(Status.OK)),
+            where=succeeded & tf.equal(status, int(Status.OK)),
         )
-        status = tf.where(status == int(Status.OK), back.totals.status, status)
-        adjoint = rk.select(status == int(Status.OK), [o[0] for o in back.outputs[components:]])
-        reached = tf.where(status == int(Status.OK), -back.totals.t, reached)
+        status = tf.where(tf.equal(status, int(Status.OK)), back.totals.status, status)
+        adjoint = rk.select(tf.equal(status, int(Status.OK)), [o[0] for o in back.outputs[components:]])
+        reached = tf.where(tf.equal(status, int(Status.OK)), -back.totals.t, reached)
         return m - 1, adjoint, back.integral if parameters else totals, status, reached
 
     adjoint = [tf.zeros_like(c[0]) for c in cotangents]

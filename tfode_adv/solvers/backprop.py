@@ -62,7 +62,7 @@ def sweep(
     def body(i, carried, totals):
         step = steps.read(i)
         size = tf.size(step.t)
-        whole = size == full
+        whole = tf.equal(size, full)
 
         def through_step() -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             rows = tf.cond(whole, lambda: carried, lambda: [tf.gather(c, step.index) for c in carried])
@@ -132,7 +132,7 @@ class _Backpropagation:
     def __init__(self, evaluate, method, t0, times, solution, cotangents, parameters):
         self.evaluate, self.method, self.t0, self.times, self.parameters = evaluate, method, t0, times, parameters
         self.solution = solution
-        self.succeeded = solution.totals.status == int(Status.OK)
+        self.succeeded = tf.equal(solution.totals.status, int(Status.OK))
         self.end = times[-1]
         self.full = tf.shape(cotangents[0])[1]
         self.xla = in_xla()
@@ -253,7 +253,7 @@ class _Backpropagation:
         if conditional_last:
             # Only a state read off the dense output depends on the slope at the step's end, or the step after.
             for s in slope_here:
-                at_end |= tf.reduce_any(s != 0)
+                at_end |= tf.reduce_any(tf.not_equal(s, 0))
             zeros = Gradients([tf.zeros_like(a) for a in adjoint], [tf.zeros_like(p) for p in self.parameters])
             cotangents.pulled(last, tf.cond(at_end, at_the_end, lambda: zeros))
         for i in reversed(range(len(slopes))):
@@ -266,7 +266,7 @@ class _Backpropagation:
         """What the outputs ask of a step: of its start, of its slopes, and whether they ask of the last slope."""
         everywhere = tf.ones_like(step.t, tf.bool)
         weights = step_weights(self.method, everywhere, step.t, step.t_next, self.end)
-        start, extra, at_end = adjoint, None, tf.reduce_any(weights[-1] != 0)
+        start, extra, at_end = adjoint, None, tf.reduce_any(tf.not_equal(weights[-1], 0))
         if self.inner:
             inside, from_inside, extra = self._inner_outputs(step)
             start = [a + b for a, b in zip(start, from_inside, strict=True)]

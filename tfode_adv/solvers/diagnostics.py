@@ -14,8 +14,8 @@ class _Fields(NamedTuple):
     num_rejected_steps: tf.Tensor
     status: tf.Tensor
     final_time: tf.Tensor
-    num_jacobian_evaluations: tf.Tensor | int = 0
-    num_matrix_factorizations: tf.Tensor | int = 0
+    num_jacobian_evaluations: tf.Tensor
+    num_matrix_factorizations: tf.Tensor
 
 
 class Diagnostics(_Fields, TfpDiagnostics):
@@ -27,7 +27,7 @@ class Diagnostics(_Fields, TfpDiagnostics):
         num_ode_fn_evaluations: evaluations of the dynamics (NFE), those of the first step's choice included.
         num_accepted_steps: steps taken.
         num_rejected_steps: steps tried and rejected.
-        status: a `Status`; 0 is success.
+        status: a `Status`; 0 is success, what is negative a failure.
         final_time: time reached; the solution at later times is the last good state where status is not 0.
         num_jacobian_evaluations: 0: explicit methods need none.
         num_matrix_factorizations: 0.
@@ -37,7 +37,7 @@ class Diagnostics(_Fields, TfpDiagnostics):
 
     @property
     def success(self) -> tf.Tensor:
-        """Whether each sample succeeded. (TFP's own takes every status that is not negative for success.)"""
+        """Whether each sample succeeded."""
         return tf.equal(self.status, int(Status.OK))
 
     @property

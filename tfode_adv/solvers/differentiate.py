@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 from tensorflow.python import pywrap_tfe
-from tensorflow.python.eager import imperative_grad, record
+from tensorflow.python.eager import forwardprop_util, imperative_grad, record
 
+from tfode_adv.solvers.graph import current_graph
 from tfode_adv.solvers.slopes import Gradients
 
 SECOND_DERIVATIVE = "second derivatives through an ODE solve are not implemented: its gradient is a constant to them"
+FORWARD_MODE = "forward-mode derivatives (ForwardAccumulator) of an ODE solve are not implemented: use a GradientTape"
 
 PullBack = Callable[[list[tf.Tensor], bool], Gradients]
 
@@ -20,10 +22,15 @@ def stop_recording() -> contextlib.AbstractContextManager[None]:
     return record.stop_recording()
 
 
+def recording_stopped() -> bool:
+    """Whether this is inside `stop_recording`."""
+    return pywrap_tfe.TFE_Py_TapeSetIsStopped()
+
+
 @contextlib.contextmanager
 def _recording() -> Iterator[None]:
     """Tapes see the operations inside, within `stop_recording` too."""
-    stopped = pywrap_tfe.TFE_Py_TapeSetIsStopped()
+    stopped = recording_stopped()
     if stopped:
         pywrap_tfe.TFE_Py_TapeSetRestartOnThread()
     try:
@@ -36,8 +43,9 @@ def _recording() -> Iterator[None]:
 class VariablesRead:
     """Collects the trainable variables read inside `reading` blocks, in the order of their first reading.
 
-    Called eagerly, a `tf.function` that was traced before names its variables only where a tape could record the
-    call. So tapes see the first eager block: hand it tensors that none follows, or they keep what it computes.
+    Tapes see the blocks: a dynamics may have a tape of its own, and a `tf.function` that was traced before names its
+    variables only where one could record the call. Hand a block tensors that no tape around the solve follows: such
+    a tape then drops what it has seen as soon as the slope is gone.
 
     Attributes:
         began: whether there was a block.
@@ -49,9 +57,8 @@ class VariablesRead:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        seen = _recording() if tf.executing_eagerly() and not self.began else contextlib.nullcontext()
         self.began = True
-        with seen, record.VariableWatcher() as watcher:
+        with _recording(), record.VariableWatcher() as watcher:
             yield
         known = {id(v) for v in self.variables}
         self.variables += [v for v in watcher.watched_variables() if id(v) not in known]
@@ -76,7 +83,9 @@ def differentiable(
     parameters = [tf.convert_to_tensor(v) for v in variables] + constants
     memory: list[tuple[list[tf.Tensor], Gradients]] = []
     followed = bool(constants) and record.should_record_backprop(constants)
-    graph = _graph()
+    graph = current_graph()
+    if forwardprop_util.pack_tangents([*state, *parameters]).tangents:
+        raise NotImplementedError(FORWARD_MODE)
 
     def recall(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
         for known, gradients in memory:
@@ -96,7 +105,7 @@ def differentiable(
     def from_parameters(*values):
         def gradient(*cotangents):
             # In another graph, a loop's derivative for one, no tape tells whether the constants lead anywhere.
-            constants_count = followed or (constants and _graph() is not graph)
+            constants_count = followed or (constants and current_graph() is not graph)
             if not constants_count and not _asked_for(variables):
                 return [None] * len(values)
             return recall(list(cotangents), True).parameters
@@ -113,10 +122,6 @@ def differentiable(
     if not parameters:
         return reached
     return _as_list(join(*reached, *_as_list(from_parameters(*parameters))))
-
-
-def _graph() -> tf.Graph | None:
-    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
 def _asked_for(variables: list[tf.Variable]) -> bool:

@@ -11,6 +11,11 @@ def in_xla() -> bool:
     return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
+def current_graph() -> tf.Graph | None:
+    """The graph being built; None where operations are carried out at once."""
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
 def isolated(function: Callable) -> Callable:
     """`function`, kept out of the loop body it is called in.
 

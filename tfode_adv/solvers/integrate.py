@@ -216,9 +216,9 @@ class _Integration:
         evaluations = int(self.method.first_same_as_last) + int(self._chooses_first_step)
         zeros = tf.zeros_like(t, tf.int32)
         status = tf.where(rk.below_resolution(y0, rtol, atol) & self.method.adaptive, int(Status.UNDERFLOW), zeros)
-        status = tf.where(rk.not_finite(y0 + slope, t.dtype) == 0, status, int(Status.NON_FINITE))
+        status = tf.where(tf.equal(rk.not_finite(y0 + slope, t.dtype), 0), status, int(Status.NON_FINITE))
         status = tf.where(self.where, status, int(Status.OK))
-        good = (status == int(Status.OK)) & self.where
+        good = tf.equal(status, int(Status.OK)) & self.where
         # No NaN of a sample left out meets a sum over the batch.
         first, *rows = rk.stand_in(good, [step, *y0, *slope])
         y, slope = rows[: len(y0)], rows[len(y0) :]
@@ -253,7 +253,7 @@ class _Integration:
         if not self.method.first_same_as_last:
             y_next = rk.advance(batch.y, h, self.method.b, slopes)
         accepted, step, ratio, status = self._judge(i, batch, t_next, h, y_next, slopes)
-        failed = status != int(Status.OK)
+        failed = tf.not_equal(status, int(Status.OK))
         still = batch.active & ~failed & ~(accepted & (t_next >= self.end))
 
         t = tf.where(accepted, t_next, batch.t)
@@ -319,10 +319,12 @@ class _Integration:
             def share(a=a, c=c, i=i, weight=weight) -> list[tf.Tensor]:
                 t = batch.t + rk.exact(c, attempt.h.dtype) * attempt.h
                 y = rk.advance(batch.y, attempt.h, a, attempt.slopes[:i])
-                t, *y = rk.stand_in(weight != 0, [t, *y])
+                t, *y = rk.stand_in(tf.not_equal(weight, 0), [t, *y])
                 return self.integral.integrand(t, y, weight)
 
-            added.append(tf.cond(tf.reduce_any(weight != 0), share, lambda: [tf.zeros_like(v) for v in value]))
+            added.append(
+                tf.cond(tf.reduce_any(tf.not_equal(weight, 0)), share, lambda: [tf.zeros_like(v) for v in value])
+            )
         return [tf.add_n(parts) for parts in zip(value, *added, strict=True)]
 
     def _read_outputs(self, outputs: list[tf.Tensor], batch: Batch, attempt: Attempt) -> list[tf.Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfode_adv.errors import UsageError
+from tfode_adv.errors import UsageError, WrongType
 from tfode_adv.solvers.runge_kutta import exact
 
 _HALF = (tf.float16, tf.bfloat16)
@@ -30,7 +30,7 @@ class Rows:
         self._batch_ndims = batch_ndims or 0
         for component in self._flat:
             if not (component.dtype.is_floating or component.dtype.is_complex):
-                raise UsageError(f"initial_state has dtype {component.dtype.name}, but must be floating or complex")
+                raise WrongType(f"initial_state has dtype {component.dtype.name}, but must be floating or complex")
             if component.shape.rank is not None and component.shape.rank < self._batch_ndims:
                 raise UsageError(
                     f"initial_state has shape {component.shape}, but batch_ndims={batch_ndims} needs more axes"

@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import record
+from tensorflow.python.saved_model import save_context
 
 from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
 from tfode_adv.solvers.adjoint import solve_adjoint
+from tfode_adv.solvers.adjoint_together import solve_adjoint_together
 from tfode_adv.solvers.backprop import backpropagate
 from tfode_adv.solvers.control import CONTROLLERS, hairer_first_step
 from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
-from tfode_adv.solvers.differentiate import VariablesRead, differentiable, stop_recording
-from tfode_adv.solvers.graph import in_xla
+from tfode_adv.solvers.differentiate import VariablesRead, differentiable, recording_stopped, stop_recording
+from tfode_adv.solvers.graph import current_graph, in_xla
 from tfode_adv.solvers.integrate import Settings, Solution, integrate
 from tfode_adv.solvers.interface import ChosenBySolver, Results, Solver
 from tfode_adv.solvers.kept import AUTO_BYTES, KeptStages
@@ -22,7 +24,7 @@ from tfode_adv.solvers.residuals import SplitField
 from tfode_adv.solvers.rows import Rows
 from tfode_adv.solvers.runge_kutta import exact
 from tfode_adv.solvers.slopes import Gradients, Slope, taped, without
-from tfode_adv.solvers.status import Status, check_status
+from tfode_adv.solvers.status import Status, check_status, without_failed
 from tfode_adv.solvers.step_sizes import backpropagate_with_step_sizes
 from tfode_adv.solvers.steps import Step, StepStore, Trial
 from tfode_adv.solvers.tableaus import Tableau
@@ -63,8 +65,9 @@ class RungeKuttaSolver(Solver):
         num_steps: Any = None,
         controller: str = "i",
         endpoint: str = "interpolate",
-        gradient: str = "backprop",
+        gradient: str | None = None,
         checkpoint: str = "auto",
+        on_failure: str = "raise",
         on_gradient_failure: str = "raise",
     ):
         """Initializes the solver.
@@ -77,7 +80,8 @@ class RungeKuttaSolver(Solver):
             min_step_size_factor: smallest factor from one step size to the next, in (0, 1].
             max_step_size_factor: largest such factor, at least 1.
             max_num_steps: steps tried by a sample before it fails; None means 10,000.
-            make_adjoint_solver_fn: makes the solver of the adjoint equation; None means this solver.
+            make_adjoint_solver_fn: makes the solver of the adjoint equation, ours or one of `tfp.math.ode` (which
+                takes the batch as one system, the parameters' gradients among its state); None means this solver.
             validate_args: whether to check solution times at run time, where they are not known before.
             name: name of the operations.
             num_steps: number of equal steps, for the methods without an error estimate; default 1.
@@ -88,7 +92,8 @@ class RungeKuttaSolver(Solver):
                 step sizes is left out, the gradient is that of the fixed grid the solve has chosen;
                 "backprop_steps", through every step tried and its size too, the derivative of what the solver
                 computed, as the papers' programs took it (dearer, and it jumps where a step's acceptance changes);
-                or "adjoint", the continuous adjoint equation.
+                or "adjoint", the continuous adjoint equation. None means "adjoint" where `make_adjoint_solver_fn` is
+                given, "backprop" elsewhere.
             checkpoint: what "backprop" keeps for its backward pass: "steps", the start of each accepted step, from
                 which the step is recomputed (memory: one state a step); "none", the intermediate results of every
                 evaluation besides, so that nothing is recomputed (memory: all of them); "auto", like "none" in
@@ -96,6 +101,9 @@ class RungeKuttaSolver(Solver):
                 where a `GradientTape` records the solve, or the tracing of the function that holds it: a forward
                 pass alone does not pay for them. XLA, and a dynamics with loops or branches of TensorFlow's
                 inside, leave nothing that could be kept: there "auto" means "steps".
+            on_failure: "raise": a failed sample raises `SolveError` (compiled functions:
+                `tf.errors.InvalidArgumentError`; under XLA, which raises nothing, its states are NaN), or "status":
+                its last good state is returned, and its status is negative.
             on_gradient_failure: "raise" (under XLA, which raises nothing, the gradients of samples whose adjoint
                 solve fails, and those of all variables and constants, are NaN), or "status": such samples have
                 gradient zero, variables and constants NaN.
@@ -127,8 +135,13 @@ class RungeKuttaSolver(Solver):
             max_num_steps=DEFAULT_MAX_NUM_STEPS if max_num_steps is None else max_num_steps,
             endpoint=check_choice("endpoint", endpoint, ENDPOINTS),
         )
-        self._gradient = check_choice("gradient", gradient, GRADIENTS)
+        self._gradient = check_choice(
+            "gradient", gradient or ("adjoint" if make_adjoint_solver_fn else "backprop"), GRADIENTS
+        )
+        if make_adjoint_solver_fn and self._gradient != "adjoint":
+            raise UsageError(f"gradient is {gradient!r}, but make_adjoint_solver_fn is for 'adjoint'")
         self._checkpoint = check_choice("checkpoint", checkpoint, CHECKPOINTS)
+        self._on_failure = check_choice("on_failure", on_failure, ON_FAILURE)
         self._on_gradient_failure = check_choice("on_gradient_failure", on_gradient_failure, ON_FAILURE)
 
     def solve(
@@ -174,7 +187,9 @@ class RungeKuttaSolver(Solver):
 
         Raises:
             UsageError: for times out of order, a slope of another structure or shape than the state, or
-                checkpoint="none" where nothing can be kept.
+                checkpoint="none" where nothing can be kept. One that is a `TypeError` too for a state of integers.
+            SolveError: see `on_failure`.
+            NotImplementedError: inside a `tf.autodiff.ForwardAccumulator` that follows the state or the constants.
         """
         del jacobian_fn, jacobian_sparsity
         with tf.name_scope(self._name):
@@ -215,8 +230,13 @@ class _Problem:
         self.solver, self.rows, self.constants = solver, rows, constants
         self.smooth = [c for c in tf.nest.flatten(constants) if _has_gradient(c)]
         self.xla = in_xla()
-        self.t0 = exact(initial_time, rows.dtype)
         self.y0 = rows.initial()
+        with stop_recording():
+            # What no tape follows, so that none keeps what the dynamics computes.
+            self.t0 = tf.stop_gradient(exact(initial_time, rows.dtype))
+            self.start = [tf.stop_gradient(y) for y in self.y0]
+            self.still = [tf.stop_gradient(c) for c in self.smooth]
+        self.graph = current_graph()
         self.read = VariablesRead()
         self.settings = solver._settings
         if warm_start is not None:
@@ -229,9 +249,8 @@ class _Problem:
 
     def field(self, t: tf.Tensor, y: list[tf.Tensor], smooth: list[tf.Tensor] | None = None) -> list[tf.Tensor]:
         """The slopes at (t, y), with `smooth` in place of the constants that have a gradient."""
-        smooth = self.smooth if smooth is None else smooth
-        if tf.executing_eagerly() and not self.read.began:
-            t, y, smooth = tf.nest.map_structure(tf.stop_gradient, (t, y, smooth))
+        if smooth is None:
+            smooth = self.still if recording_stopped() else self.smooth
         rest = iter(smooth)
         constants = tf.nest.map_structure(lambda c: next(rest) if _has_gradient(c) else c, self.constants)
         with self.read.reading():
@@ -243,16 +262,22 @@ class _Problem:
         wanted = not tf.executing_eagerly() or record.could_possibly_record()
         store = self._store() if wanted else None
         with stop_recording():
-            solution = integrate(self.field, self.t0, self.y0, times, rtol, atol, self.settings, store=store)
+            solution = integrate(self.field, self.t0, self.start, times, rtol, atol, self.settings, store=store)
             if wanted and not self.read.began:
                 # Without a sample to integrate nothing was evaluated, and nothing is known of the variables.
-                self.field(tf.fill(tf.shape(self.y0[0])[:1], self.t0), self.y0)
-        outputs = solution.outputs
+                self.field(tf.fill(tf.shape(self.y0[0])[:1], self.t0), self.start)
+        outputs, totals = solution.outputs, solution.totals
         if wanted:
             outputs = self._differentiable(times, solution)
-        totals = solution.totals
+        if solver._on_failure == "raise":
+            with tf.control_dependencies(check_status(totals.status, totals.t)):
+                outputs = [tf.identity(o) for o in outputs]
+            if self.xla:
+                outputs = without_failed(outputs, totals.status)
         diagnostics = Diagnostics(
-            *map(self.rows.per_sample, (totals.nfe, totals.accepted, totals.rejected, totals.status, totals.t))
+            *map(self.rows.per_sample, (totals.nfe, totals.accepted, totals.rejected, totals.status, totals.t)),
+            num_jacobian_evaluations=tf.constant(0),
+            num_matrix_factorizations=tf.constant(0),
         )
         state = SolverState(self.rows.per_sample(totals.step))
         return Results(times, self.rows.states(outputs), diagnostics, state)
@@ -313,30 +338,44 @@ class _Problem:
 
         def pull_back(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
             parameters = variables + self.smooth if with_parameters else []
-            problem = (times, solution, cotangents, parameters)
+            problem = (times, self._within_reach(times, solution), cotangents, parameters)
             if not self._recorded():
                 return self._adjoint(*problem)
             if not solution.steps:
                 raise UsageError(NOT_RECORDED)
             if self._recorded() is Step:
-                evaluate = self._evaluation(solution, parameters)
+                evaluate = self._evaluation(problem[1], parameters)
                 return backpropagate(evaluate, self.settings.method, self.t0, *problem)
             tolerances = self.solver._tolerances(self.rows)
             return backpropagate_with_step_sizes(self.field, self.settings, self.t0, *problem, self.y0, *tolerances)
 
         return differentiable(solution.outputs, self.y0, variables, self.smooth, pull_back)
 
+    def _within_reach(self, times: tf.Tensor, solution: Solution) -> Solution:
+        """`solution`, solved again where its steps cannot be read.
+
+        That is in a SavedModel, which holds no lists of tensors between functions, and in a function that
+        differentiates an eager solve, whose lists are Python's.
+        """
+        eager_from_graph = self.graph is None and not tf.executing_eagerly()
+        if not solution.steps or not (save_context.in_save_context() or eager_from_graph):
+            return solution
+        store = StepStore.empty(self._recorded(), self.y0, self.t0.dtype)
+        rtol, atol = self.solver._tolerances(self.rows)
+        with stop_recording():
+            return integrate(self.field, self.t0, self.start, times, rtol, atol, self.settings, store=store)
+
     def _adjoint(self, times, solution, cotangents, parameters) -> Gradients:
         solver = self.solver._make_adjoint_solver_fn()
-        if not isinstance(solver, RungeKuttaSolver):
-            raise UsageError(f"the adjoint solver is {solver!r}, but must be one of tfode_adv.solvers'")
-        rtol, atol = solver._tolerances(self.rows)
-        settings = self.settings if solver is self.solver else solver._settings
-        settings = dataclasses.replace(settings, first_step=None)
-        gradients, status, reached = solve_adjoint(
-            self.field, self.t0, times, solution, cotangents, parameters, rtol, atol, settings
-        )
-        marked = without(status != int(Status.OK), gradients)
+        problem = (self.field, self.t0, times, solution, cotangents, parameters)
+        if isinstance(solver, RungeKuttaSolver):
+            rtol, atol = solver._tolerances(self.rows)
+            settings = self.settings if solver is self.solver else solver._settings
+            settings = dataclasses.replace(settings, first_step=None)
+            gradients, status, reached = solve_adjoint(*problem, rtol, atol, settings)
+        else:
+            gradients, status, reached = solve_adjoint_together(solver, *problem)
+        marked = without(tf.not_equal(status, int(Status.OK)), gradients)
         if self.solver._on_gradient_failure == "status":
             return gradients._replace(parameters=marked.parameters)
         with tf.control_dependencies(check_status(status, reached, "adjoint ")):
@@ -353,14 +392,16 @@ class _Problem:
         rtol, atol = self.solver._tolerances(self.rows)
         with stop_recording():
             store = StepStore.empty(Step, self.y0, self.t0.dtype)
-            solution = integrate(self.field, self.t0, self.y0, end[tf.newaxis], rtol, atol, self.settings, store=store)
-            accepted = tf.where(solution.totals.status == int(Status.OK), solution.totals.accepted, -1)
+            solution = integrate(
+                self.field, self.t0, self.start, end[tf.newaxis], rtol, atol, self.settings, store=store
+            )
+            accepted = tf.where(tf.equal(solution.totals.status, int(Status.OK)), solution.totals.accepted, -1)
             # The place past the last one stands for nobody: no sample, or none that succeeded.
             sample = tf.argmax(tf.concat([accepted, [0]], 0), output_type=tf.int32)
 
             def add(i, times):
                 step = solution.steps.read(i)
-                mine = tf.boolean_mask(step.t_next, (step.index == sample) & (step.t_next < end))
+                mine = tf.boolean_mask(step.t_next, tf.equal(step.index, sample) & (step.t_next < end))
                 return i + 1, tf.concat([times, mine], 0)
 
             _, times = tf.while_loop(

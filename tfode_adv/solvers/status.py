@@ -9,12 +9,12 @@ from tfode_adv.errors import RunError
 
 
 class Status(enum.IntEnum):
-    """One integer a sample; 0 is success, as in `tfp.math.ode`."""
+    """One integer a sample; 0 is success and what is negative a failure, as in `tfp.math.ode`."""
 
     OK = 0
-    MAX_NUM_STEPS = 1
-    UNDERFLOW = 2
-    NON_FINITE = 3
+    MAX_NUM_STEPS = -1
+    UNDERFLOW = -2
+    NON_FINITE = -3
 
 
 REASONS = {
@@ -51,7 +51,17 @@ def check_status(status: tf.Tensor, reached: tf.Tensor, what: str = "") -> list[
             tf.where(count > 0, first, 0),
             ";",
         ]
-    return [tf.debugging.Assert(count == 0, parts, summarize=1)]
+    return [tf.debugging.Assert(tf.equal(count, 0), parts, summarize=1)]
+
+
+def without_failed(outputs: list[tf.Tensor], status: tf.Tensor) -> list[tf.Tensor]:
+    """Outputs `[T, B, ...]` with NaN for the samples whose `status` `[B]` is a failure."""
+
+    def mask(x: tf.Tensor) -> tf.Tensor:
+        good = tf.reshape(tf.equal(status, int(Status.OK)), [1, -1] + [1] * (x.shape.rank - 2))
+        return tf.where(good, x, tf.cast(float("nan"), x.dtype))
+
+    return [mask(x) for x in outputs]
 
 
 def failure_message(status: np.ndarray, reached: np.ndarray, what: str = "") -> str | None:

@@ -61,7 +61,7 @@ class _ThroughStepSizes:
         self.xla = in_xla()
 
     def run(self, solution: Solution, y0: list[tf.Tensor]) -> Gradients:
-        self.succeeded = succeeded = solution.totals.status == int(Status.OK)
+        self.succeeded = succeeded = tf.equal(solution.totals.status, int(Status.OK))
         zeros = tf.zeros_like(self.rtol)
         flat = [tf.reshape(c, tf.concat([[-1], tf.shape(c)[2:]], 0)) for c in self.cotangents]
         self.flat = rk.select(tf.tile(succeeded, [tf.size(self.times)]), flat)
