@@ -84,7 +84,9 @@ def test_public_functions_have_type_hints():
 
 
 def test_every_part_has_its_place():
-    parts = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.name[0] != "_" and path.suffix != ".typed"}
+    parts = {
+        path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.name[0] != "_" and path.suffix != ".typed"
+    }
     assert parts == set(RANK)
 
 

@@ -26,9 +26,9 @@ def test_an_exported_model_computes_and_differentiates_as_before(options, tmp_pa
     dynamics = keras.Sequential([keras.layers.Dense(4, activation="tanh")])
     model = keras.Model(inputs, ODEBlock(dynamics, **options)(inputs))
     model.export(tmp_path / "exported", verbose=False)
-    loaded = tf.saved_model.load(str(tmp_path / "exported")).serve
+    loaded = tf.saved_model.load(str(tmp_path / "exported"))
     found = []
-    for function in (model, loaded):
+    for function in (model, loaded.serve):
         x = tf.constant(X)
         with tf.GradientTape() as tape:
             tape.watch(x)

@@ -132,7 +132,7 @@ def test_a_complex_state_turns(method):
     solver = solvers.get(method, rtol=1e-6, atol=1e-6)
     y0 = tf.constant([1 + 0j], tf.complex128)
     end = solver.solve(lambda t, y: 1j * y, 0.0, y0, [np.pi / 2]).states[0]
-    np.testing.assert_allclose(end, [1j], atol=1e-5)
+    np.testing.assert_allclose(end, [1j], atol=1e-3)
 
 
 def test_a_solve_goes_on_where_one_ended():

@@ -29,6 +29,7 @@ from tfode_adv.solvers.step_sizes import backpropagate_with_step_sizes
 from tfode_adv.solvers.steps import Step, StepStore, Trial
 from tfode_adv.solvers.tableaus import Tableau
 from tfode_adv.solvers.times import checked_times
+from tfode_adv.solvers.vectorized import eagerly, inside_pfor, one_at_a_time
 
 GRADIENTS = ("backprop", "backprop_steps", "adjoint")
 CHECKPOINTS = ("auto", "steps", "none")
@@ -336,7 +337,7 @@ class _Problem:
     def _differentiable(self, times: tf.Tensor, solution: Solution) -> list[tf.Tensor]:
         variables = list(self.read.variables)
 
-        def pull_back(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
+        def pulled(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
             parameters = variables + self.smooth if with_parameters else []
             problem = (times, self._within_reach(times, solution), cotangents, parameters)
             if not self._recorded():
@@ -349,16 +350,25 @@ class _Problem:
             tolerances = self.solver._tolerances(self.rows)
             return backpropagate_with_step_sizes(self.field, self.settings, self.t0, *problem, self.y0, *tolerances)
 
+        def pull_back(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
+            def flat(cotangents: list[tf.Tensor]) -> list[tf.Tensor]:
+                return tf.nest.flatten(pulled(cotangents, with_parameters))
+
+            like = Gradients(self.y0, variables + self.smooth if with_parameters else [])
+            if self.graph is None and not tf.executing_eagerly():
+                return tf.nest.pack_sequence_as(like, eagerly(flat, cotangents, tf.nest.flatten(like)))
+            if inside_pfor():
+                return tf.nest.pack_sequence_as(like, one_at_a_time(flat, cotangents))
+            return pulled(cotangents, with_parameters)
+
         return differentiable(solution.outputs, self.y0, variables, self.smooth, pull_back)
 
     def _within_reach(self, times: tf.Tensor, solution: Solution) -> Solution:
         """`solution`, solved again where its steps cannot be read.
 
-        That is in a SavedModel, which holds no lists of tensors between functions, and in a function that
-        differentiates an eager solve, whose lists are Python's.
+        That is in a SavedModel, which holds no lists of tensors between functions.
         """
-        eager_from_graph = self.graph is None and not tf.executing_eagerly()
-        if not solution.steps or not (save_context.in_save_context() or eager_from_graph):
+        if not solution.steps or not save_context.in_save_context():
             return solution
         store = StepStore.empty(self._recorded(), self.y0, self.t0.dtype)
         rtol, atol = self.solver._tolerances(self.rows)
