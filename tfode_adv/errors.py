@@ -73,7 +73,8 @@ def check_integer(name: str, value: int, *, low: int | None = None, high: int | 
 
 def _check_number(name: str, value: Any) -> None:
     try:
-        if isinstance(value, (bool, str, bytes)):
+        # A variable would be read once, and never have a gradient.
+        if isinstance(value, (bool, str, bytes)) or hasattr(value, "assign"):
             raise TypeError
         float(value)
     except (TypeError, ValueError):

@@ -107,6 +107,13 @@ def test_a_last_small_batch_can_be_left_out(load):
     assert sizes == [16, 16, 16]
 
 
+@pytest.mark.parametrize("options", [{}, {"epoch": 1, "step": 2}, {"drop_remainder": True}])
+def test_the_number_of_batches_is_known(load, options):
+    batches = load(batch_size=32, **options)
+    assert int(batches.cardinality()) == len(list(batches)) > 0
+    assert load(epoch=0, repeat=True).cardinality() == tf.data.INFINITE_CARDINALITY
+
+
 def test_augmentation_differs_from_epoch_to_epoch_and_not_within_one(load):
     options = dict(num_examples=20, batch_size=20, shuffle=False, augment="crop+flip")
     first = _collect(load("train", epoch=0, **options))[0]

@@ -104,6 +104,10 @@ def load(
         if repeat:
             later = tf.data.Dataset.range(epoch + 1, np.iinfo(np.int64).max).flat_map(batches)
             order = order.concatenate(later)
+    left = max(int(labels.shape[0]) - step * batch_size, 0)
+    count = tf.data.INFINITE_CARDINALITY if repeat else left // batch_size if drop_remainder else -(-left // batch_size)
+    # TensorFlow cannot count what `flat_map` makes, and Keras warns of an epoch that ends unforeseen.
+    order = order.apply(tf.data.experimental.assert_cardinality(count))
     gathered = order.map(gather, num_parallel_calls=os.cpu_count() or 1, deterministic=True).prefetch(2)
     options = tf.data.Options()
     # An autotuned iterator that has run for long may take the better part of a minute to close, idle.

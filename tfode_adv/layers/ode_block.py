@@ -9,10 +9,11 @@ import tensorflow as tf
 
 from tfode_adv import solvers
 from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
+from tfode_adv.layers.changing import check_deterministic
 from tfode_adv.layers.context import SETTINGS, Statistics, current_settings, record
 from tfode_adv.solvers.graph import in_xla
 from tfode_adv.solvers.runge_kutta import exact
-from tfode_adv.solvers.solver import CHECKPOINTS, GRADIENTS, ON_FAILURE
+from tfode_adv.solvers.solver import CHECKPOINTS, GRADIENTS, MOST_STEPS, ON_FAILURE
 from tfode_adv.solvers.status import check_status, without_failed
 
 
@@ -50,7 +51,8 @@ class ODEBlock(keras.layers.Layer):
     has its own step sizes, so a prediction does not depend on what else is in the batch. With mixed precision only
     the dynamics computes in half precision.
 
-    The dynamics must treat samples independently, and hold neither dropout nor batch statistics. It is called with
+    The dynamics must treat samples independently, and hold neither dropout nor batch statistics: such Keras layers
+    are refused (of rate 0, or frozen, they may stay). It is called with
     any number of samples, those still integrated, many times a solve; and where the backward pass evaluates it anew
     (any gradient but "backprop" of kept stages), in inference mode.
 
@@ -84,7 +86,8 @@ class ODEBlock(keras.layers.Layer):
     sample that needs more fails (not with `gradient="adjoint"`, and not in a function compiled without a tape).
 
     Raises:
-        UsageError: for a value out of range or an unknown choice.
+        UsageError: for a value out of range or an unknown choice; when built, for a dynamics with layers that differ
+            in training.
     """
 
     def __init__(
@@ -158,7 +161,7 @@ class ODEBlock(keras.layers.Layer):
         lambda name, value: check_range(name, value, low=0, low_open=True), "The time integrated to, from 0."
     )
     max_num_steps = CheckedSetting(
-        lambda name, value: check_integer(name, value, low=1), "Steps tried before a sample fails."
+        lambda name, value: check_integer(name, value, low=1, high=MOST_STEPS), "Steps tried before a sample fails."
     )
     on_failure = CheckedSetting(
         lambda name, value: check_choice(name, value, ON_FAILURE), "What becomes of failed samples: raise or status."
@@ -171,10 +174,12 @@ class ODEBlock(keras.layers.Layer):
             rank = len(tf.nest.flatten(state)[0].shape)
             time = keras.KerasTensor((None, *[1] * (rank - 1)), dtype=self.compute_dtype)
             self.dynamics(*self._arguments(time, state))
+        if isinstance(self.dynamics, keras.layers.Layer):
+            check_deterministic(self.dynamics)
         self.built = True
 
     def compute_output_spec(self, h0: Any) -> Any:
-        return tf.nest.map_structure(lambda x: keras.KerasTensor(x.shape, dtype=self.compute_dtype), h0)
+        return tf.nest.map_structure(lambda x: keras.KerasTensor(x.shape, dtype=self._number_type(x.dtype)), h0)
 
     def call(self, h0: Any) -> Any:
         results = self._solve(self._field, h0, [self.final_time], note=True)
@@ -229,7 +234,7 @@ class ODEBlock(keras.layers.Layer):
 
     def _solve(self, field: Callable, h0: Any, times: Any, note: bool = False) -> solvers.Results:
         settings = self._effective_settings()
-        h0 = tf.nest.map_structure(lambda x: tf.cast(tf.convert_to_tensor(x), self.compute_dtype), h0)
+        h0 = tf.nest.map_structure(self._cast, h0)
         stock = settings["solver"] == "tfp"
         solver = self._stock(settings) if stock else self._make_solver(settings)
         results = solver.solve(field, 0.0, h0, times, batch_ndims=None if stock else 1)
@@ -243,6 +248,14 @@ class ODEBlock(keras.layers.Layer):
                 flat = without_failed(tf.nest.flatten(results.states), statistics.status)
                 results = results._replace(states=tf.nest.pack_sequence_as(results.states, flat))
         return results
+
+    def _cast(self, component: Any) -> tf.Tensor:
+        component = tf.convert_to_tensor(component)
+        return tf.cast(component, self._number_type(component.dtype))
+
+    def _number_type(self, dtype: Any) -> str:
+        """The block's type of numbers; a complex state stays one."""
+        return tf.as_dtype(dtype).name if tf.as_dtype(dtype).is_complex else self.compute_dtype
 
     def _effective_settings(self) -> dict[str, Any]:
         own = {
@@ -331,7 +344,7 @@ def _checked_tol(name: str, value: float) -> float:
 
 
 def _checked_steps(value: int | None) -> int:
-    return check_integer("num_steps", 1 if value is None else value, low=1)
+    return check_integer("num_steps", 1 if value is None else value, low=1, high=MOST_STEPS)
 
 
 def _arguments_of(dynamics: Callable) -> Callable[[Any, Any], tuple]:

@@ -35,6 +35,12 @@ class Rows:
                 raise UsageError(
                     f"initial_state has shape {component.shape}, but batch_ndims={batch_ndims} needs more axes"
                 )
+        sizes = {
+            str(c.shape[: self._batch_ndims]) for c in self._flat if c.shape[: self._batch_ndims].is_fully_defined()
+        }
+        if len(sizes) > 1:
+            raise UsageError(f"initial_state has components of unlike batches, {' and '.join(sorted(sizes))}")
+        self._time_dtype = max((c.dtype.real_dtype for c in self._flat), key=lambda dtype: dtype.size)
         self._row_dtypes = [tf.float32 if c.dtype in _HALF else c.dtype for c in self._flat]
         real = [d.real_dtype for d in self._row_dtypes]
         self.dtype = tf.float64 if tf.float64 in real else tf.float32
@@ -101,7 +107,7 @@ class Rows:
             for _ in range(1, n):
                 r = r[:, tf.newaxis]
             values.append(tf.cast(r, c.dtype))
-        t = tf.cast(t, self._flat[0].dtype.real_dtype)
+        t = tf.cast(t, self._time_dtype)
         if n == 0:
             time = t[0]
         else:
@@ -111,6 +117,8 @@ class Rows:
         return self._slope_rows(slope, values)
 
     def _slope_rows(self, slope: Any, values: list[tf.Tensor]) -> list[tf.Tensor]:
+        if any(s is None for s in tf.nest.flatten(slope)):
+            raise UsageError(f"the dynamics returned {slope!r}, but must return a slope of the state's structure")
         try:
             # A list will do for a tuple: a model loaded from its file passes lists where it passed tuples.
             tf.nest.assert_same_structure(self._state, slope, check_types=False)

@@ -36,6 +36,8 @@ CHECKPOINTS = ("auto", "steps", "none")
 ENDPOINTS = ("interpolate", "clip")
 ON_FAILURE = ("raise", "status")
 DEFAULT_MAX_NUM_STEPS = 10_000
+# Steps are counted in 32 bits.
+MOST_STEPS = 2**31 - 1
 NOT_RECORDED = (
     "no GradientTape recorded a solve while jit_compile=True compiled it: put the tape inside the compiled function, "
     "or choose gradient='adjoint'"
@@ -125,7 +127,7 @@ class RungeKuttaSolver(Solver):
                     check_range(key, each, low=0, low_open=key != "atol")
         for key, value in {"num_steps": num_steps, "max_num_steps": max_num_steps}.items():
             for each in _known(value):
-                check_integer(key, each, low=1)
+                check_integer(key, each, low=1, high=MOST_STEPS)
         check_choice("controller", controller, CONTROLLERS)
         self._rtol, self._atol = rtol, atol
         self._settings = Settings(
@@ -165,7 +167,8 @@ class RungeKuttaSolver(Solver):
         independently. The samples of several batch dimensions come in the first of them, the others are 1. With
         `batch_ndims` None or 0 the state is one sample, and the time a scalar.
 
-        Gradients reach `initial_state`, `constants` and the trainable variables that `ode_fn` reads. Under XLA
+        Gradients reach `initial_state`, `constants` and the trainable variables that `ode_fn` reads; times, tolerances
+        and numbers of steps have none (`None`), tensors and variables or not. Under XLA
         "backprop" and "backprop_steps" have room for 128 steps, rejected ones included: where a `GradientTape`
         records, samples that try more fail with `Status.MAX_NUM_STEPS`. That tape must be inside the compiled function.
 

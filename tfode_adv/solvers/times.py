@@ -27,6 +27,8 @@ def checked_times(t0: tf.Tensor, times: Any, dtype: tf.DType, validate: bool) ->
     start, known = tf.get_static_value(t0), tf.get_static_value(times)
     if known is not None:
         line = known if start is None else np.concatenate([[start], known])
+        if not np.isfinite(line).all():
+            raise UsageError(f"initial_time and solution_times must be finite, but are {line.tolist()}")
         if not (line[1:] >= line[:-1]).all():
             raise UsageError(f"{_RULE} {line.tolist()}")
     if validate and (start is None or known is None):
