@@ -158,5 +158,5 @@ def test_training_into_a_folder_that_cannot_be_written_names_it(call, elsewhere)
 
 
 def test_a_data_set_that_is_not_prepared_is_one_line(call, elsewhere):
-    status, line = call("train", "--dataset=cifar100", f"--data_dir={elsewhere}")
+    status, line = call("train", "--dataset=cifar100", f"--data_dir={elsewhere}", "--nodownload")
     assert status == 1 and "cifar100" in line and "--download" in line and "--data_dir" in line

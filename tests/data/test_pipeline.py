@@ -149,7 +149,7 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path):
 
 def test_a_set_that_is_not_prepared_says_where_it_was_looked_for_and_the_two_ways_out(tmp_path):
     with pytest.raises(RunError) as error:
-        data.load("cifar100", data_dir=tmp_path)
+        data.load("cifar100", data_dir=tmp_path, download=False)
     line = str(error.value)
     assert "\n" not in line and "cifar100" in line and str(tmp_path) in line
     assert "--download" in line and "--data_dir" in line
@@ -162,7 +162,7 @@ def test_a_download_without_a_network_fails_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(catalog.socket, "getaddrinfo", no_network)
     monkeypatch.setattr(catalog.urllib.request, "getproxies", dict)
     with pytest.raises(RunError, match="cifar100.*toronto.*out of reach.*--data_dir"):
-        data.info("cifar100", tmp_path, download=True)
+        data.info("cifar100", tmp_path)
 
 
 def test_a_read_only_folder_does_not_keep_the_sample_from_being_written(tmp_path, monkeypatch):

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     if given["dataset"]:
         # A name that is none is a mistake; that the files are elsewhere is not.
         with contextlib.suppress(RunError):
-            data.info(given["dataset"], given["data_dir"])
+            data.info(given["dataset"], given["data_dir"], download=False)
     state = interop.read_state(given["from"])
     options = _options(given, interop.architecture(given["model"], state))
     model = models.build(given["model"], **options)

@@ -130,7 +130,12 @@ def define_data_flags(values: flags.FlagValues, *, dataset: str | None = "mnist_
     flags.DEFINE_string(
         "data_dir", None, "Where TFDS data sets are prepared (default: TFDS's own).", flag_values=values
     )
-    flags.DEFINE_boolean("download", False, "Download and prepare the data set if it is not there.", flag_values=values)
+    flags.DEFINE_boolean(
+        "download",
+        True,
+        "Download and prepare the data set if it is not there; --nodownload refuses.",
+        flag_values=values,
+    )
     flags.DEFINE_integer("batch_size", batch_size, "Images a step.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
         "seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=MAX_SEED, flag_values=values

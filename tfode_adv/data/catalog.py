@@ -20,6 +20,8 @@ NAMES = ("mnist_5k", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_crop
 FOLDER = "folder:"
 # The share of the training images that `split="validation"` holds out.
 VALIDATION = 0.1
+CONNECT_SECONDS = 5.0
+PORTS = {"http": 80, "https": 443, "ftp": 21}
 
 
 def available() -> tuple[str, ...]:
@@ -53,7 +55,7 @@ class Info:
         return {"train": self.sizes["train"] - held_out, "validation": held_out, "test": self.sizes["test"]}[split]
 
 
-def info(name: str, data_dir: PathLike | None = None, download: bool = False) -> Info:
+def info(name: str, data_dir: PathLike | None = None, download: bool = True) -> Info:
     """Describes a data set without reading its images, `mnist_5k` without writing them either.
 
     Raises:
@@ -79,7 +81,7 @@ class Source:
     keys: tuple[str, str]
 
 
-def source(name: str, data_dir: PathLike | None = None, download: bool = False) -> Source:
+def source(name: str, data_dir: PathLike | None = None, download: bool = True) -> Source:
     """Finds a data set's files; see `info` for the errors."""
     return _source(name, None if data_dir is None else os.path.abspath(os.path.expanduser(data_dir)), download)
 
@@ -112,9 +114,9 @@ def _prepared(name: str, data_dir: str | None, download: bool):
     if not download:
         raise RunError(f"{missing}. Either let --download fetch it, or {elsewhere}")
     builder = tfds.builder(name, data_dir=data_dir)
-    unknown_host = _unknown_host(builder.url_infos)
-    if unknown_host:
-        raise RunError(f"{missing}, and {unknown_host} is out of reach. Either connect, or {elsewhere}")
+    host = _out_of_reach(builder.url_infos or ())
+    if host:
+        raise RunError(f"{missing}, and {host} is out of reach. Either connect, or {elsewhere}")
     try:
         builder.download_and_prepare()
     except Exception as error:
@@ -124,13 +126,14 @@ def _prepared(name: str, data_dir: str | None, download: bool):
     return builder
 
 
-def _unknown_host(urls: Iterable[str]) -> str | None:
-    """A host whose name cannot be resolved: TFDS itself would try for minutes before it gave up."""
-    if urllib.request.getproxies():
-        return None
-    for host in {urllib.parse.urlsplit(url).hostname for url in urls} - {None}:
+def _out_of_reach(urls: Iterable[str]) -> str | None:
+    """A host, of the proxies or else of `urls`, that no connection reaches: TFDS would try for minutes."""
+    parts = [urllib.parse.urlsplit(url) for url in urllib.request.getproxies().values() or urls]
+    for host, port in sorted({(part.hostname, part.port or PORTS.get(part.scheme)) for part in parts if part.hostname}):
         try:
-            socket.getaddrinfo(host, None)
+            # A name that is not known fails here at once, without the attempts that follow for each address.
+            socket.getaddrinfo(host, port)
+            socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
         except OSError:
             return host
     return None

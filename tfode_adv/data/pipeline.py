@@ -39,7 +39,7 @@ def load(
     repeat: bool = False,
     drop_remainder: bool = False,
     data_dir: PathLike | None = None,
-    download: bool = False,
+    download: bool = True,
 ) -> tf.data.Dataset:
     """Batches of (images, labels): float32 [B, H, W, C] in [0, 1] and int64 [B].
 
@@ -59,7 +59,7 @@ def load(
         repeat: whether epochs `epoch` + 1, ... follow without end.
         drop_remainder: whether to leave out a last, smaller batch.
         data_dir: where TFDS data sets are prepared; None for TFDS's own default.
-        download: whether a set that is not prepared may be downloaded.
+        download: whether a set that is not prepared is downloaded, as `tfds.load` does; False refuses it.
 
     Raises:
         UsageError: for an unknown name or a value out of range.
@@ -123,7 +123,7 @@ def arrays(
     *,
     validation: float = VALIDATION,
     split_seed: int = 0,
-    download: bool = False,
+    download: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The first images and labels of a split, always in the same order: float32 [N, H, W, C], int64 [N].
 

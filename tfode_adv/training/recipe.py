@@ -49,7 +49,7 @@ class Recipe:
     dataset: str
     model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     data_dir: str | None = None
-    download: bool = False
+    download: bool = True
     augment: str = "none"
     normalization: str = "none"
     validation: float = 0.1

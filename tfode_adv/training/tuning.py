@@ -121,7 +121,9 @@ class Objective:
 
     def _robust_accuracy(self, model: keras.Model, recipe: Recipe) -> float:
         options = {"data_dir": recipe.data_dir, "validation": recipe.validation, "download": recipe.download}
-        held_out = data.info(recipe.dataset, recipe.data_dir).num_examples("validation", recipe.validation)
+        held_out = data.info(recipe.dataset, recipe.data_dir, recipe.download).num_examples(
+            "validation", recipe.validation
+        )
         x, y = data.arrays(recipe.dataset, "validation", min(self.num_examples, held_out), **options)
         attack = PGD(norm="linf", eps=self.eps, steps=self.steps, batch_size=recipe.batch_size)
         logits = model.predict(attack(model, x, y).x_adv, batch_size=recipe.batch_size, verbose=0)
