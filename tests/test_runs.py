@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tfode_adv.errors import RunError
+from tfode_adv.files import sha256, write_json
 from tfode_adv.runs import Run
 
 CONFIG = {"flags": {}, "model": {"name": "oon", "kwargs": {}}, "dataset": {"name": "mnist_5k"}, "seed": 0}
@@ -91,3 +92,50 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="file"):
         Run.create(tmp_path / "file" / "run", CONFIG)
+
+
+def test_another_run_s_model_does_not_pass_for_one_s_own(tmp_path):
+    for name in ("a", "b"):
+        run = Run.create(tmp_path / name, CONFIG)
+        _finish(run, bias=1.0 if name == "a" else 2.0)
+        run.bind(sha256(run.model_path))
+    ours, theirs = Run.open(tmp_path / "a"), Run.open(tmp_path / "b")
+    assert not ours.swapped and ours.load_model() is not None
+    ours.model_path.write_bytes(theirs.model_path.read_bytes())
+    assert ours.swapped
+    with pytest.raises(RunError, match="model.keras.*not the model that this run made.*model_sha256"):
+        ours.load_model()
+
+
+@pytest.mark.parametrize(
+    "part, named",
+    [
+        ({"flags": [1]}, "flags is [1]"),
+        ({"model": {"name": 7}}, "model.name is 7"),
+        ({"dataset": "mnist"}, "dataset is 'mnist'"),
+        ({"dataset": {"name": ["mnist"]}}, "dataset.name is ['mnist']"),
+        ({"dataset": {"name": "mnist", "validation": "all"}}, "dataset.validation is 'all'"),
+        ({"dataset": {"name": "mnist", "classes": 3}}, "dataset.classes is 3"),
+        ({"seed": True}, "seed is True"),
+        ({"resumed": 1}, "resumed is 1"),
+    ],
+)
+def test_a_config_with_a_value_of_another_kind_is_named(tmp_path, part, named):
+    write_json(tmp_path / "config.json", {**CONFIG, **part})
+    with pytest.raises(RunError) as error:
+        Run.open(tmp_path)
+    assert str(tmp_path / "config.json") in str(error.value) and str(error.value).endswith(f"corrupt: {named}")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"model": {"name": "oon"}, "seed": NaN}'])
+def test_json_that_is_none_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(RunError, match="config.json.*corrupt"):
+        Run.open(tmp_path)
+
+
+def test_a_model_that_is_empty_is_not_called_missing(tmp_path):
+    run = Run.create(tmp_path, CONFIG)
+    run.model_path.touch()
+    with pytest.raises(RunError, match="model.keras.*0 bytes are no Keras archive"):
+        run.load_model()

@@ -5,9 +5,22 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+# A bad value may be a file's whole content: what is said of it stays a few lines.
+LONGEST = 800
+
+
+def cut(message: str) -> str:
+    """Returns a message with the middle of a very long one left out."""
+    if len(message) <= LONGEST:
+        return message
+    return f"{message[: LONGEST // 2]} […] {message[-LONGEST // 2 :]}"
+
 
 class UsageError(ValueError):
     """The caller's mistake: an unknown name, a value out of range. Programs exit with status 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(cut(str(message)))
 
 
 class WrongType(UsageError, TypeError):
@@ -16,6 +29,9 @@ class WrongType(UsageError, TypeError):
 
 class RunError(RuntimeError):
     """A run that cannot go on: a missing or corrupt file, a failed solve. Programs exit with status 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(cut(str(message)))
 
 
 def failed_assertion(message: str) -> str:

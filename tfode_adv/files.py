@@ -39,6 +39,24 @@ def write_atomic(path: PathLike, data: bytes | str) -> None:
         raise RunError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
 
 
+def append_whole(path: PathLike, data: bytes) -> None:
+    """Appends `data` to a file and returns when it is on the disk; where not all of it fits, none of it stays.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with open(path, "ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(before)
+            raise
+
+
 def write_json(path: PathLike, value: Any) -> None:
     """Writes `value` as indented JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
@@ -51,11 +69,23 @@ def read_json(path: PathLike) -> Any:
         RunError: if the file is missing, unreadable or not JSON; the message names the file.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        return parse_json(pathlib.Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     except ValueError as error:
         raise RunError(f"{str(path)!r} is corrupt: not JSON ({error})") from error
+
+
+def parse_json(text: str) -> Any:
+    """What JSON text holds. Raises ValueError for anything else: NaN and infinities, nesting without end."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def sha256(path: PathLike) -> str:

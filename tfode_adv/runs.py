@@ -11,9 +11,21 @@ import zipfile
 from typing import Any
 
 from tfode_adv.errors import RunError
-from tfode_adv.files import PathLike, read_json, write_json
+from tfode_adv.files import PathLike, read_json, sha256, write_json
 
 CONFIG, MODEL, METRICS = "config.json", "model.keras", "metrics.csv"
+_DIGEST = "model_sha256"
+# What a config's values are, where they are there and not null.
+_KINDS = {
+    "flags": dict,
+    "model": {"name": str, "kwargs": dict},
+    "dataset": {"name": str, "data_dir": str, "validation": (int, float), "classes": list},
+    "versions": dict,
+    "seed": int,
+    "git_revision": str,
+    "resumed": list,
+    _DIGEST: str,
+}
 _PACKAGES = ("tfode_adv", "tensorflow", "tensorflow-cpu", "keras", "tensorflow-probability", "numpy")
 
 
@@ -25,7 +37,8 @@ class Run:
         config: its `config.json`: `{"flags": {...}, "model": {"name", "kwargs"}, "dataset": {...},
             "versions": {...}, "seed": int, "git_revision": str | None}`. A training that went on with other
             flags, versions or another revision has these, and what they replaced under "resumed": a list
-            of parts of an earlier config, the oldest first.
+            of parts of an earlier config, the oldest first. A finished run's also has "model_sha256", that of
+            its `model.keras`.
     """
 
     def __init__(self, path: PathLike, config: dict[str, Any]):
@@ -94,7 +107,22 @@ class Run:
         config = read_json(path / CONFIG)
         if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
             raise RunError(f"{str(path / CONFIG)!r} is corrupt: it describes no model")
+        _check_kinds(path / CONFIG, "", config, _KINDS)
         return cls(path, config)
+
+    def bind(self, digest: str) -> None:
+        """Records the SHA-256 of the `model.keras` that is this run's; no other will pass for it.
+
+        Raises:
+            RunError: if the folder cannot be written.
+        """
+        self.config = {**self.config, _DIGEST: digest}
+        write_json(self.path / CONFIG, self.config)
+
+    @property
+    def swapped(self) -> bool:
+        """Whether `model.keras` is there, but is not the one that this run made."""
+        return self.finished and self.config.get(_DIGEST, own := sha256(self.model_path)) != own
 
     def resume(self, config: dict[str, Any]) -> None:
         """Takes over what a `config` like that of `create` says, and writes it with what it replaced.
@@ -147,17 +175,38 @@ class Run:
         """The run's Keras model: NHWC images in [0, 1] to logits.
 
         Raises:
-            RunError: if the run is not finished or the file is corrupt; the message names the file.
+            RunError: if the run is not finished, or the file is corrupt or not the one that the run made; the message
+                names the file.
         """
         if not self.finished:
             raise RunError(f"{str(self.model_path)!r} is missing: this run is not finished")
+        # Keras takes a file that is no archive for one that is not there.
+        if not zipfile.is_zipfile(self.model_path):
+            size = self.model_path.stat().st_size
+            raise RunError(f"{str(self.model_path)!r} cannot be loaded: its {size} bytes are no Keras archive")
+        if self.swapped:
+            raise RunError(
+                f"{str(self.model_path)!r} cannot be loaded: it is not the model that this run made, whose SHA-256 "
+                f"{CONFIG} has as {_DIGEST}"
+            )
         import keras
 
         try:
             return keras.models.load_model(self.model_path, compile=False)
-        except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-            reason = str(error).strip().partition("\n")[0]
+        except Exception as error:  # a damaged archive or a shape beyond all bounds meets a dozen kinds
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise RunError(f"{str(self.model_path)!r} cannot be loaded: {reason}") from error
+
+
+def _check_kinds(path: pathlib.Path, within: str, values: dict[str, Any], kinds: dict[str, Any]) -> None:
+    """Raises RunError for a value that is there, but not of its kind: a type, several, or those of its parts."""
+    for name, kind in kinds.items():
+        value, full = values.get(name), f"{within}{name}"
+        wanted = dict if isinstance(kind, dict) else kind
+        if value is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool)):
+            raise RunError(f"{str(path)!r} is corrupt: {full} is {value!r}")
+        if isinstance(kind, dict) and value is not None:
+            _check_kinds(path, f"{full}.", value, kind)
 
 
 def _replaced(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

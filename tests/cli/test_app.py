@@ -1,11 +1,19 @@
 """How programs end: the status, and one line on standard error."""
 
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
 import pytest
 import tensorflow as tf
 from absl import flags as absl_flags
 
 from tfode_adv.cli import app, flags
 from tfode_adv.errors import RunError, UsageError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -61,6 +69,13 @@ def test_a_flag_file_is_read(values, tmp_path):
         ("--gradient=exact", ["gradient", "backprop, backprop_steps, adjoint"]),
         ("--batch_size=0", ["batch_size", "positive"]),
         ("--toll=1", ["toll"]),
+        ("--steps=2147483648", ["steps", "32 bits", "2147483647"]),
+        ("--batch_size=99999999999999999999", ["batch_size", "32 bits"]),
+        ("--step_size=1e39", ["step_size", "1e+39", "float32"]),
+        ("--eps=0.1,1e39", ["eps", "1e+39", "float32"]),
+        ("--tol=1e-50", ["tol", "1e-50", "float32"]),
+        ("--data_dir=", ["--data_dir is empty"]),
+        ("--eps=" + "1," * 50_000, ["eps", "[…]"]),
         ("--flagfile=/nowhere/preset.cfg", ["/nowhere/preset.cfg"]),
         ("stray", ["stray"]),
     ],
@@ -69,6 +84,7 @@ def test_a_bad_flag_is_one_line_and_status_2(values, argument, words, capsys):
     assert _call(values, argument) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("program: ") and captured.err.count("\n") == 1
+    assert len(captured.err) < 1000
     for word in words:
         assert word in captured.err
 
@@ -125,6 +141,9 @@ def test_help_goes_to_standard_output(values, capsys):
     assert _call(values, "--help", main=lambda argv: pytest.fail("ran")) == 0
     out = capsys.readouterr().out
     assert out.startswith("Does nothing.") and "--tol" in out
+    titles = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles[1:] == ["This program's:", "Data:", "Model:", "ODE solver:", "Attack:", "Flags in a file:"]
+    assert out.index("Attack:") < out.index("--eps") and "tfode_adv" not in out
 
 
 def test_a_program_may_take_arguments_that_are_no_flags(values):
@@ -138,3 +157,32 @@ def test_programs_can_share_a_process():
         values = flags.new("")
         absl_flags.DEFINE_integer("epochs", default, "How many.", flag_values=values)
         assert _call(values) == 0 and values.epochs == default
+
+
+def test_a_flag_file_that_is_no_text_is_one_line(values, tmp_path, capsys):
+    (tmp_path / "preset.cfg").write_bytes(b"--model=\xff\n")
+    assert _call(values, f"--flagfile={tmp_path / 'preset.cfg'}") == 2
+    error = capsys.readouterr().err
+    assert "flag file" in error and "UTF-8" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("redirected, status", [(">/dev/full", 1), (">&-", 0)])
+def test_output_that_has_nowhere_to_go_is_no_traceback(redirected, status):
+    program = "import sys; from tfode_adv.cli import app, flags; app.run(lambda rest: print('x' * 99), flags.new(''))"
+    done = subprocess.run(
+        f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} {redirected}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == status, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines == [] if status == 0 else len(lines) == 1 and lines[0].endswith("output: No space left on device")
+
+
+@pytest.mark.parametrize("error", [UsageError, RunError])
+def test_what_is_said_of_a_long_value_is_short(error):
+    text = str(error(f"name is {'x' * 100_000!r}, but must be one of: a, b"))
+    assert text.startswith("name is 'xxx") and text.endswith("one of: a, b") and len(text) < 1000

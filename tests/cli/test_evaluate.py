@@ -406,3 +406,57 @@ def test_help_lists_every_attack(capsys):
     assert call(evaluate, "--attack=help") == 0
     printed = capsys.readouterr().out
     assert all(f"{name}: " in printed for name in ta.attacks.available())
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"attacks": ["none"], "eps": [0.1]}, "eps is 0.1, but attack none"),
+        ({"attacks": ["none"], "norms": ["l2"]}, "norm is l2, but attack none"),
+        ({"attacks": ["none"], "hyperparameters": {"steps": 3}}, "steps is 3, but attack none"),
+        ({"attacks": ["none"], "gradients": ["adjoint"]}, "gradient is adjoint, but attack none"),
+        ({"attacks": ["spsa"], "gradient_tol": 1e-5}, "gradient_tol is 1e-05, but spsa takes no gradient"),
+        ({"attacks": ["spsa", "square"], "eot": 3}, "eot is 3, but spsa, square takes no gradient"),
+        ({"gradient_solver": "dopri5", "gradient_num_steps": 4}, "gradient_num_steps is 4, but dopri5 chooses"),
+        ({"gradient_num_steps": 4}, "gradient_num_steps is 4, but bosh3 chooses"),
+        ({"gradient_solver": "rk4", "gradient_num_steps": 4, "gradient_tol": 1e-3}, "gradient_tol is 0.001, but rk4"),
+    ],
+)
+def test_what_means_nothing_to_any_attack_or_solver_is_refused(given, words):
+    with pytest.raises(UsageError, match=words):
+        spanned([block()], **given)
+
+
+def test_what_means_something_to_one_of_several_is_left_out_of_the_others():
+    both = spanned([block()], attacks=["pgd", "spsa"], gradient_tol=1e-5)
+    assert [one.gradient_tol for one in both] == [1e-5, None]
+    mixed = spanned([block()], solvers=["bosh3", "rk4"], num_steps=3, gradient_num_steps=4)
+    assert [one.gradient_num_steps for one in mixed] == [None, 4]
+
+
+def test_draws_are_averaged_where_something_is_random(plain, capsys):
+    assert call(evaluate, f"--run={plain.path}", "--num_examples=4", "--eot=3") == 2
+    assert "eot is 3, but the model has nothing random" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["samples=2147483648", "learning_rate=1e39", "learning_rate=1e400"])
+def test_options_beyond_32_bits_are_refused(option, capsys):
+    assert call(evaluate, "--attack=spsa", f"--options={option}") == 2
+    assert "32 bits" in capsys.readouterr().err
+
+
+def test_one_damaged_cell_does_not_stop_the_others_and_is_computed_anew_when_told(plain, capsys):
+    asked = [f"--run={plain.path}", "--num_examples=6", "--attack=fgsm"]
+    assert call(evaluate, *asked, "--eps=0.02") == 0
+    (cell,) = [cell for cell in attack_cells(plain) if cell.configuration.eps == 0.02]
+    (path,) = cell.folder.glob("records-*.jsonl")
+    path.write_bytes(path.read_bytes().replace(b'"index":3', b'"index":0.5'))
+    capsys.readouterr()
+    assert call(evaluate, *asked, "--eps=0.03") == 0
+    printed = capsys.readouterr().out
+    assert "0.03" in printed and path.name in printed and "left out" in printed
+    assert call(evaluate, *asked, "--eps=0.02,0.04") == 1
+    captured = capsys.readouterr()
+    assert "0.04" in captured.out and path.name in captured.err and "--overwrite" in captured.err
+    assert call(evaluate, *asked, "--eps=0.02", "--overwrite") == 0
+    assert len(cell.records()) == 6 and "left out" not in capsys.readouterr().out

@@ -1,17 +1,25 @@
 """Copies of a program, and the GPUs they share: none is here, so CUDA's part is played."""
 
 import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from tfode_adv.cli import flags, workers
+from tfode_adv.errors import RunError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Copy:
     """A process that ends at once."""
 
     started: list[dict] = []
-    returncode = 0
+    stdin = None
 
     def __init__(self, command, env, **options):
         self.started.append(env)
@@ -54,3 +62,75 @@ def test_each_process_has_a_gpu_of_its_own(machine):
 def test_devices_are_left_alone_where_there_is_nothing_to_share(machine, gpus, processes):
     kept = machine(*gpus)
     assert set(start(processes)) <= {os.environ.get("CUDA_VISIBLE_DEVICES")} and not kept
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """Copies that run a line of shell each in place of a program; their processes, as they are started."""
+    monkeypatch.setattr(workers, "_keep_threads", lambda count: None)
+    monkeypatch.setattr(workers, "_command", lambda program, arguments: ["sh", "-c", program])
+    processes, popen = [], subprocess.Popen
+
+    def start(*arguments, **options):
+        processes.append(popen(*arguments, **options))
+        return processes[-1]
+
+    monkeypatch.setattr(workers.subprocess, "Popen", start)
+    return processes
+
+
+@pytest.mark.parametrize(
+    "script, words",
+    [
+        ("printf '50%%| 5/10 [00:01]' >&2; kill -9 $$", "was ended by SIGKILL"),
+        ("echo reading >&2; echo 'evaluate: no such file' >&2; exit 1", "failed: evaluate: no such file"),
+    ],
+)
+def test_a_copy_that_fails_ends_the_work_beside_it_at_once(copies, script, words):
+    began = time.monotonic()
+    with pytest.raises(RunError, match=words), workers.beside(script, flags.new(""), [{}]):
+        time.sleep(30)
+    assert time.monotonic() - began < 10
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+
+
+def test_the_other_copies_end_with_one_that_failed(copies, tmp_path):
+    script = f'test "$TFODE_ADV_COPY" = 1 && mkdir {tmp_path / "first"} 2>/dev/null || exec sleep 60; exit 3'
+    with pytest.raises(RunError, match="status 3"), workers.beside(script, flags.new(""), [{}, {}]):
+        time.sleep(30)
+    assert len(copies) == 2 and all(copy.poll() is not None for copy in copies)
+
+
+def test_processes_share_the_cores(copies, monkeypatch, tmp_path):
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)))
+    script = f'echo "$TF_NUM_INTRAOP_THREADS $OPENBLAS_NUM_THREADS $OMP_NUM_THREADS" >{tmp_path / "seen"}'
+    with workers.beside(script, flags.new(""), [{}] * 2):
+        pass
+    # Twelve cores among three processes; where the user has said how many, that stays.
+    assert (tmp_path / "seen").read_text().split() == ["4", "4", "5"]
+
+
+def test_a_child_takes_no_module_from_the_current_folder_and_ends_with_its_parent(tmp_path):
+    for name in ("keras", "random", "tfode_adv"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    # A package whose program `endless` says so, and goes on until it is ended.
+    package = tmp_path / "elsewhere" / "tfode_adv" / "cli"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").write_text("")
+    (package / "child.py").write_text((ROOT / "tfode_adv" / "cli" / "child.py").read_text())
+    (package / "endless.py").write_text(
+        "import random, sys, time\ndef run():\n    print(*sys.argv, flush=True)\n    time.sleep(60)\n"
+    )
+    command = workers._command("endless", ["--tol=1"])
+    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(package.parents[1])}}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options) as child:
+        assert child.stdout.readline() == b"endless --tol=1\n"
+        assert child.poll() is None
+        # As when the parent is killed.
+        child.stdin.close()
+        assert child.wait(timeout=20) == -signal.SIGTERM
+    assert not (tmp_path / "executed").exists()
+    assert command[0] == sys.executable

@@ -1,6 +1,7 @@
 """Splits, order and augmentation of the pipelines, on the sample that ships with the dependencies."""
 
 import concurrent.futures
+import os
 import types
 
 import numpy as np
@@ -264,3 +265,57 @@ def test_a_set_that_will_not_do_is_refused(tmp_path, features, sizes, words):
     _prepare_small(tmp_path, "mnist", usual | features, ("image", "label"), sizes)
     with pytest.raises(UsageError, match=words):
         data.info("mnist", tmp_path)
+
+
+def test_a_folder_under_the_temporary_one_is_used_only_if_it_is_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = catalog._temporary()
+    catalog._claim(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    catalog._claim(folder)
+    folder.chmod(0o777)
+    with pytest.raises(PermissionError):
+        catalog._claim(folder)
+    folder.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermissionError):
+        catalog._claim(folder)
+
+
+def test_without_a_home_directory_there_is_one_place_less(monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert catalog._writable_candidates(None) == [catalog._temporary()]
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """The sample as any prepared set of TFDS, and its description."""
+    mnist_5k.prepare(tmp_path)
+    (path,) = tmp_path.rglob("features.json")
+    return tmp_path, path
+
+
+def test_a_description_that_names_another_module_imports_nothing(prepared, tmp_path, monkeypatch):
+    folder, path = prepared
+    (tmp_path / "evil_feature.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = path.read_text().replace("tensorflow_datasets.core.features.image_feature.Image", "evil_feature.Image")
+    assert "evil_feature" in text
+    path.write_text(text)
+    with pytest.raises(RunError, match="features.json' names 'evil_feature.Image'.*not imported"):
+        data.info("mnist_5k", data_dir=folder) and data.arrays("mnist_5k", data_dir=folder)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"splits": 3}', b"\xff\xfe"])
+def test_a_damaged_description_is_one_line(prepared, file, content):
+    folder, path = prepared
+    path.with_name(file).write_bytes(content)
+    catalog._source.cache_clear()
+    with pytest.raises(RunError, match=r"1\.0\.0") as error:
+        data.arrays("mnist_5k", data_dir=folder)
+    assert "\n" not in str(error.value)

@@ -101,3 +101,10 @@ def test_a_name_cannot_break_out_of_its_cell():
     assert "\n" not in markdown("a\n| b |") and markdown("`x`") == r"\`x\`"
     assert latex("1/λ = 6") == r"1/$\lambda$ = 6"
     assert latex("\\input{x}") == r"\textbackslash{}input\{x\}"
+
+
+def test_csv_cells_are_no_formulas():
+    risky = ["=cmd|'/c calc'!A0", "+1", "-1+2", "@SUM(A1)", "\tx"]
+    table = Table("t", ["=h", "n"], [[text, -0.5] for text in risky] + [["a=b", 2]])
+    rows = list(csv.reader(io.StringIO(table.to_csv())))
+    assert rows == [["'=h", "n"], *([f"'{text}", "-0.5"] for text in risky), ["a=b", "2"]]

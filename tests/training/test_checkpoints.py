@@ -61,3 +61,34 @@ def test_a_folder_is_held_once(tmp_path):
         pass
     with locked(tmp_path):
         pass
+
+
+def test_damaged_checkpoints_are_set_aside_and_none_is_deleted(tmp_path):
+    store = Checkpoints(tmp_path / "checkpoints", report=lambda line: None)
+    _, second, third = _save(store, (1, 2, 3))
+    for path in (second, third):
+        path.write_bytes(b"damaged")
+    assert store.newest_or_damaged()[1] == {"step": 1}
+    _save(store, (2, 3, 4, 5))
+    assert {path.name for path in (tmp_path / "checkpoints-damaged").iterdir()} == {second.name, third.name}
+    assert store.newest()[1] == {"step": 5}
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_touched(tmp_path):
+    store = Checkpoints(tmp_path, report=lambda line: None)
+    for path in _save(store, (1, 2)):
+        path.write_bytes(b"damaged")
+    before = sorted(tmp_path.iterdir())
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"every checkpoint .* is damaged.*--overwrite"):
+            store.newest_or_damaged()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_later_checkpoint_that_is_damaged_is_not_deleted_either(tmp_path):
+    store = Checkpoints(tmp_path / "checkpoints", report=lambda line: None)
+    _, whole, damaged = _save(store, (1, 8, 9))
+    damaged.write_bytes(b"damaged")
+    _save(store, (5,))
+    assert not whole.exists()
+    assert [path.read_bytes() for path in (tmp_path / "checkpoints-damaged").iterdir()] == [b"damaged"]

@@ -20,7 +20,8 @@ import tensorflow as tf
 from absl import flags
 
 from tfode_adv import startup
-from tfode_adv.errors import RunError, UsageError, failed_assertion
+from tfode_adv.cli import flags as flags_
+from tfode_adv.errors import RunError, UsageError, cut, failed_assertion
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -40,17 +41,25 @@ def call(main: Callable, flag_values: flags.FlagValues, argv: Sequence[str], pos
     program = pathlib.Path(argv[0]).name
     try:
         flag_values.unparse_flags()
-        rest = flag_values(list(argv))
+        try:
+            rest = flag_values(list(argv))
+        except UnicodeDecodeError as error:
+            raise UsageError(f"a flag file is no text in UTF-8: {error}") from error
         if flag_values.help:
-            print(f"{flag_values.doc}\n\nFlags of {program}:\n{flag_values.get_help()}")
+            print(f"{flag_values.doc}\n\nFlags of {program}:\n{flags_.help_text(flag_values)}", flush=True)
             return OK
+        for name in flag_values:
+            # An empty variable of a shell, never a choice.
+            if flag_values[name].present and flag_values[name].value == "":
+                raise UsageError(f"--{name} is empty")
         if len(rest) > 1 and not positional:
             raise UsageError(f"unexpected argument {rest[1]!r}; --help lists the flags")
         with startup.quiet():
             # Looks for GPUs; a build for them complains of their absence when it first does.
             tf.config.list_physical_devices()
         main(rest)
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except (UsageError, flags.Error) as error:
         return _fail(program, error, USAGE)
     except RunError as error:
@@ -62,9 +71,11 @@ def call(main: Callable, flag_values: flags.FlagValues, argv: Sequence[str], pos
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:
-        if error.filename is None:
+        if error.errno is None:
             raise
-        return _fail(program, f"{error.filename!r}: {error.strerror}", FAILED)
+        # What has no name is written to a stream that was open.
+        named = "cannot write the output" if error.filename is None else repr(error.filename)
+        return _fail(program, f"{named}: {error.strerror}", FAILED)
     except KeyboardInterrupt:
         return _fail(program, "interrupted", INTERRUPTED)
     return OK
@@ -72,7 +83,14 @@ def call(main: Callable, flag_values: flags.FlagValues, argv: Sequence[str], pos
 
 def run(main: Callable, flag_values: flags.FlagValues, positional: bool = False) -> None:
     """Runs a program on the process's own command line and exits."""
-    sys.exit(call(main, flag_values, sys.argv, positional))
+    status = call(main, flag_values, sys.argv, positional)
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        # It was told of; Python would flush once more, and say so again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
 def _op_error(message: str) -> str:
@@ -86,5 +104,5 @@ def _op_error(message: str) -> str:
 
 
 def _fail(program: str, error: Exception | str, status: int) -> int:
-    print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"{program}: {cut(' '.join(str(error).split()))}", file=sys.stderr)
     return status

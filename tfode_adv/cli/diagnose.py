@@ -23,7 +23,7 @@ from tfode_adv.diagnosis import writer
 from tfode_adv.diagnosis.diagnose import TOLERANCES, carry_out
 from tfode_adv.diagnosis.reader import FOLDER, NAME, set_aside
 from tfode_adv.errors import UsageError
-from tfode_adv.evaluation.subject import check_images
+from tfode_adv.evaluation.subject import check_images, match_classes
 from tfode_adv.files import sha256
 from tfode_adv.published import budgets
 from tfode_adv.runs import Run
@@ -34,7 +34,7 @@ NUM_EXAMPLES = 200
 THROUGH_ADJOINT = ("mix", "oon")
 
 FLAGS = flags.new(__doc__)
-_integer, _number, _text = absl_flags.DEFINE_integer, flags.define_number, absl_flags.DEFINE_string
+_integer, _number, _text = flags.define_integer, flags.define_number, absl_flags.DEFINE_string
 
 _text("run", None, "The run folder, if not given as an argument.", flag_values=FLAGS)
 _number("tol", list(TOLERANCES), "Tolerances of the ODE solver.", FLAGS, low=0.0, low_open=True, several=True)
@@ -49,14 +49,13 @@ flags.define_names(
 flags.define_names("norm", "linf", "linf, l2 or l2rms.", FLAGS, choices=flags.NORMS)
 _number("eps", None, "Radius (default: the middle one of those published).", FLAGS, low=0.0, low_open=True)
 _number("step_size", None, "Length of the published attack's step.", FLAGS, low=0.0, low_open=True)
-_integer("steps", None, "Steps of the published attack.", lower_bound=1, flag_values=FLAGS)
+_integer("steps", None, "Steps of the published attack.", FLAGS)
 _number("fine_tol", 1e-4, "The tolerance taken for an accurate solve.", FLAGS, low=0.0, low_open=True)
 _integer(
     "num_examples",
     None,
     f"Test images looked at (default: {NUM_EXAMPLES}, or all of fewer).",
-    lower_bound=1,
-    flag_values=FLAGS,
+    FLAGS,
 )
 absl_flags.DEFINE_enum("budget", "quick", list(BUDGETS), "How hard to try.", flag_values=FLAGS)
 flags.define_data_flags(FLAGS, dataset=None)
@@ -123,9 +122,10 @@ def _published_gradient(model: str | None) -> str:
 def _images(run: Run, dataset: str) -> Images:
     """Test images, and clean validation images for the detectors' thresholds, as the training split them."""
     options = run.data_options(dataset, FLAGS.data_dir)
-    size = data.info(dataset, options.get("data_dir"), FLAGS.download).num_examples("test")
-    count = FLAGS.num_examples or min(NUM_EXAMPLES, size)
+    info = data.info(dataset, options.get("data_dir"), FLAGS.download)
+    count = FLAGS.num_examples or min(NUM_EXAMPLES, info.num_examples("test"))
     x, y = data.arrays(dataset, "test", count, download=FLAGS.download, **options)
+    y = match_classes(run, dataset, info.class_names, y)
     if options.get("validation") == 0:
         return Images(x, y, x[:0])
     validation, _ = data.arrays(dataset, "validation", download=FLAGS.download, **options)

@@ -11,9 +11,10 @@ stopped; what is finished is never computed again, unless --overwrite says so.
 """
 
 import dataclasses
-import json
 from typing import Any
 
+import numpy as np
+import tensorflow as tf
 from absl import flags as absl_flags
 
 from tfode_adv import attacks, data, models
@@ -21,27 +22,28 @@ from tfode_adv.cli import app, flags, workers
 from tfode_adv.errors import UsageError
 from tfode_adv.evaluation import grid, results
 from tfode_adv.evaluation.records import FOLDER
-from tfode_adv.evaluation.runner import KEEP_IMAGES, evaluate, forget, in_order
+from tfode_adv.evaluation.runner import KEEP_IMAGES, Damaged, evaluate, forget, in_order
 from tfode_adv.evaluation.shards import Shard
-from tfode_adv.evaluation.subject import KerasSubject, check_images
-from tfode_adv.files import sha256, write_json
+from tfode_adv.evaluation.subject import KerasSubject, check_images, match_classes
+from tfode_adv.files import parse_json, sha256, write_json
 from tfode_adv.reports import overview
 from tfode_adv.runs import Run, versions
+from tfode_adv.training.recipe import MOST
 
 FLAGS = flags.new(__doc__)
 flags.define_solver_flags(FLAGS, several=True, tol=None, solver=None, gradient=None)
 flags.define_attack_flags(FLAGS, several=True)
 flags.define_data_flags(FLAGS, dataset=None)
 
-_integer, _number, _text = absl_flags.DEFINE_integer, flags.define_number, absl_flags.DEFINE_string
+_integer, _number, _text = flags.define_integer, flags.define_number, absl_flags.DEFINE_string
 
 _text("run", None, "The run folder (default: the newest finished one under runs/).", flag_values=FLAGS)
 absl_flags.DEFINE_enum("split", "test", ("test", "validation", "train"), "Images of.", flag_values=FLAGS)
-_integer("num_examples", None, "Only the first so many images.", lower_bound=1, flag_values=FLAGS)
-_integer("num_images", KEEP_IMAGES, "Images kept for the report's pictures.", lower_bound=0, flag_values=FLAGS)
+_integer("num_examples", None, "Only the first so many images.", FLAGS)
+_integer("num_images", KEEP_IMAGES, "Images kept for the report's pictures.", FLAGS, low=0)
 _number("gradient_tol", None, "Tolerance the gradient is taken at.", FLAGS, low=0.0, low_open=True)
 _text("gradient_solver", None, "Solver the gradient is taken through.", flag_values=FLAGS)
-_integer("gradient_num_steps", None, "Its steps, if fixed.", lower_bound=1, flag_values=FLAGS)
+_integer("gradient_num_steps", None, "Its steps, if fixed.", FLAGS)
 _number(
     "random_tol",
     None,
@@ -51,7 +53,7 @@ _number(
     low_open=True,
     several=True,
 )
-_integer("eot", None, "Draws a gradient is averaged over.", lower_bound=1, flag_values=FLAGS)
+_integer("eot", None, "Draws a gradient is averaged over.", FLAGS)
 absl_flags.DEFINE_list("options", [], "More of an attack's hyperparameters: NAME=VALUE,...", flag_values=FLAGS)
 _text("shard", "1/1", "i/n: every n-th image from the i-th on.", flag_values=FLAGS)
 _text("distribute", "none", "none, gpus (one process a GPU), or a number of processes.", flag_values=FLAGS)
@@ -77,13 +79,16 @@ def main(argv: list[str]) -> None:
     attacked = grid.attack_grid(axes, dataset)
     options = run.data_options(dataset, FLAGS.data_dir)
     # What is named wrong, data set or run, is told before the images are read.
-    data.info(dataset, options.get("data_dir"), FLAGS.download)
+    classes = data.info(dataset, options.get("data_dir"), FLAGS.download).class_names
     if not FLAGS.run:
         print(f"evaluating the newest run, {run.path}")
     model = run.load_model()
     images, labels = data.arrays(dataset, FLAGS.split, FLAGS.num_examples, download=FLAGS.download, **options)
+    labels = match_classes(run, dataset, classes, labels)
     check_images(model, images, labels, dataset)
     base = {"model": sha256(run.model_path), "split": FLAGS.split}
+    if FLAGS.eot is not None and FLAGS.random_tol is None:
+        _check_random(model, images)
     configurations = [
         dataclasses.replace(configuration, **base)
         for configuration in grid.model_grid(attacked, axes, models.ode_blocks(model))
@@ -91,18 +96,25 @@ def main(argv: list[str]) -> None:
     if FLAGS.overwrite:
         forget(configurations, run.path, shard.indices(len(images)))
     others = [{"run": str(run.path), "shard": str(part)} for part in parts[1:]]
+    damaged = None
     with workers.beside("evaluate", FLAGS, others, devices):
-        evaluate(
-            KerasSubject(model, FLAGS.batch_size),
-            images,
-            labels,
-            configurations,
-            run.path,
-            shard=parts[0],
-            batch_size=FLAGS.batch_size,
-            keep_images=FLAGS.num_images,
-        )
+        try:
+            evaluate(
+                KerasSubject(model, FLAGS.batch_size),
+                images,
+                labels,
+                configurations,
+                run.path,
+                shard=parts[0],
+                batch_size=FLAGS.batch_size,
+                keep_images=FLAGS.num_images,
+            )
+        except Damaged as error:
+            damaged = error
     _report(run, configurations, len(images))
+    # A copy leaves it to the program that started it to say so.
+    if damaged and not workers.is_copy():
+        raise damaged
 
 
 def _hyperparameters() -> dict[str, Any]:
@@ -114,10 +126,22 @@ def _hyperparameters() -> dict[str, Any]:
         if not equals:
             raise UsageError(f"options holds {option!r}, but must be NAME=VALUE,...")
         try:
-            found[name] = json.loads(text)
+            found[name] = parse_json(text)
         except ValueError:
             found[name] = text
+    for name, value in found.items():
+        # None of them is larger than 32 bits: as what they become, these would be others.
+        most = MOST if isinstance(value, int) else flags.LARGEST
+        if isinstance(value, int | float) and abs(value) > most:
+            raise UsageError(f"{name} is {value}, but must fit into 32 bits")
     return found
+
+
+def _check_random(model: Any, images: np.ndarray) -> None:
+    """Raises UsageError for a model that answers twice the same: there is nothing to average over."""
+    some = tf.constant(images[:8])
+    if np.array_equal(*(np.asarray(model(some, training=False)) for _ in range(2)), equal_nan=True):
+        raise UsageError(f"eot is {FLAGS.eot}, but the model has nothing random: --random_tol draws its tolerance")
 
 
 def _axes(hyperparameters: dict[str, Any]) -> grid.Axes:
@@ -141,14 +165,17 @@ def _axes(hyperparameters: dict[str, Any]) -> grid.Axes:
 
 def _report(run: Run, configurations, num_examples: int) -> None:
     """Prints what was asked for, and writes all of the run's results to summary.json."""
-    everything = results.collect([run.path]).results
-    values = [results.as_dict(result) for result in everything]
-    write_json(run.path / FOLDER / "summary.json", {"results": values, "versions": versions()})
+    everything = results.collect([run.path])
+    values = [results.as_dict(result) for result in everything.results]
+    summary = {"results": values, "left_out": list(everything.left_out), "versions": versions()}
+    write_json(run.path / FOLDER / "summary.json", summary)
     asked = {configuration.digest for configuration in in_order(configurations)}
-    shown = [result.first(num_examples) for result in everything if result.configuration.digest in asked]
+    shown = [result.first(num_examples) for result in everything.results if result.configuration.digest in asked]
     shown = [result for result in shown if result.records]
     tables = [overview.clean_table(shown), overview.attack_table(shown)]
     print("\n".join(table.to_text() for table in tables if table.rows), end="")
+    for line in everything.left_out:
+        print(line)
 
 
 def run() -> None:

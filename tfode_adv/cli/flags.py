@@ -5,12 +5,20 @@ absl's `DEFINE_*(..., flag_values=FLAGS)`. Names of models, data sets, solvers a
 checked here but where they are looked up, so that each list of choices stands once.
 """
 
+import contextlib
+import functools
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from absl import flags
 
-from tfode_adv.training.recipe import MAX_SEED
+from tfode_adv.errors import UsageError
+from tfode_adv.training.recipe import MAX_SEED, MOST
+
+# Of float32, in which numbers are computed with.
+SMALLEST, LARGEST = 2.0**-126, 3.4028234e38
 
 GRADIENTS = ("backprop", "backprop_steps", "adjoint")
 NORMS = ("linf", "l2", "l2rms")
@@ -21,8 +29,39 @@ def new(doc: str) -> flags.FlagValues:
     values = flags.FlagValues()
     # FlagValues takes attributes for flags.
     object.__setattr__(values, "doc", (doc or "").strip())
+    object.__setattr__(values, "titles", {})
     flags.DEFINE_boolean("help", False, "Show this help and leave.", short_name="h", flag_values=values)
     return values
+
+
+def help_text(values: flags.FlagValues) -> str:
+    """Every flag with its help, by what it is about; those of the program alone come first."""
+    grouped: dict[str, list[flags.Flag]] = {"This program's": []}
+    for name in values:
+        if name == values[name].name:
+            grouped.setdefault(values.titles.get(name, "This program's"), []).append(values[name])
+    return (
+        "\n".join(f"{title}:\n" + "".join(map(_described, found)) for title, found in grouped.items() if found)
+        + _FLAGFILE
+    )
+
+
+_FLAGFILE = "\nFlags in a file:\n  --flagfile\n      Reads flags from this file, one a line.\n"
+
+
+def _described(flag: flags.Flag) -> str:
+    kind = f" ({flag.parser.syntactic_help})" if flag.parser.syntactic_help and not flag.boolean else ""
+    default = "" if flag.default is None else f" Default: {flag.default_as_str.strip(chr(39)) or 'none'}."
+    text = textwrap.fill(f"{flag.help}{kind}{default}", 96, initial_indent=6 * " ", subsequent_indent=6 * " ")
+    return f"  --{'[no]' if flag.boolean else ''}{flag.name}\n{text}\n"
+
+
+@contextlib.contextmanager
+def group(values: flags.FlagValues, title: str) -> Iterator[None]:
+    """What is defined in the body is about this, for `help_text`."""
+    before = set(values)
+    yield
+    values.titles.update(dict.fromkeys(set(values) - before, title))
 
 
 def as_dict(values: flags.FlagValues) -> dict:
@@ -72,8 +111,51 @@ class _Float(_Floats):
 def _check_number(value: float, low: float | None, low_open: bool) -> None:
     if not math.isfinite(value):
         raise ValueError(f"{value} is not a finite number")
+    # They are computed with as float32, where these would be infinite, or zero.
+    if abs(value) > LARGEST or 0 < abs(value) < SMALLEST:
+        raise ValueError(f"{value} is not in float32's range, {SMALLEST:.4g} to {LARGEST:.4g}")
     if low is not None and (value < low or (low_open and value == low)):
         raise ValueError(f"must be {'greater than' if low_open else 'at least'} {low:g}")
+
+
+class _Integer(flags.IntegerParser):
+    """A whole number that fits into 32 bits, as TensorFlow counts."""
+
+    def parse(self, argument: str | int) -> int:
+        value = super().parse(argument)
+        if abs(value) > MOST:
+            raise ValueError(f"it is not in the range of 32 bits, at most {MOST}")
+        return value
+
+
+def define_integer(
+    name: str, default: int | None, help: str, flag_values: flags.FlagValues, *, low: int | None = 1
+) -> None:
+    """A whole number of 32 bits, at least `low`."""
+    flags.DEFINE(_Integer(lower_bound=low), name, default, help, flag_values, serializer=flags.ArgumentSerializer())
+
+
+def integers(name: str, texts: Sequence[str]) -> tuple[int, ...]:
+    """The whole numbers of a flag that is a list of them, from 0 on. Raises UsageError for anything else."""
+    try:
+        return tuple(_Integer(lower_bound=0).parse(text) for text in texts)
+    except (TypeError, ValueError) as error:
+        given = ",".join(map(str, texts))
+        raise UsageError(f"{name} is {given!r}, but must be whole numbers with commas ({error})") from None
+
+
+def _about(title: str) -> Callable:
+    """For a function that defines flags: they are all about this."""
+
+    def decorate(define: Callable) -> Callable:
+        @functools.wraps(define)
+        def defining(values: flags.FlagValues, **options: Any) -> None:
+            with group(values, title):
+                define(values, **options)
+
+        return defining
+
+    return decorate
 
 
 def define_number(
@@ -118,6 +200,7 @@ def define_names(
         flags.DEFINE_string(name, default, help, flag_values=flag_values)
 
 
+@_about("Data")
 def define_data_flags(values: flags.FlagValues, *, dataset: str | None = "mnist_5k", batch_size: int = 128) -> None:
     """`--dataset --data_dir --download --batch_size --seed`."""
     flags.DEFINE_string(
@@ -136,19 +219,20 @@ def define_data_flags(values: flags.FlagValues, *, dataset: str | None = "mnist_
         "Download and prepare the data set if it is not there; --nodownload refuses.",
         flag_values=values,
     )
-    flags.DEFINE_integer("batch_size", batch_size, "Images a step.", lower_bound=1, flag_values=values)
+    define_integer("batch_size", batch_size, "Images a step.", values)
     flags.DEFINE_integer(
         "seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=MAX_SEED, flag_values=values
     )
 
 
+@_about("Model")
 def define_model_flags(values: flags.FlagValues, *, model: str | None = "oon") -> None:
     """`--model --filters --blocks --depth --widen --dropout`; None leaves the model's own default."""
     flags.DEFINE_string("model", model, "The classifier: oon, mix, res, sonet, ...", flag_values=values)
-    flags.DEFINE_integer("filters", None, "Width of the network.", lower_bound=1, flag_values=values)
+    define_integer("filters", None, "Width of the network.", values)
     flags.DEFINE_list("blocks", None, "Blocks per stage, as in 2,2,2,2.", flag_values=values)
-    flags.DEFINE_integer("depth", None, "Depth of a wide ResNet.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("widen", None, "Widening factor of a wide ResNet.", lower_bound=1, flag_values=values)
+    define_integer("depth", None, "Depth of a wide ResNet.", values)
+    define_integer("widen", None, "Widening factor of a wide ResNet.", values)
     flags.DEFINE_float(
         "dropout",
         None,
@@ -159,6 +243,7 @@ def define_model_flags(values: flags.FlagValues, *, model: str | None = "oon") -
     )
 
 
+@_about("ODE solver")
 def define_solver_flags(
     values: flags.FlagValues,
     *,
@@ -192,9 +277,10 @@ def define_solver_flags(
         choices=GRADIENTS,
         several=several,
     )
-    flags.DEFINE_integer("num_steps", None, "Steps of a fixed-step solver.", lower_bound=1, flag_values=values)
+    define_integer("num_steps", None, "Steps of a fixed-step solver.", values)
 
 
+@_about("Attack")
 def define_attack_flags(values: flags.FlagValues, *, several: bool = False, attack: str = "pgd") -> None:
     """`--attack --norm --eps --step_size --steps --restarts --random_start`.
 
@@ -212,6 +298,6 @@ def define_attack_flags(values: flags.FlagValues, *, several: bool = False, atta
     )
     define_number("eps", None, "Radius of the perturbation.", values, low=0.0, several=several)
     define_number("step_size", None, "Length of an attack's step.", values, low=0.0, low_open=True)
-    flags.DEFINE_integer("steps", None, "Steps of the attack.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("restarts", None, "Restarts of the attack.", lower_bound=1, flag_values=values)
+    define_integer("steps", None, "Steps of the attack.", values)
+    define_integer("restarts", None, "Restarts of the attack.", values)
     flags.DEFINE_boolean("random_start", None, "Start at a random point of the ball.", flag_values=values)

@@ -10,7 +10,6 @@ from absl import flags as absl_flags
 from tfode_adv import solvers, training
 from tfode_adv.cli import flags
 from tfode_adv.data import AUGMENTATIONS
-from tfode_adv.errors import UsageError
 from tfode_adv.layers import ODEBlock
 from tfode_adv.training import distribution, losses, recipe, schedules
 
@@ -32,13 +31,20 @@ def define(values: absl_flags.FlagValues) -> None:
     # What is left out is the model's own: the families were published with different tolerances.
     flags.define_solver_flags(values, tol=None, solver=None, gradient=None)
     flags.define_data_flags(values)
-    for group in (_define_data, _define_descent, _define_loss, _define_means):
-        group(
-            integer=partial(absl_flags.DEFINE_integer, lower_bound=1, flag_values=values),
-            number=partial(flags.define_number, low=0.0, flag_values=values),
-            choice=partial(absl_flags.DEFINE_enum, flag_values=values),
-            values=values,
-        )
+    groups = {
+        "Data": _define_data,
+        "Descent": _define_descent,
+        "Loss": _define_loss,
+        "Means of computing": _define_means,
+    }
+    for title, define_ in groups.items():
+        with flags.group(values, title):
+            define_(
+                integer=partial(flags.define_integer, flag_values=values),
+                number=partial(flags.define_number, low=0.0, flag_values=values),
+                choice=partial(absl_flags.DEFINE_enum, flag_values=values),
+                values=values,
+            )
 
 
 def _define_data(integer, number, choice, values):
@@ -96,10 +102,10 @@ def make_recipe(values: absl_flags.FlagValues) -> training.Recipe:
     given = flags.as_dict(values)
     fields = {field.name for field in dataclasses.fields(training.Recipe)}
     chosen = {name: value for name, value in given.items() if name in fields}
-    chosen["milestones"] = _integers("milestones", given["milestones"])
+    chosen["milestones"] = flags.integers("milestones", given["milestones"])
     options = {name: given[name] for name in _MODEL}
     if options["blocks"] is not None:
-        options["blocks"] = _integers("blocks", options["blocks"])
+        options["blocks"] = flags.integers("blocks", options["blocks"])
     loss_options = {known: given[name] for name, known in _LOSS.items()}
     return training.Recipe(**chosen, model_options=options, loss_options=loss_options)
 
@@ -108,10 +114,3 @@ def check_num_steps(num_steps: int | None, names: Sequence[str | None]) -> None:
     """`solvers.check_num_steps`, where a name that is None is an ODE block's own solver."""
     own = inspect.signature(ODEBlock).parameters["solver"].default
     solvers.check_num_steps(num_steps, [name or own for name in names])
-
-
-def _integers(name: str, texts: list[str]) -> tuple[int, ...]:
-    try:
-        return tuple(int(text) for text in texts)
-    except ValueError:
-        raise UsageError(f"{name} is {','.join(texts)!r}, but must be whole numbers with commas") from None

@@ -17,7 +17,7 @@ FLAGS = flags.new(__doc__)
 absl_flags.DEFINE_string(
     "out", None, "The report's folder (default: report/ in the first run folder).", flag_values=FLAGS
 )
-absl_flags.DEFINE_integer("num_examples", None, "Only the first so many images.", lower_bound=1, flag_values=FLAGS)
+flags.define_integer("num_examples", None, "Only the first so many images.", FLAGS)
 absl_flags.DEFINE_boolean("overwrite", False, "Write into a folder that holds something else.", flag_values=FLAGS)
 
 

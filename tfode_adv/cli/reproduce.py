@@ -35,12 +35,8 @@ absl_flags.DEFINE_enum("paper", "wifs2019", PAPERS, "The paper.", flag_values=FL
 absl_flags.DEFINE_integer("table", None, "wifs2019: 1, 2, 3 or 4; msml2022: 1.", flag_values=FLAGS)
 absl_flags.DEFINE_integer("figure", None, "wifs2019: 2.", flag_values=FLAGS)
 absl_flags.DEFINE_enum("dataset", None, tuple(layouts.TEST_IMAGES), "Default: the table's own.", flag_values=FLAGS)
-absl_flags.DEFINE_integer(
-    "num_examples",
-    None,
-    f"The first so many test images (default: all; {_FIGURE_IMAGES} for a figure).",
-    lower_bound=1,
-    flag_values=FLAGS,
+flags.define_integer(
+    "num_examples", None, f"The first so many test images (default: all; {_FIGURE_IMAGES} for a figure).", FLAGS
 )
 flags.define_names(
     "gradient",

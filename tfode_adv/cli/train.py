@@ -9,13 +9,14 @@ import contextlib
 import datetime
 import pathlib
 from functools import partial
+from typing import Any
 
 from absl import flags as absl_flags
 
-from tfode_adv import training
+from tfode_adv import data, training
 from tfode_adv.cli import app, flags, recipes
-from tfode_adv.errors import UsageError
-from tfode_adv.runs import Run
+from tfode_adv.errors import RunError, UsageError
+from tfode_adv.runs import CONFIG, Run
 from tfode_adv.training import checkpoints, recipe
 from tfode_adv.training.loop import ON_NAN, Survival
 
@@ -28,7 +29,7 @@ absl_flags.DEFINE_string("run_dir", None, "The run folder (default: runs/MODEL-D
 _boolean("overwrite", False, "Replace the run in --run_dir.")
 _boolean("resume", False, "Go on with the run in --run_dir, with its own flags.")
 flags.define_number("checkpoint_minutes", 10.0, "Minutes between checkpoints.", FLAGS, low=0.0, low_open=True)
-absl_flags.DEFINE_integer("keep_checkpoints", 3, "How many stay.", lower_bound=1, flag_values=FLAGS)
+flags.define_integer("keep_checkpoints", 3, "How many stay.", FLAGS)
 _choice("on_nan", "stop", ON_NAN, "What to do when a batch's loss or solve fails.")
 _choice("export", "best", recipe.KEEP, "Weights that model.keras gets: of the best validation error, or the last.")
 _boolean("tensorboard", True, "Write event files.")
@@ -48,6 +49,7 @@ def _resume() -> Run:
         if name not in FLAGS or name in _OF_THIS_START:
             continue
         flag = FLAGS[name]
+        value = _parsed(flag, value, run)
         if flag.present and flag.value != value and name not in _CHANGEABLE:
             raise UsageError(f"--{name} is {flag.value!r}, but the run in {FLAGS.run_dir!r} has {value!r}")
         if not flag.present:
@@ -55,13 +57,35 @@ def _resume() -> Run:
     return run
 
 
+def _parsed(flag: absl_flags.Flag, value: Any, run: Run) -> Any:
+    """A flag's value as config.json has it, checked as if it were given now."""
+    try:
+        if value is None and flag.default is not None:
+            raise ValueError("it is null")
+        return None if value is None else flag.parser.parse(value)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{str(run.path / CONFIG)!r} is corrupt: flags.{flag.name} is {value!r} ({error})") from error
+
+
 def _folder(plan: training.Recipe, path: pathlib.Path, found: Run | None, writes: bool) -> Run:
     """The run to train in, its folder made or, where one was found, told of this start."""
     given = flags.as_dict(FLAGS)
+    classes = list(data.info(plan.dataset, plan.data_dir, plan.download).class_names)
+    before = (found.config.get("dataset") or {}).get("classes") if found else None
+    if before and before != classes:
+        raise RunError(
+            f"the classes of {plan.dataset} are {', '.join(classes)}, but the run in {str(path)!r} was trained on "
+            f"{', '.join(map(str, before))}"
+        )
     config = {
         "flags": given,
         "model": {"name": plan.model, "kwargs": plan.model_options},
-        "dataset": {"name": plan.dataset, "data_dir": plan.data_dir, "validation": plan.validation},
+        "dataset": {
+            "name": plan.dataset,
+            "data_dir": plan.data_dir,
+            "validation": plan.validation,
+            "classes": classes,
+        },
         "seed": plan.seed,
     }
     if not writes:

@@ -19,9 +19,7 @@ recipes.define(FLAGS)
 
 def _define() -> None:
     absl_flags.DEFINE_enum("method", "random", tuning.METHODS, "How values are chosen.", flag_values=FLAGS)
-    absl_flags.DEFINE_integer(
-        "trials", 10, "How many, later more; hyperband counts its own.", lower_bound=1, flag_values=FLAGS
-    )
+    flags.define_integer("trials", 10, "How many, later more; hyperband counts its own.", FLAGS)
     for name, searched in (
         ("learning_rates", "learning rate"),
         ("tols", "tolerance"),
@@ -39,8 +37,8 @@ def _define() -> None:
     )
     flags.define_number("robust_weight", 0.5, "Weight of the robust accuracy in the sum.", FLAGS, low=0.0)
     flags.define_number("robust_eps", 0.1, "Radius of that PGD, in L-infinity.", FLAGS, low=0.0)
-    absl_flags.DEFINE_integer("robust_steps", 5, "Its steps.", lower_bound=1, flag_values=FLAGS)
-    absl_flags.DEFINE_integer("robust_examples", 128, "Images it attacks.", lower_bound=1, flag_values=FLAGS)
+    flags.define_integer("robust_steps", 5, "Its steps.", FLAGS)
+    flags.define_integer("robust_examples", 128, "Images it attacks.", FLAGS)
     absl_flags.DEFINE_string(
         "tune_dir",
         None,
@@ -55,12 +53,7 @@ _OF_THIS_START = ("tune_dir", "data_dir", "download", "flagfile")
 
 
 def _space() -> tuning.Space:
-    try:
-        filters = [int(text) for text in FLAGS.filter_choices] if FLAGS.filter_choices else None
-    except ValueError:
-        raise UsageError(
-            f"filter_choices is {','.join(FLAGS.filter_choices)!r}, but must be whole numbers with commas"
-        ) from None
+    filters = list(flags.integers("filter_choices", FLAGS.filter_choices)) if FLAGS.filter_choices else None
     return tuning.Space(
         learning_rate=FLAGS.learning_rates,
         tol=FLAGS.tols,
@@ -72,7 +65,7 @@ def _space() -> tuning.Space:
 
 def flag_file(values: dict) -> str:
     """The recipe's flags that differ from their defaults, with `values` in their place."""
-    own = absl_flags.FlagValues()
+    own = flags.new("")
     recipes.define(own)
     for name in own:
         own[name].value = values.get(name, FLAGS[name].value)

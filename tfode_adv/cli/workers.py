@@ -3,16 +3,21 @@
 import contextlib
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO
 
 from absl import flags
 
 from tfode_adv.errors import RunError, UsageError
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
+_COPY = "TFODE_ADV_COPY"
+_THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def count(distribute: str) -> int:
@@ -31,13 +36,15 @@ def count(distribute: str) -> int:
 
 
 def share_devices(processes: int) -> list[str]:
-    """Keeps the first GPU for this process, if there are several processes and GPUs.
+    """Keeps this process's share of the cores, and the first GPU, if there are several processes and GPUs.
 
-    To be called before TensorFlow computes anything: it does not let go of a GPU it has taken.
+    To be called before TensorFlow computes anything: it lets go of no GPU and no thread that it has taken.
 
     Returns:
         The GPUs for `beside`, by the names CUDA has for them; none where there is nothing to share.
     """
+    if processes > 1:
+        _keep_threads(_share(processes))
     gpus = _gpus() if processes > 1 else []
     if len(gpus) < 2:
         return []
@@ -51,6 +58,8 @@ def beside(
 ) -> Iterator[None]:
     """Runs copies of a program while the body does its own part, and waits for them.
 
+    A copy that fails ends the body at once. Copies end with this process, however that ends.
+
     Args:
         program: the module's name under `tfode_adv.cli`.
         values: the program's flags, which the copies get too, except
@@ -60,41 +69,90 @@ def beside(
     Raises:
         RunError: if a copy failed; the message is its last line.
     """
-    with contextlib.ExitStack() as stack:
-        copies = []
+    copies: list[tuple[subprocess.Popen, IO[str]]] = []
+    with contextlib.ExitStack() as stack, _told_of_ends(lambda: _check(copies)):
         for place, part in enumerate(parts, start=1):
             said = stack.enter_context(tempfile.TemporaryFile("w+"))
             devices = {_DEVICES: gpus[place % len(gpus)]} if gpus else {}
             copy = subprocess.Popen(
                 _command(program, _arguments(values, part)),
-                env={**_environment(), **devices},
-                stdin=subprocess.DEVNULL,
+                env={**_environment(), **_threads(len(parts) + 1), **devices, _COPY: "1"},
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=said,
             )
             stack.callback(_end, copy)
             copies.append((copy, said))
         yield
-        for copy, said in copies:
-            if copy.wait():
-                said.seek(0)
-                lines = said.read().strip().splitlines() or [f"status {copy.returncode}"]
-                raise RunError(f"a copy of this program failed: {lines[-1]}")
+        for copy, _ in copies:
+            copy.wait()
+            _check(copies)
+
+
+def is_copy() -> bool:
+    """Whether this process does a part of another's work, which waits for it."""
+    return _COPY in os.environ
 
 
 def run(program: str, arguments: Sequence[str]) -> int:
-    """Runs a program of this package in a process of its own, waits for it, and returns its status."""
-    return subprocess.run(_command(program, arguments), env=_environment()).returncode
+    """Runs a program of this package in a process of its own, waits for it, and returns its status.
+
+    It is asked to end when this process ends; Ctrl-C reaches both, and is waited for.
+    """
+    with subprocess.Popen(_command(program, arguments), env=_environment(), stdin=subprocess.PIPE) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+
+
+@contextlib.contextmanager
+def _told_of_ends(check: Callable[[], None]) -> Iterator[None]:
+    """Calls `check` whenever a child of this process ends: in the main thread, the only one that can be told."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, lambda number, frame: check())
+    # What the system does for us meanwhile is not cut short.
+    signal.siginterrupt(signal.SIGCHLD, False)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _check(copies: Sequence[tuple[subprocess.Popen, IO[str]]]) -> None:
+    """Raises RunError for the first copy that failed."""
+    for copy, said in copies:
+        status = copy.poll()
+        if status is not None and status < 0:
+            raise RunError(f"a copy of this program was ended by {signal.Signals(-status).name}")
+        if status:
+            said.seek(0)
+            lines = said.read().strip().splitlines() or [f"status {status}"]
+            raise RunError(f"a copy of this program failed: {lines[-1]}")
 
 
 def _command(program: str, arguments: Sequence[str]) -> list[str]:
-    start = f"import sys; from tfode_adv.cli import {program}; sys.argv[0] = {program!r}; {program}.run()"
-    return [sys.executable, "-c", start, *arguments]
+    # -P: a file in the current folder, say keras.py, must not pass for a module.
+    return [sys.executable, "-P", "-m", "tfode_adv.cli.child", program, *arguments]
 
 
 def _environment() -> dict[str, str]:
     root = str(pathlib.Path(__file__).resolve().parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    named = {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    return {name: value for name, value in {**os.environ, **named}.items() if name != _COPY}
+
+
+def _threads(processes: int) -> dict[str, str]:
+    """For the environment: each process's share of the cores, unless the user has said how many."""
+    share = str(_share(processes))
+    return {name: share for name in _THREADS if name not in os.environ}
+
+
+def _share(processes: int) -> int:
+    return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 def _arguments(values: flags.FlagValues, part: Mapping[str, str]) -> list[str]:
@@ -123,7 +181,20 @@ def _keep_first_gpu() -> None:
     tf.config.set_visible_devices(tf.config.list_physical_devices("GPU")[:1], "GPU")
 
 
+def _keep_threads(count: int) -> None:
+    import tensorflow as tf
+
+    # A process that has computed keeps what it has.
+    with contextlib.suppress(RuntimeError):
+        if "TF_NUM_INTRAOP_THREADS" not in os.environ:
+            tf.config.threading.set_intra_op_parallelism_threads(count)
+        if "TF_NUM_INTEROP_THREADS" not in os.environ:
+            tf.config.threading.set_inter_op_parallelism_threads(count)
+
+
 def _end(copy: subprocess.Popen) -> None:
     if copy.poll() is None:
         copy.terminate()
     copy.wait()
+    if copy.stdin:
+        copy.stdin.close()

@@ -2,22 +2,29 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import os
 import pathlib
+import re
 import socket
+import stat
 import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from tfode_adv.errors import RunError, UsageError
-from tfode_adv.files import PathLike
+from tfode_adv.files import PathLike, read_json
 
 NAMES = ("mnist_5k", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_cropped")
 FOLDER = "folder:"
+# TFDS imports the class that a prepared set's description names here, wherever it is.
+_FEATURES, _CLASSES = "features.json", ("pythonClassName", "python_class_name", "type", "proto_cls")
+_OWN = "tensorflow_datasets."
 # The share of the training images that `split="validation"` holds out.
 VALIDATION = 0.1
 CONNECT_SECONDS = 5.0
@@ -99,11 +106,11 @@ def _source(name: str, data_dir: str | None, download: bool) -> Source:
 
 def _prepared(name: str, data_dir: str | None, download: bool):
     import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.read_only_builder import builder_from_files
 
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or str(tfds.core.constants.DATA_DIR)
-    with contextlib.suppress(tfds.core.DatasetNotFoundError, ValueError):
-        return builder_from_files(name, data_dir=data_dir)
+    found = _from_files(name, data_dir)
+    if found is not None:
+        return found
     if name.partition("/")[0].partition(":")[0] not in tfds.list_builders(with_community_datasets=False):
         raise UsageError(
             f"dataset is {name!r}, but must be one of: {', '.join(available())}, "
@@ -126,6 +133,39 @@ def _prepared(name: str, data_dir: str | None, download: bool):
     return builder
 
 
+def _from_files(name: str, data_dir: str):
+    """The builder over a data set's files, None where there are none.
+
+    Raises:
+        RunError: if they are damaged, or name classes that are not TFDS's own.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.read_only_builder import builder_from_files
+
+    described = sorted(pathlib.Path(data_dir, re.split("[/:]", name)[0]).rglob(_FEATURES))
+    for path in described:
+        _check_features(path, read_json(path))
+    try:
+        return builder_from_files(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        return None
+    except Exception as error:  # protocol buffers, JSON and TFDS each have their own word for a damaged file
+        if not described:
+            return None
+        reason = str(error).strip().partition("\n")[0]
+        raise RunError(f"dataset {name!r} cannot be read from {str(described[0].parent)!r}: {reason}") from error
+
+
+def _check_features(path: pathlib.Path, values: Any) -> None:
+    """Raises RunError where a description names a class for TFDS to import that is none of its features."""
+    for name, value in values.items() if isinstance(values, dict) else ():
+        if name in _CLASSES and not str(value).startswith(_OWN):
+            raise RunError(f"{str(path)!r} names {value!r}, which is none of TFDS's features: it is not imported")
+        _check_features(path, value)
+    for value in values if isinstance(values, list) else ():
+        _check_features(path, value)
+
+
 def _out_of_reach(urls: Iterable[str]) -> str | None:
     """A host, of the proxies or else of `urls`, that no connection reaches: TFDS would try for minutes."""
     parts = [urllib.parse.urlsplit(url) for url in urllib.request.getproxies().values() or urls]
@@ -140,27 +180,45 @@ def _out_of_reach(urls: Iterable[str]) -> str | None:
 
 
 def _mnist_5k(data_dir: str | None):
-    from tensorflow_datasets.core.read_only_builder import builder_from_files
-
     from tfode_adv.data import mnist_5k
 
     failures = []
     for folder in _writable_candidates(data_dir):
         try:
+            if folder == _temporary():
+                _claim(folder)
             mnist_5k.prepare(folder)
         except OSError as error:
             failures.append(f"{str(folder)!r} ({error.strerror or error})")
             continue
-        return builder_from_files(mnist_5k.NAME, data_dir=str(folder))
+        return _from_files(mnist_5k.NAME, str(folder))
     raise RunError(f"dataset 'mnist_5k' needs a folder to write its files to, tried {', '.join(failures)}")
 
 
 def _writable_candidates(data_dir: str | None) -> list[pathlib.Path]:
     """Where the sample may be written: the folder asked for, which may be read-only, then caches."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     asked = [pathlib.Path(data_dir)] if data_dir else []
-    temporary = pathlib.Path(tempfile.gettempdir(), f"tfode_adv-{os.getuid()}")
-    return [*asked, pathlib.Path(cache).expanduser() / "tfode_adv", temporary]
+    # Without a home directory ~ stays as it is: no place to write to.
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    caches = [] if cache.startswith("~") else [pathlib.Path(cache, "tfode_adv")]
+    return [*asked, *caches, _temporary()]
+
+
+def _temporary() -> pathlib.Path:
+    return pathlib.Path(tempfile.gettempdir(), f"tfode_adv-{os.getuid()}")
+
+
+def _claim(folder: pathlib.Path) -> None:
+    """Makes a folder where anybody may have made one of that name before.
+
+    Raises:
+        OSError: if it is not this user's own, or others may write to it.
+    """
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(errno.EPERM, "it is not yours alone")
 
 
 def _describe(name: str, builder) -> Source:

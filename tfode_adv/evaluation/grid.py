@@ -13,6 +13,8 @@ from tfode_adv.evaluation.subject import make_attack
 
 # Hyperparameters with a place of their own in a configuration, or no influence on a result.
 _APART = ("norm", "eps", "seed", "source", "batch_size")
+# What a list of them is called in `Axes`.
+_FIELDS = {"gradient": "gradients"}
 _GRADIENT = ("gradient", "gradient_tol", "gradient_solver", "gradient_num_steps", "eot")
 
 
@@ -66,17 +68,34 @@ class Axes:
             check_choice("solver", solver, solvers.available())
         for name in self.attacks:
             check_choice("attack", name, ["none", *known])
-        names = [name for name in self.attacks if name != "none"]
-        for given in self.hyperparameters if names else ():
-            if not any(given in known[name].defaults for name in names):
-                raise UsageError(f"{', '.join(names)} takes no {given}; --attack=help lists what each takes")
+        self._check_meant([name for name in self.attacks if name != "none"], known)
         through = self.gradient_solver
-        if through and not solvers.is_adaptive(through) and self.gradient_num_steps is None:
-            raise UsageError(
-                f"gradient_solver is {through}, which takes fixed steps: say how many (gradient_num_steps)"
-            )
+        if through:
+            _check_steps_of(self, [through])
+            if not solvers.is_adaptive(through) and self.gradient_num_steps is None:
+                raise UsageError(
+                    f"gradient_solver is {through}, which takes fixed steps: say how many (gradient_num_steps)"
+                )
         if self.random_tol is not None:
             self._check_random_tol(list(self.random_tol))
+
+    def _check_meant(self, names: list[str], known: Mapping[str, attacks.registry.Description]) -> None:
+        """Raises UsageError for a setting that means something to none of these attacks."""
+        if not names:
+            budget = {"norm": self.norms, "eps": self.eps}
+            gradient = {name: getattr(self, _FIELDS.get(name, name)) for name in _GRADIENT}
+            for name, value in {**budget, **gradient, **self.hyperparameters}.items():
+                if value is not None:
+                    raise UsageError(f"{name} is {_shown(value)}, but attack none, the clean pass, takes none")
+            return
+        for given in self.hyperparameters:
+            if not any(given in known[name].defaults for name in names):
+                raise UsageError(f"{', '.join(names)} takes no {given}; --attack=help lists what each takes")
+        if not any(map(_differentiates, names)):
+            for name in _GRADIENT:
+                value = getattr(self, _FIELDS.get(name, name))
+                if value is not None:
+                    raise UsageError(f"{name} is {_shown(value)}, but {', '.join(names)} takes no gradient")
 
     def _check_random_tol(self, interval: list[float]) -> None:
         if len(interval) != 2 or not 0 < interval[0] <= interval[1]:
@@ -130,7 +149,29 @@ def model_grid(grid: Iterable[Configuration], axes: Axes, blocks: Sequence[Any])
             steps = axes.num_steps or _own_steps(own, solver)
             found.append(dataclasses.replace(configuration, **settings, num_steps=steps))
     solvers.check_num_steps(axes.num_steps, axes.solvers or [own.solver])
-    return _each_once(found)
+    if axes.gradient_solver is None:
+        _check_steps_of(axes, axes.solvers or [own.solver])
+    return _each_once(_meant(configuration) for configuration in found)
+
+
+def _check_steps_of(axes: Axes, through: Sequence[str]) -> None:
+    """Raises UsageError for steps of a gradient that every solver of `through` chooses, or a tolerance none has."""
+    if axes.gradient_num_steps is not None and all(map(solvers.is_adaptive, through)):
+        raise UsageError(
+            f"gradient_num_steps is {axes.gradient_num_steps}, but {', '.join(through)} chooses its own steps"
+        )
+    if axes.gradient_tol is not None and not any(map(solvers.is_adaptive, through)):
+        raise UsageError(f"gradient_tol is {axes.gradient_tol:g}, but {', '.join(through)} takes fixed steps")
+
+
+def _meant(configuration: Configuration) -> Configuration:
+    """The same, less the one of steps and tolerance that the gradient's solver does not take."""
+    adaptive = solvers.is_adaptive(configuration.gradient_solver or configuration.solver)
+    return dataclasses.replace(configuration, **{"gradient_num_steps" if adaptive else "gradient_tol": None})
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _each_once(grid: Iterable[Configuration]) -> list[Configuration]:

@@ -8,7 +8,8 @@ A run folder holds one cell a configuration:
 
 Every process appends to a file of its own, so shards share a folder, and the folders of several machines
 merge by copying. A reader drops a torn last line: a process was killed while it wrote it, and the same
-command computes that image again.
+command computes that image again. A line ends with a seal, a checksum of its text and its cell's digest, so
+that neither a changed record nor another cell's passes for one; a cell that holds such a line is not read.
 """
 
 import dataclasses
@@ -16,8 +17,8 @@ import functools
 import io
 import json
 import math
-import os
 import pathlib
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -29,8 +30,11 @@ from tfode_adv.errors import RunError
 from tfode_adv.evaluation import kept
 from tfode_adv.evaluation.configuration import Configuration
 
-FORMAT = 1
-FOLDER = "evaluations"
+# In format 1 lines had no seals.
+FORMAT, READ = 2, (1, 2)
+FOLDER, _DESCRIPTION = "evaluations", "cell.json"
+_SEAL = re.compile(r',"seal":"([0-9a-f]{8})"}$')
+_ANEW = "bin/evaluate --overwrite computes it anew"
 # Predicted where a solve failed, or the logits are not finite, on an attacked image: no class, so never the right one.
 NO_ANSWER = -1
 
@@ -80,8 +84,43 @@ class Record:
 
     @classmethod
     def from_line(cls, line: str) -> "Record":
-        """The inverse of `to_line`. Raises ValueError or TypeError when it is no record."""
-        return cls(**json.loads(line))
+        """The inverse of `to_line`. Raises ValueError or TypeError when it is no record, or contradicts itself."""
+        record = cls(**files.parse_json(line))
+        for name, (kind, low) in _KINDS.items():
+            value = getattr(record, name)
+            if type(value) not in kind or (low is not None and value is not None and value < low):
+                raise ValueError(f"{name} is {value!r}")
+        if record.success != (record.correct and record.adversarial != record.label):
+            raise ValueError(
+                f"success is {record.success}, but label {record.label}, clean {record.clean} and adversarial "
+                f"{record.adversarial} say otherwise"
+            )
+        return record
+
+    def differs(self, other: "Record") -> bool:
+        """Whether these cannot both be of one image under one configuration, rounding aside."""
+        sums = {self.checksum, other.checksum} - {None}
+        classes = (self.label, self.clean, self.adversarial), (other.label, other.clean, other.adversarial)
+        return len(sums) > 1 or classes[0] != classes[1]
+
+
+_COUNT, _LENGTH = (int,), (int, float, type(None))
+# The types that a record's values may have, and the least of them.
+_KINDS: dict[str, tuple[tuple[type, ...], int | None]] = {
+    "index": (_COUNT, 0),
+    "label": (_COUNT, 0),
+    "clean": (_COUNT, 0),
+    "adversarial": (_COUNT, NO_ANSWER),
+    "success": ((bool,), None),
+    "distance": (_LENGTH, None),
+    "queries": (_COUNT, 0),
+    "gradients": (_COUNT, 0),
+    "nfe_clean": (_COUNT, 0),
+    "nfe_adversarial": (_COUNT, 0),
+    "margin_clean": (_LENGTH, None),
+    "margin_adversarial": (_LENGTH, None),
+    "checksum": ((int, type(None)), 0),
+}
 
 
 class Cell:
@@ -109,53 +148,76 @@ class Cell:
         """A cell that is there already.
 
         Raises:
-            RunError: if its cell.json is missing or corrupt; the message names the file.
+            RunError: if its cell.json is missing or corrupt, or not the one that its folder is named after; the
+                message names the file.
         """
-        path = pathlib.Path(folder) / "cell.json"
-        values = files.read_json(path)
-        try:
-            if values["format"] != FORMAT:
-                raise RunError(f"{str(path)!r} has format {values['format']!r}, but this version reads {FORMAT}")
-            return cls(folder, Configuration.from_dict(values["configuration"]))
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{str(path)!r} is corrupt: not a cell ({error})") from error
+        return cls(folder, _described(pathlib.Path(folder))[0])
 
     def records(self) -> dict[int, Record]:
         """Every record of the cell by its image's index, in the order of the images.
 
         Raises:
-            RunError: if a line other than a file's torn last one is no record; the message names the file.
+            RunError: if a line other than a file's torn last one is no record, or not one of this cell, if two
+                records of one image differ, or if the cell's description is not what its folder's name says; the
+                message names the file.
         """
-        found: dict[int, Record] = {}
-        for path in sorted(self.folder.glob("records-*.jsonl")):
-            for record in _read(path):
-                found.setdefault(record.index, record)
-        return dict(sorted(found.items()))
+        paths = self._paths()
+        if not paths:
+            return {}
+        found: dict[int, tuple[Record, pathlib.Path]] = {}
+        _, sealed = _described(self.folder)
+        for path in paths:
+            for number, line in _lines(path):
+                try:
+                    record = self._record(line, sealed)
+                except (ValueError, TypeError) as error:
+                    raise RunError(f"{str(path)!r} is corrupt at line {number}: {error}; {_ANEW}") from error
+                known, where = found.setdefault(record.index, (record, path))
+                if known.differs(record):
+                    raise RunError(
+                        f"{str(path)!r} is corrupt at line {number}: {where.name!r} has another record of image "
+                        f"{record.index}; {_ANEW}"
+                    )
+        return {index: found[index][0] for index in sorted(found)}
 
     def append(self, records: Iterable[Record]) -> None:
-        """Adds records to this process's file, and returns when they are on the disk."""
-        data = "".join(record.to_line() for record in records).encode("utf-8")
+        """Adds records to this process's file, and returns when they are on the disk: all of them, or none.
+
+        Raises:
+            RunError: if they cannot be written; the message names the folder.
+        """
+        data = "".join(map(self._line, records)).encode("utf-8")
         if not data:
             return
         try:
             if self._file is None:
                 self._file = self._begin()
-            with open(self._file, "ab", buffering=0) as file:
-                file.write(data)
-                os.fsync(file.fileno())
+            files.append_whole(self._file, data)
         except OSError as error:
+            # Should the file have kept a torn end, nothing may follow it.
+            self._file = None
             raise RunError(f"cannot write {str(self.folder)!r}: {error.strerror or error}") from error
 
     def discard(self, indices: Iterable[int]) -> None:
-        """Removes the records of these images and what is kept of them, so that they are computed anew."""
+        """Removes the records of these images and what is kept of them, so that they are computed anew.
+
+        Of a cell that cannot be read, what is damaged or not its own goes as well.
+        """
         unwanted = set(indices)
-        for path in sorted(self.folder.glob("records-*.jsonl")):
-            found = list(_read(path))
-            left = [record for record in found if record.index not in unwanted]
+        try:
+            _, sealed = _described(self.folder)
+        except RunError:
+            # Whatever its records were made with: what tells is missing.
+            sealed = True
+            if self.folder.exists():
+                self._describe()
+        for path in self._paths():
+            lines = [line for _, line in _lines(path)]
+            left = [line for line in lines if self._stays(line, sealed, unwanted)]
             if not left:
                 path.unlink()
-            elif len(left) < len(found):
-                files.write_atomic(path, "".join(record.to_line() for record in left))
+            elif len(left) < len(lines):
+                files.write_atomic(path, b"".join(line + b"\n" for line in left))
         for index in unwanted.intersection(self.images()):
             kept.file_of(self.folder, index).unlink(missing_ok=True)
 
@@ -173,13 +235,43 @@ class Cell:
         """The kept images by index: clean, adversarial; each is read when it is looked at."""
         return kept.Kept.of(self.folder)
 
+    def _paths(self) -> list[pathlib.Path]:
+        return sorted(self.folder.glob("records-*.jsonl"))
+
+    def _line(self, record: Record) -> str:
+        text = record.to_line()
+        return f'{text[:-2]},"seal":"{self._seal(text)}"}}\n'
+
+    def _seal(self, text: str) -> str:
+        return f"{zlib.crc32(f'{self.configuration.digest} {text}'.encode()):08x}"
+
+    def _record(self, line: bytes, sealed: bool) -> Record:
+        """The record on a line. Raises ValueError or TypeError when it is none, or none of this cell."""
+        text = line.decode("utf-8")
+        seal = _SEAL.search(text)
+        if seal:
+            text = text[: seal.start()] + "}\n"
+            if self._seal(text) != seal[1]:
+                raise ValueError("it was changed, or is another cell's: its seal is broken")
+        elif sealed:
+            raise ValueError("it has no seal")
+        return Record.from_line(text)
+
+    def _stays(self, line: bytes, sealed: bool, unwanted: set[int]) -> bool:
+        try:
+            return self._record(line, sealed).index not in unwanted
+        except (ValueError, TypeError):
+            return False
+
+    def _describe(self) -> None:
+        # What began the cell is for a reader: it is no part of the digest, and nothing depends on it.
+        values = {"format": FORMAT, "configuration": self.configuration.as_dict(), **_program()}
+        files.write_json(self.folder / _DESCRIPTION, values)
+
     def _begin(self) -> pathlib.Path:
         self.folder.mkdir(parents=True, exist_ok=True)
-        description = self.folder / "cell.json"
-        if not description.exists():
-            # What began the cell is for a reader: it is no part of the digest, and nothing depends on it.
-            values = {"format": FORMAT, "configuration": self.configuration.as_dict(), **_program()}
-            files.write_json(description, values)
+        if not (self.folder / _DESCRIPTION).exists():
+            self._describe()
         number = 1
         while True:
             path = self.folder / f"records-{self._tag}-{number:04d}.jsonl"
@@ -196,9 +288,31 @@ def checksum_of(image: np.ndarray, label: int) -> int:
     return zlib.crc32(int(label).to_bytes(8, "little", signed=True), zlib.crc32(pixels))
 
 
+def folders(run: files.PathLike) -> list[pathlib.Path]:
+    """The folders of a run's cells, damaged ones too, in the order of their digests."""
+    named = (_DESCRIPTION, "records-*.jsonl")
+    return sorted({path.parent for name in named for path in pathlib.Path(run).glob(f"{FOLDER}/*/{name}")})
+
+
 def cells(run: files.PathLike) -> list[Cell]:
-    """The cells of a run folder, in the order of their digests; none where nothing was evaluated."""
-    return [Cell.open(path.parent) for path in sorted(pathlib.Path(run).glob(f"{FOLDER}/*/cell.json"))]
+    """The cells of a run folder, in the order of their digests. Raises RunError if one cannot be opened."""
+    return [Cell.open(folder) for folder in folders(run)]
+
+
+def _described(folder: pathlib.Path) -> tuple[Configuration, bool]:
+    """What a cell's folder says that it holds, and whether its lines bear seals."""
+    path = folder / _DESCRIPTION
+    values = files.read_json(path)
+    try:
+        if values["format"] not in READ:
+            raise RunError(f"{str(path)!r} has format {values['format']!r}, but this version reads {READ}")
+        configuration = Configuration.from_dict(values["configuration"])
+        digest = configuration.digest
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RunError(f"{str(path)!r} is corrupt: not a cell ({error})") from error
+    if digest != folder.resolve().name:
+        raise RunError(f"{str(path)!r} was changed: its digest is {digest}, which is not its folder's name")
+    return configuration, values["format"] != 1
 
 
 @functools.cache
@@ -207,14 +321,11 @@ def _program() -> dict[str, Any]:
     return {"versions": runs.versions(), "git_revision": runs.git_revision()}
 
 
-def _read(path: pathlib.Path) -> Iterator[Record]:
+def _lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
+    """A file's whole lines, counted from 1."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise RunError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     # What follows the last newline is empty, or was torn by a kill.
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            yield Record.from_line(line.decode("utf-8"))
-        except (ValueError, TypeError) as error:
-            raise RunError(f"{str(path)!r} is corrupt at line {number}: {error}") from error
+    return enumerate(lines[:-1], start=1)

@@ -71,12 +71,17 @@ class Collection:
     Attributes:
         runs: the folders that were read, by the names shown for them.
         results: in a fixed order.
-        notes: what a reader should know of what was left out.
+        left_out: what a reader should know of what was not read.
     """
 
     runs: Mapping[str, Run]
     results: Sequence[Result]
-    notes: Sequence[str]
+    left_out: Sequence[str] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, and what is to be compared with care."""
+        return [*self.left_out, *_uneven(self.results)]
 
 
 def collect(paths: Iterable[files.PathLike], num_examples: int | None = None) -> Collection:
@@ -87,8 +92,8 @@ def collect(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
         num_examples: only the first so many images of each split; all by default.
 
     Raises:
-        RunError: if a folder is no run, a file in it is corrupt, or two folders hold records of one image that
-            are of different images; the message names the file or the folders.
+        RunError: if a folder is no run, or two folders hold records of one image that are of different images; the
+            message names the file or the folders. A damaged cell is left out, and named in the notes.
     """
     paths = list(dict.fromkeys(pathlib.Path(path) for path in paths))
     runs = {name: Run.open(path) for name, path in _named(paths).items()}
@@ -97,20 +102,31 @@ def collect(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
     for name, run in runs.items():
         model = files.sha256(run.model_path) if run.finished else None
         stale = 0
-        for cell in records.cells(run.path):
+        for folder in records.folders(run.path):
+            try:
+                cell = Cell.open(folder)
+                found = Result(name, cell.configuration, cell.records(), cell.images()).first(num_examples)
+            except RunError as error:
+                notes.append(f"{name}: a configuration was left out, as {error}.")
+                continue
             if model is not None and cell.configuration.model != model:
                 stale += 1
                 continue
-            found = Result(name, cell.configuration, cell.records(), cell.images()).first(num_examples)
             known = merged.get(cell.configuration.digest)
-            if known is not None:
+            different = known and _different(known, found)
+            if different:
+                notes.append(
+                    f"{name}: {str(folder)!r} was left out, as it holds other records than {known.model!r} of "
+                    f"{len(different)} images, the first {different[0]}."
+                )
+            elif known is not None:
                 merged[cell.configuration.digest] = _joined(known, found, cell)
             elif found.records:
                 merged[cell.configuration.digest] = found
         if stale:
             notes.append(f"{name}: {stale} configurations of a model since replaced were left out.")
     results = sorted(merged.values(), key=_order(list(runs)))
-    return Collection(runs, results, [*notes, *_uneven(results)])
+    return Collection(runs, results, notes)
 
 
 def grouped(results: Iterable[Result], *keys: Callable[[Result], Any]) -> list[tuple[tuple, list[Result]]]:
@@ -130,6 +146,14 @@ def as_dict(result: Result) -> dict[str, Any]:
         "images": len(result.records),
         **result.summary.as_dict(),
     }
+
+
+def _different(known: Result, found: Result) -> list[int]:
+    """The images, the same by their checksums, whose records cannot both be right."""
+    shared = [index for index in found.records if index in known.records]
+    pairs = {index: (known.records[index], found.records[index]) for index in shared}
+    same = {index: pair for index, pair in pairs.items() if len({one.checksum for one in pair} - {None}) < 2}
+    return [index for index, (one, other) in same.items() if one.differs(other)]
 
 
 def _joined(known: Result, found: Result, cell: Cell) -> Result:

@@ -17,6 +17,10 @@ from tfode_adv.files import PathLike
 KEEP_IMAGES = 8
 
 
+class Damaged(RunError):
+    """Cells that cannot be read: all others were evaluated."""
+
+
 class Subject(Protocol):
     """What is evaluated: a model that knows how to put itself under a configuration."""
 
@@ -80,10 +84,11 @@ def evaluate(
 
     Raises:
         RunError: if the run folder holds records of other images under these places of the split.
+        Damaged: at the end, if a cell, or the clean pass that it rests on, is damaged.
     """
     shard = shard or Shard()
     wanted = shard.indices(len(images))
-    jobs = [_job(Cell.of(run, cell, shard.tag), wanted, keep_images) for cell in in_order(configurations)]
+    jobs, damaged = _jobs([Cell.of(run, cell, shard.tag) for cell in in_order(configurations)], wanted, keep_images)
     sums = {index: checksum_of(images[index], labels[index]) for index in wanted}
     for job in jobs:
         _check_images(job, sums)
@@ -102,10 +107,15 @@ def evaluate(
                 for row, index in enumerate(batch):
                     if _kept(configuration, index, keep_images):
                         job.cell.save_image(index, images[index], adversarial[row])
-                job.cell.append(dataclasses.replace(record, checksum=sums[record.index]) for record in records)
+                # One that is done was computed again for its picture alone.
+                new = [record for record in records if record.index not in job.done]
+                job.cell.append(dataclasses.replace(record, checksum=sums[record.index]) for record in new)
                 step.finish()
             if configuration.attack == "none":
                 clean[configuration.digest] = job.cell.records()
+    if damaged:
+        more = f" ({len(damaged) - 1} more configurations were left out)" if len(damaged) > 1 else ""
+        raise Damaged(f"{next(iter(damaged.values()))}{more}")
     return total
 
 
@@ -134,6 +144,22 @@ def describe(configuration: Configuration) -> str:
     parts += [f"tol {configuration.tol:g}"] if configuration.tol is not None else []
     parts += ["tol {:g} to {:g}".format(*configuration.random_tol)] if configuration.random_tol else []
     return " ".join(parts)
+
+
+def _jobs(cells: Iterable[Cell], wanted: Sequence[int], keep_images: int) -> tuple[list[_Job], dict[str, RunError]]:
+    """What is left to do of each cell; by the digest of one that cannot be read, why."""
+    jobs: list[_Job] = []
+    damaged: dict[str, RunError] = {}
+    for cell in cells:
+        configuration = cell.configuration
+        if configuration.clean.digest in damaged:
+            damaged[configuration.digest] = damaged[configuration.clean.digest]
+            continue
+        try:
+            jobs.append(_job(cell, wanted, keep_images))
+        except RunError as error:
+            damaged[configuration.digest] = error
+    return jobs, damaged
 
 
 def _job(cell: Cell, wanted: Sequence[int], keep_images: int) -> _Job:

@@ -1,6 +1,6 @@
 """A Keras model under evaluation: its solver set as a configuration says, its attacks built from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from tfode_adv.errors import RunError, UsageError, failed_assertion
 from tfode_adv.evaluation.configuration import Configuration
 from tfode_adv.layers.context import Statistics
 from tfode_adv.models.answering import Answering
+from tfode_adv.runs import Run
 from tfode_adv.solvers.status import failure_message
 
 
@@ -118,6 +119,24 @@ def _worst(blocks: list[Statistics], count: tf.Tensor) -> tuple[tf.Tensor, tf.Te
         reached = tf.where(status == 0, tf.cast(block.time, tf.float32), reached)
         status = tf.where(status == 0, block.status, status)
     return nfe, status, reached
+
+
+def match_classes(run: Run, dataset: str, names: Sequence[str], labels: np.ndarray) -> np.ndarray:
+    """Labels [N] that count the classes `names` of `dataset`, as places among those that the run was trained on.
+
+    Raises:
+        UsageError: for a class that the run was not trained on.
+    """
+    known = (run.config.get("dataset") or {}).get("classes")
+    if not known or list(names) == known:
+        return labels
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(
+            f"the classes of {dataset} are {', '.join(names)}, but the model was trained on "
+            f"{', '.join(map(str, known))}"
+        )
+    return np.asarray([known.index(name) for name in names], labels.dtype)[labels]
 
 
 def check_images(model: keras.Model, images: np.ndarray, labels: np.ndarray, dataset: str) -> None:

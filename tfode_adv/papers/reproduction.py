@@ -84,7 +84,7 @@ class Shelf:
         self.num_examples, self.gradient = num_examples, gradient
         self._runs = sorted(_finished(self.root), key=lambda run: -run.model_path.stat().st_mtime_ns)
         self._wanted = list(wanted)
-        self._results: dict[pathlib.Path, Sequence[Result]] = {}
+        self._results: dict[pathlib.Path, results.Collection] = {}
         self._chosen: dict[Model, Run | None] = {}
 
     def run_of(self, model: Model) -> Run | None:
@@ -111,6 +111,10 @@ class Shelf:
         run = self.run_of(wanted.model)
         return None if run is None else self._found_in(run, wanted)
 
+    def left_out(self, run: Run) -> list[str]:
+        """What was not read of a run that was looked into."""
+        return list(self._results[run.path].left_out) if run.path in self._results else []
+
     def _runs_of(self, model: Model) -> list[Run]:
         found = [run for run in self._runs if self._is(run, model)]
         alike = [run for run in found if _flag(run, "filters") == dict(model.flags).get("filters")]
@@ -127,10 +131,10 @@ class Shelf:
 
     def _found_in(self, run: Run, wanted: Measurement) -> Result | None:
         if run.path not in self._results:
-            self._results[run.path] = results.collect([run.path], self.num_examples).results
+            self._results[run.path] = results.collect([run.path], self.num_examples)
         found = [
             result
-            for result in self._results[run.path]
+            for result in self._results[run.path].results
             if len(result.records) == self.num_examples and self._answers(result, wanted)
         ]
         return min(found, key=lambda result: result.configuration.attack != _ATTACKS[0], default=None)
@@ -278,6 +282,7 @@ def notes(wanted: Sequence[Measurement], shelf: Shelf) -> list[str]:
         trained = "" if epochs is None else f"{epochs} epochs"
         words = [f"{model.label}: {run.path}", trained, differs, shelf.choice(model)]
         lines.append(f"{', '.join(filter(None, words))}.")
+        lines += shelf.left_out(run)
     return lines
 
 

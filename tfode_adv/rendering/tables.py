@@ -28,6 +28,7 @@ _LATEX = {
     "–": "--",
     "—": "---",
 }
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _MARKDOWN = {character: "\\" + character for character in "\\|*_`[]#"} | {
     "<": "&lt;",
     ">": "&gt;",
@@ -152,10 +153,13 @@ class Table:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(
-            f"{header} {part}".strip() for header, parts in zip(self.headers, spread, strict=True) for part in parts
+            _inert(f"{header} {part}".strip())
+            for header, parts in zip(self.headers, spread, strict=True)
+            for part in parts
         )
         for row in self.rows:
-            writer.writerow(_part(value, part) for value, parts in zip(row, spread, strict=True) for part in parts)
+            cells = (_part(value, part) for value, parts in zip(row, spread, strict=True) for part in parts)
+            writer.writerow(map(_inert, cells))
         return out.getvalue()
 
     def as_dict(self) -> dict[str, Any]:
@@ -207,6 +211,11 @@ def markdown(text: str) -> str:
 def latex(text: str) -> str:
     """Text with LaTeX's own characters escaped."""
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def _inert(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula, marked as text, which it then shows as it is."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _part(value: Any, part: str) -> Any:

@@ -9,18 +9,21 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv.errors import RunError
-from tfode_adv.files import PathLike
+from tfode_adv.files import PathLike, sha256
 from tfode_adv.layers import solver_settings
-from tfode_adv.runs import MODEL, Run
+from tfode_adv.runs import CONFIG, MODEL, Run
 
 WEIGHTS, SAVED_MODEL = "model.weights.h5", "saved_model"
 _ASIDE = ".export."
+# How the system, TensorFlow and h5py, whose errors have no kind of their own, say that a disk is full.
+_UNWRITTEN = (OSError, RuntimeError, tf.errors.OpError)
 
 
 def export(model: keras.Model, folder: PathLike) -> None:
     """Writes `model.weights.h5`, `saved_model/` and, last, `model.keras` into `folder`.
 
-    Each is written aside and renamed; `model.keras` marks the run as finished. What is written is a copy
+    Each is written aside and renamed; `model.keras` marks the run as finished, and is bound to it by its checksum in
+    the run's `config.json`, if there is one. What is written is a copy
     of the model outside any `tf.distribute` scope and without the optimiser.
 
     Raises:
@@ -41,10 +44,13 @@ def export(model: keras.Model, folder: PathLike) -> None:
             tf.saved_model.save(serving, str(aside / SAVED_MODEL), serving.serve, options)
             plain.save(aside / MODEL)
             shutil.rmtree(folder / SAVED_MODEL, ignore_errors=True)
+            if (folder / CONFIG).exists():
+                Run.open(folder).bind(sha256(aside / MODEL))
             for name in (WEIGHTS, SAVED_MODEL, MODEL):
                 (aside / name).replace(folder / name)
-    except OSError as error:
-        raise RunError(f"cannot write the model to {str(folder)!r}: {error.strerror or error}") from error
+    except _UNWRITTEN as error:
+        reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+        raise RunError(f"cannot write the model to {str(folder)!r}: {reason}") from error
 
 
 def exported(model: keras.Model, folder: PathLike) -> bool:

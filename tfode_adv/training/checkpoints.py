@@ -21,9 +21,11 @@ import numpy as np
 from tfode_adv.errors import RunError
 from tfode_adv.files import PathLike, write_atomic
 
+ANEW = "--overwrite in place of --resume starts anew"
 _NOTE = "note.json"
 _DIGITS = 16
 _NAME = re.compile(rf"(?P<stem>.+)-(?P<digest>[0-9a-f]{{{_DIGITS}}})\.npz")
+_DAMAGE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
 
 
 class Checkpoints:
@@ -44,6 +46,21 @@ class Checkpoints:
             for aside in self.folder.glob(f".{stem}-*"):
                 aside.unlink(missing_ok=True)
 
+    def newest_or_damaged(self) -> tuple[dict[str, np.ndarray], dict[str, Any], pathlib.Path] | None:
+        """`newest`, for the training that goes on from it; damaged newer ones are set aside.
+
+        Raises:
+            RunError: if there are checkpoints, but all are damaged; they are left as they are.
+        """
+        found, files = self.newest(), self._files("step-*")
+        if found is None and files:
+            raise RunError(f"every checkpoint in {str(self.folder)!r} is damaged, and none was touched: {ANEW}")
+        for path in files:
+            if path == found[2]:
+                break
+            self._set_aside(path)
+        return found
+
     def save(self, step: int, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> pathlib.Path:
         """Writes the state after `step` updates; drops those of later steps, and what is older than the last `keep`."""
         stem = f"step-{step:09d}"
@@ -52,7 +69,12 @@ class Checkpoints:
         # A later step is damaged, or of a course that the training did not take: it must not pass for the newest.
         later = [other for other in others if _stem(other) > stem]
         earlier = [other for other in others if _stem(other) <= stem]
-        for old in later + earlier[self.keep - 1 :]:
+        for old in later:
+            if self._whole(old):
+                old.unlink(missing_ok=True)
+            else:
+                self._set_aside(old)
+        for old in earlier[self.keep - 1 :]:
             old.unlink(missing_ok=True)
         return path
 
@@ -82,6 +104,22 @@ class Checkpoints:
                     ages[path] = (_stem(path), path.stat().st_mtime_ns)
         return sorted(ages, key=ages.get, reverse=True)
 
+    def _whole(self, path: pathlib.Path) -> bool:
+        try:
+            self._read(path)
+        except FileNotFoundError:
+            return True
+        except _DAMAGE:
+            return False
+        return True
+
+    def _set_aside(self, path: pathlib.Path) -> None:
+        """Moves a damaged file out of the way: whoever knows how may still read something from it."""
+        aside = self.folder.with_name(f"{self.folder.name}-damaged")
+        aside.mkdir(exist_ok=True)
+        path.replace(aside / path.name)
+        self.report(f"{str(path)!r} was moved to {str(aside)!r}")
+
     def _write(self, stem: str, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> pathlib.Path:
         buffer = io.BytesIO()
         text = np.frombuffer(json.dumps(note).encode("utf-8"), np.uint8)
@@ -101,7 +139,7 @@ class Checkpoints:
                     return *self._read(path), path
                 except FileNotFoundError:
                     went = True
-                except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                except _DAMAGE as error:
                     self.report(f"{str(path)!r} is damaged ({error}); trying the one before it")
         return None
 

@@ -14,11 +14,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfode_adv.errors import RunError, UsageError, check_choice, check_range
+from tfode_adv.errors import RunError, UsageError, check_choice, check_integer, check_range
 from tfode_adv.files import PathLike
+from tfode_adv.runs import CONFIG, METRICS, MODEL
 from tfode_adv.training import distribution, state
 from tfode_adv.training.callbacks import Watcher
-from tfode_adv.training.checkpoints import Checkpoints, locked
+from tfode_adv.training.checkpoints import ANEW, Checkpoints, locked
 from tfode_adv.training.interrupt import Interrupt
 from tfode_adv.training.losses import Loss
 from tfode_adv.training.schedules import Constant
@@ -111,6 +112,9 @@ def fit(
         Diverged: if a batch fails and is not to be skipped, or all of an epoch's were skipped.
         RunError: if the folder is in use.
     """
+    check_integer("epochs", epochs, low=1)
+    if max_updates is not None:
+        check_integer("max_updates", max_updates, low=1)
     survival, strategy = survival or Survival(), strategy or tf.distribute.get_strategy()
     options = {"strategy": strategy, "seed": seed, "accumulate": accumulate, "jit_compile": jit_compile}
     if survival.resume and survival.folder is None:
@@ -319,13 +323,24 @@ class _Loop:
             self.checkpoints.save(self.state.updates, arrays, note)
 
     def _restore(self) -> None:
-        found = self.checkpoints.newest()
+        found = self.checkpoints.newest_or_damaged()
         if found is None:
-            self.report("no checkpoint to resume from; starting anew")
+            self._start_anew(pathlib.Path(self.survival.folder))
             return
         arrays, note, path = found
         self.state = state.restore(arrays, note, self.model, self.optimizer, self.schedule)
         self.report(f"resumed from {str(path)!r}: epoch {self.state.epoch + 1}, batch {self.state.step + 1}")
+
+    def _start_anew(self, folder: pathlib.Path) -> None:
+        """Tells of a start without a checkpoint; refuses where a training has come too far never to have had one."""
+        metrics = folder / METRICS
+        epochs = max(0, len(metrics.read_text().splitlines()) - 1) if metrics.exists() else 0
+        # An epoch's metrics are written before its checkpoint.
+        if epochs > 1 or (folder / MODEL).exists():
+            held = "a finished model" if (folder / MODEL).exists() else f"the metrics of {epochs} epochs"
+            raise RunError(f"{str(folder)!r} holds {held}, but no checkpoint to go on from: {ANEW}")
+        if (folder / CONFIG).exists():
+            self.report("no checkpoint to resume from; starting anew")
 
 
 def _logs(outcome: Outcome, seconds: float = 0.0) -> dict[str, float]:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tfode_adv.errors import UsageError, check_choice, check_range
+from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
 
 
 @dataclasses.dataclass
@@ -105,7 +105,7 @@ def get(
     """
     check_choice("schedule", name, SCHEDULES)
     check_range("learning_rate", learning_rate, low=0, low_open=True, high=1e6)
-    check_range("epochs", epochs, low=1)
+    check_integer("epochs", epochs, low=1)
     check_range("factor", factor, low=0, low_open=True, high=1)
     if name == "plateau":
         return Plateau(learning_rate, check_range("patience", patience, low=1), factor)
