@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -65,4 +66,5 @@ def quiet() -> Iterator[None]:
             os.close(stderr)
             if failed:
                 held.seek(0)
-                os.write(2, held.read())
+                with open(2, "wb", closefd=False) as error:
+                    shutil.copyfileobj(held, error)

@@ -40,3 +40,10 @@ def test_an_earlier_demo_gives_way(tmp_path, monkeypatch, earlier):
     monkeypatch.setattr(demo, "_call", call)
     assert _demo(tmp_path / "run") == app.FAILED
     assert "--overwrite" in given
+
+
+def test_more_images_than_there_are_is_told_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "_call", lambda *arguments: pytest.fail("trained"))
+    arguments = ["demo", f"--run_dir={tmp_path / 'run'}", "--num_examples=100000"]
+    assert app.call(demo.main, demo.FLAGS, arguments) == app.USAGE
+    assert "num_examples is 100000, but must be at least 1 and at most 1000" in capsys.readouterr().err

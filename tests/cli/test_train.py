@@ -223,3 +223,13 @@ def test_msml_recipes_are_the_published_ones():
         for model in ("sonet", "soblock_resnet10"):
             recipe = found[f"{model}_{width}"]
             assert (recipe.model_options["filters"], recipe.model_options["tol"]) == (width, 0.1)
+
+
+@pytest.mark.parametrize("name, value", [("epochs", 5.5), ("epochs", None), ("schedule", "linear"), ("tol", "x")])
+def test_a_config_whose_flags_cannot_be_is_named(monkeypatch, tmp_path, capsys, name, value):
+    monkeypatch.setattr(train.training, "train", lambda *arguments, **options: pytest.fail("trained"))
+    config = {"model": {"name": "oon"}, "dataset": {"name": "mnist_5k"}, "flags": {name: value}}
+    Run.create(tmp_path / "run", config)
+    assert _call("--resume", f"--run_dir={tmp_path / 'run'}") == app.FAILED
+    error = capsys.readouterr().err
+    assert f"corrupt: flags.{name} is {value!r}" in error and "config.json" in error and error.count("\n") == 1

@@ -1,11 +1,15 @@
 """Folders of class folders of images."""
 
+import os
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from tfode_adv import data
-from tfode_adv.errors import UsageError
+from tfode_adv.errors import RunError, UsageError
 
 CLASSES = ("ant", "bee")
 
@@ -14,6 +18,19 @@ def _write(folder, count, *, mode="RGB", size=(12, 10), shade=0):
     folder.mkdir(parents=True)
     for i in range(count):
         Image.new(mode, size, (shade, i, 0) if mode == "RGB" else shade + i).save(folder / f"{i}.png")
+
+
+def _bitmap(file):
+    Image.new("RGB", (12, 10)).save(file, "BMP")
+
+
+def _huge(file):
+    """A picture whose header, right by its checksum, says 20,000 x 20,000 pixels."""
+    Image.new("L", (1, 1)).save(file)
+    data = bytearray(file.read_bytes())
+    data[16:24] = struct.pack(">II", 20_000, 20_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    file.write_bytes(data)
 
 
 def test_class_folders_are_split_class_by_class(tmp_path):
@@ -56,6 +73,9 @@ def test_colour_images_can_be_jittered(tmp_path):
         (lambda root: None, "holds no images"),
         (lambda root: (_write(root / "a", 2), _write(root / "b", 2, size=(9, 9))), "several sizes"),
         (lambda root: (_write(root / "a", 2), (root / "a" / "x.png").write_text("no")), "x.png"),
+        (lambda root: (_write(root / "a", 5), _bitmap(root / "a" / "x.png")), "x.png' is not an image .it is a BMP"),
+        (lambda root: (_write(root / "a", 5), _huge(root / "a" / "x.png")), "x.png' is not an image .*pixels"),
+        (lambda root: (_write(root / "a", 2), _write(root / "b", 1)), r"too few images .*: a \(2\), b \(1\)"),
     ],
 )
 def test_a_folder_that_will_not_do_is_named(tmp_path, make, words):
@@ -67,3 +87,41 @@ def test_a_folder_that_will_not_do_is_named(tmp_path, make, words):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
         data.info(f"folder:{tmp_path / 'nowhere'}")
+
+
+@pytest.mark.parametrize("layout", ["", "train", "both"])
+def test_what_is_hidden_is_no_class_and_no_image(tmp_path, layout):
+    for split in [""] if not layout else ["train", "test"]:
+        for name in (*CLASSES, ".ipynb_checkpoints"):
+            _write(tmp_path / split / name, 5)
+        (tmp_path / split / "ant" / "._x.png").write_text("no image")
+        os.mkfifo(tmp_path / split / "bee" / "pipe.png")
+    name = f"folder:{tmp_path}"
+    assert data.info(name).class_names == CLASSES
+    _, labels = data.arrays(name, "test")
+    assert np.bincount(labels).tolist() == ([1, 1] if not layout else [5, 5])
+
+
+@pytest.mark.parametrize("modes, channels", [(("L", "RGB"), 3), (("L", "LA"), 1), (("L", "I;16"), 1)])
+def test_images_are_grey_if_all_are(tmp_path, modes, channels):
+    for name, mode in zip(CLASSES, modes, strict=True):
+        _write(tmp_path / name, 5, mode="L" if mode == "LA" else mode)
+    if modes[1] == "LA":
+        for file in (tmp_path / "bee").iterdir():
+            Image.new("LA", (12, 10), (7, 255)).save(file)
+    name = f"folder:{tmp_path}"
+    assert data.info(name).image_shape == (10, 12, channels)
+    if channels == 1:
+        assert data.arrays(name, "train", validation=0)[0].max() <= 1
+
+
+def test_a_damaged_image_is_named_by_its_own_path(tmp_path):
+    _write(tmp_path / "ant", 5)
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 12, 3), np.uint8)
+    file = tmp_path / "ant" / "torn.png"
+    Image.fromarray(pixels).save(file)
+    file.write_bytes(file.read_bytes()[:-120])
+    with pytest.raises(RunError) as error:
+        data.arrays(f"folder:{tmp_path}", "train", validation=0)
+        data.arrays(f"folder:{tmp_path}", "test")
+    assert f"{str(file)!r} is damaged" in str(error.value) and "tfode_adv-folder-" not in str(error.value)

@@ -298,3 +298,17 @@ def test_mixed_precision_keeps_float32_weights_and_close_losses(policy):
     end, _ = tiny.train(model, optimizer=optimizer, loss=CrossEntropy())
     assert {variable.dtype for variable in model.variables} == {"float32"}
     assert end.history[-1]["loss"] == pytest.approx(reference.history[-1]["loss"], rel=0.02)
+
+
+@pytest.mark.parametrize("left", ["model.keras", "metrics.csv"])
+def test_a_training_that_came_far_does_not_start_anew_without_its_checkpoints(tmp_path, left):
+    (tmp_path / left).write_text("epoch,loss\n1,0.5\n2,0.4\n")
+    with pytest.raises(RunError, match="no checkpoint to go on from: --overwrite"):
+        tiny.train(tiny.plain_model(), survival=Survival(tmp_path, resume=True), epochs=3)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [left]
+
+
+@pytest.mark.parametrize("name, value", [("epochs", 5.5), ("epochs", 0), ("max_updates", 2.5)])
+def test_epochs_are_whole(name, value):
+    with pytest.raises(UsageError, match=f"{name} is {value}"):
+        tiny.train(tiny.plain_model(), **{"epochs": 1, name: value})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 
 import keras
 import numpy as np
@@ -186,3 +187,18 @@ def test_scores_are_weighted_sums(monkeypatch):
     recipe = Recipe("oon", "mnist_5k")
     scores = {name: tuning.Objective(name, 0.2).score(None, 0.75, recipe)["score"] for name in tuning.OBJECTIVES}
     assert scores == pytest.approx({"accuracy": 0.75, "robust": 0.25, "weighted": 0.65})
+
+
+def test_of_equals_the_first_trial_wins_in_whatever_order_they_are_read(tmp_path):
+    plan = Recipe(model="oon", dataset="mnist_5k", epochs=1)
+    space = tuning.Space(filters=[4, 8])
+    search = tuning.Search(plan, space, tuning.Objective(), tmp_path)
+
+    def trial(name, score, filters):
+        values = types.SimpleNamespace(values={"filters": filters})
+        return types.SimpleNamespace(trial_id=name, score=score, hyperparameters=values)
+
+    for order in ([0, 1, 2, 3], [3, 1, 2, 0]):
+        made = [trial("09", 0.5, 1), trial("10", 0.7, 2), trial("9", 0.7, 3), trial("11", None, 4)]
+        search.oracle.trials = {made[i].trial_id: made[i] for i in order}
+        assert search.winner() == ({"filters": 3}, 0.7)

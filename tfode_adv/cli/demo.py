@@ -10,7 +10,9 @@ from types import ModuleType
 
 from absl import flags as absl_flags
 
+from tfode_adv import data
 from tfode_adv.cli import app, evaluate, flags, report, train
+from tfode_adv.errors import check_integer
 from tfode_adv.evaluation import results
 from tfode_adv.reports import overview
 from tfode_adv.runs import CONFIG, Run
@@ -46,6 +48,8 @@ ATTACKS = (
 def main(argv: list[str]) -> None:
     del argv
     run = pathlib.Path(FLAGS.run_dir)
+    # Told now, not once the network is trained.
+    check_integer("num_examples", FLAGS.num_examples, low=1, high=data.info("mnist_5k").num_examples("test"))
     print("1/3 training a small OON on 3,600 images", flush=True)
     size = [f"--filters={FLAGS.filters}", f"--epochs={FLAGS.epochs}"]
     overwrite = ["--overwrite"] if _may_replace(run) else []

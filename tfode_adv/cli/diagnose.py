@@ -72,11 +72,11 @@ def main(argv: list[str]) -> None:
     protocol = _protocol(name, run.config["model"].get("name"))
     # What is named wrong, data set or run, is told before the images are read.
     data.info(name, run.data_options(name, FLAGS.data_dir).get("data_dir"), FLAGS.download)
+    newest = "" if folder else "the newest run, "
+    print(f"diagnosing {newest}{run.path}, on {name}", flush=True)
     model = run.load_model()
     images = _images(run, name)
     check_images(model, images.x, images.y, name)
-    if not folder:
-        print(f"diagnosing the newest run, {run.path}")
     digest = sha256(run.model_path)
     aside = set_aside(run, digest)
     if aside:
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
 
 def _protocol(dataset: str, model: str | None) -> Protocol:
     published = budgets.budget(dataset, FLAGS.norm)
-    eps = FLAGS.eps or sorted(published.eps)[len(published.eps) // 2]
+    eps = FLAGS.eps or published.eps[0]
     steps = FLAGS.steps or published.steps
     return Protocol(
         norm=FLAGS.norm,

@@ -113,6 +113,7 @@ def main(argv: list[str]) -> None:
     if not found:
         # Here to say so at once, as the folder is made only after the data are read.
         Run.replaces(path, FLAGS.overwrite)
+    print(f"training {plan.model} on {plan.dataset} in {path}", flush=True)
     survival = Survival(
         resume=FLAGS.resume,
         checkpoint_minutes=FLAGS.checkpoint_minutes,

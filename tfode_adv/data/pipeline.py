@@ -171,7 +171,7 @@ def _read(found: Source, split: str) -> tuple[np.ndarray, np.ndarray]:
     image_key, label_key = found.keys
     examples = builder.as_dataset(split=found.splits[split], shuffle_files=False)
     pairs = examples.map(lambda example: (example[image_key], example[label_key]))
-    start = 0
+    start, where = 0, getattr(builder, "folder", builder.data_dir)
     try:
         with bar(total=size, desc=f"reading {info.name} {split}", unit="image") as progress:
             for some, theirs in pairs.batch(_READ_BATCH).prefetch(2).as_numpy_iterator():
@@ -179,8 +179,9 @@ def _read(found: Source, split: str) -> tuple[np.ndarray, np.ndarray]:
                 start += len(some)
                 progress.update(len(some))
     except (tf.errors.OpError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise RunError(f"dataset {info.name!r} cannot be read from {builder.data_dir!r}: {reason}") from error
+        # TensorFlow does not say which image it could not decode.
+        reason = getattr(builder, "damaged", lambda: None)() or str(error).strip().partition("\n")[0]
+        raise RunError(f"dataset {info.name!r} cannot be read from {str(where)!r}: {reason}") from error
     if start != size:
-        raise RunError(f"dataset {info.name!r}: {start} of {size} images found under {builder.data_dir!r}")
+        raise RunError(f"dataset {info.name!r}: {start} of {size} images found under {str(where)!r}")
     return images, labels

@@ -79,7 +79,7 @@ class Axes:
         if self.random_tol is not None:
             self._check_random_tol(list(self.random_tol))
 
-    def _check_meant(self, names: list[str], known: Mapping[str, attacks.registry.Description]) -> None:
+    def _check_meant(self, names: list[str], known: Mapping[str, Any]) -> None:
         """Raises UsageError for a setting that means something to none of these attacks."""
         if not names:
             budget = {"norm": self.norms, "eps": self.eps}

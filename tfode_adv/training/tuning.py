@@ -235,11 +235,13 @@ class Search(keras_tuner.Tuner):
         Raises:
             RunError: if no trial came to its end.
         """
-        best = self.oracle.get_best_trials(1)
-        if not best or best[0].score in (None, _WORST):
+        done = [trial for trial in self.oracle.trials.values() if trial.score not in (None, _WORST)]
+        if not done:
             raise RunError(f"no trial of the search in {str(self.folder)!r} came to its end")
-        values = {name: value for name, value in best[0].hyperparameters.values.items() if "/" not in name}
-        return values, best[0].score
+        # Of equals the first: KerasTuner reads a search that goes on in the order of its file system.
+        best = min(done, key=lambda trial: (-trial.score, len(trial.trial_id), trial.trial_id))
+        values = {name: value for name, value in best.hyperparameters.values.items() if "/" not in name}
+        return values, best.score
 
     def _run(self, trial_id: str) -> pathlib.Path:
         return self.folder / "trials" / trial_id
