@@ -1,6 +1,7 @@
 """Splits, order and augmentation of the pipelines, on the sample that ships with the dependencies."""
 
 import concurrent.futures
+import json
 import os
 import types
 
@@ -298,12 +299,15 @@ def prepared(tmp_path):
     return tmp_path, path
 
 
-def test_a_description_that_names_another_module_imports_nothing(prepared, tmp_path, monkeypatch):
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_description_that_names_another_module_imports_nothing(prepared, tmp_path, monkeypatch, nested):
     folder, path = prepared
     (tmp_path / "evil_feature.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
     monkeypatch.syspath_prepend(tmp_path)
     text = path.read_text().replace("tensorflow_datasets.core.features.image_feature.Image", "evil_feature.Image")
     assert "evil_feature" in text
+    if nested:
+        text = json.dumps({"jsonFeature": {"json": text}, "pythonClassName": "tensorflow_datasets.core.features.X"})
     path.write_text(text)
     with pytest.raises(RunError, match="features.json' names 'evil_feature.Image'.*not imported"):
         data.info("mnist_5k", data_dir=folder) and data.arrays("mnist_5k", data_dir=folder)

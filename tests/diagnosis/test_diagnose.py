@@ -126,3 +126,10 @@ def test_fixed_steps_have_a_published_gradient_too(data, tmp_path, monkeypatch):
     images = diagnose.Images(*data, data[0])
     diagnose.carry_out(model, images, protocol, tmp_path, digest="", budget="quick", tols=[])
     assert shown["published gradient"] == "adjoint"
+
+
+@pytest.mark.parametrize("options", [{"tols": 0.1}, {"tols": "0.1"}, {"folder": None}, {"folder": 3}])
+def test_an_argument_of_another_kind_is_one_line(data, tmp_path, options):
+    ((name, value),) = options.items()
+    with pytest.raises(UsageError, match=f"{name} is {value!r}, but must be"):
+        ta.reports.diagnose(linear(), *data, **{"folder": tmp_path, "eps": 0.02, **options})

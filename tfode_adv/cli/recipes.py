@@ -10,10 +10,13 @@ from absl import flags as absl_flags
 from tfode_adv import solvers, training
 from tfode_adv.cli import flags
 from tfode_adv.data import AUGMENTATIONS
+from tfode_adv.errors import UsageError
 from tfode_adv.layers import ODEBlock
 from tfode_adv.training import distribution, losses, recipe, schedules
 
 _MODEL = ("filters", "blocks", "depth", "widen", "dropout", "solver", "tol", "gradient", "num_steps")
+# The flags of some schedules alone.
+_OF_SCHEDULES = {"patience": ["plateau"], "milestones": ["steps"], "factor": ["plateau", "steps"]}
 # The loss's flags, and what the losses call them.
 _LOSS = {
     "label_smoothing": "label_smoothing",
@@ -100,6 +103,9 @@ def make_recipe(values: absl_flags.FlagValues) -> training.Recipe:
         UsageError: for a value that cannot be.
     """
     given = flags.as_dict(values)
+    for name, schedules_ in _OF_SCHEDULES.items():
+        if values[name].present and given["schedule"] not in schedules_:
+            raise UsageError(f"{name} is {values[name].value}, but schedule {given['schedule']!r} takes none")
     fields = {field.name for field in dataclasses.fields(training.Recipe)}
     chosen = {name: value for name, value in given.items() if name in fields}
     chosen["milestones"] = flags.integers("milestones", given["milestones"])

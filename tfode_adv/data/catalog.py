@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfode_adv.errors import RunError, UsageError
-from tfode_adv.files import PathLike, read_json
+from tfode_adv.files import PathLike, parse_json, read_json
 
 NAMES = ("mnist_5k", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_cropped")
 FOLDER = "folder:"
@@ -159,11 +159,19 @@ def _from_files(name: str, data_dir: str):
 def _check_features(path: pathlib.Path, values: Any) -> None:
     """Raises RunError where a description names a class for TFDS to import that is none of its features."""
     for name, value in values.items() if isinstance(values, dict) else ():
-        if name in _CLASSES and not str(value).startswith(_OWN):
+        if name in _CLASSES and isinstance(value, str) and not value.startswith(_OWN):
             raise RunError(f"{str(path)!r} names {value!r}, which is none of TFDS's features: it is not imported")
-        _check_features(path, value)
+        # Of some features the parts are text in text.
+        _check_features(path, _parsed(path, value) if name == "json" else value)
     for value in values if isinstance(values, list) else ():
         _check_features(path, value)
+
+
+def _parsed(path: pathlib.Path, text: Any) -> Any:
+    try:
+        return parse_json(text) if isinstance(text, str) else text
+    except ValueError as error:
+        raise RunError(f"{str(path)!r} is corrupt: not JSON ({error})") from error
 
 
 def _out_of_reach(urls: Iterable[str]) -> str | None:

@@ -1,6 +1,7 @@
 """From a model and images to a diagnosis on the disk: what `bin/diagnose` does to a run, for any Keras model."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -96,9 +97,13 @@ def diagnose(
     check_range("eps", eps, low=0, low_open=True)
     steps = check_integer("steps", steps, low=1)
     step_size = 2.5 * eps / steps if step_size is None else check_range("step_size", step_size, low=0, low_open=True)
+    if not isinstance(tols, Sequence | np.ndarray) or isinstance(tols, str):
+        raise UsageError(f"tols is {tols!r}, but must be a list of tolerances")
     for tol in tols:
         check_range("tols", tol, low=0, low_open=True)
     check_range("fine_tol", fine_tol, low=0, low_open=True)
+    if not isinstance(folder, str | os.PathLike):
+        raise UsageError(f"folder is {folder!r}, but must be a path")
     folder = pathlib.Path(folder)
     if (folder / PAGE).exists() and not (folder / NAME).exists():
         raise RunError(f"{str(folder / PAGE)!r} is there and is no diagnosis: name another folder")
