@@ -72,9 +72,9 @@ def main(argv: list[str]) -> None:
     protocol = _protocol(name, run.config["model"].get("name"))
     # What is named wrong, data set or run, is told before the images are read.
     data.info(name, run.data_options(name, FLAGS.data_dir).get("data_dir"), FLAGS.download)
+    model = run.load_model()
     newest = "" if folder else "the newest run, "
     print(f"diagnosing {newest}{run.path}, on {name}", flush=True)
-    model = run.load_model()
     images = _images(run, name)
     check_images(model, images.x, images.y, name)
     digest = sha256(run.model_path)

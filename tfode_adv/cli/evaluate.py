@@ -80,9 +80,9 @@ def main(argv: list[str]) -> None:
     options = run.data_options(dataset, FLAGS.data_dir)
     # What is named wrong, data set or run, is told before the images are read.
     classes = data.info(dataset, options.get("data_dir"), FLAGS.download).class_names
+    model = run.load_model()
     newest = "" if FLAGS.run else "the newest run, "
     print(f"evaluating {newest}{run.path}, on {dataset}", flush=True)
-    model = run.load_model()
     images, labels = data.arrays(dataset, FLAGS.split, FLAGS.num_examples, download=FLAGS.download, **options)
     labels = match_classes(run, dataset, classes, labels)
     check_images(model, images, labels, dataset)

@@ -92,11 +92,12 @@ def _folder(plan: training.Recipe, path: pathlib.Path, found: Run | None, writes
         return found or Run(path, config)
     # Nobody else may be writing in a folder that changes or, by --overwrite, goes.
     with checkpoints.locked(path) if path.exists() else contextlib.nullcontext():
-        if not found:
-            return Run.create(path, config, overwrite=FLAGS.overwrite)
-        first = {name: value for name, value in found.config.get("flags", {}).items() if name in _OF_THIS_START}
-        found.resume({**config, "flags": given | first})
-        return found
+        if found:
+            first = {name: value for name, value in found.config.get("flags", {}).items() if name in _OF_THIS_START}
+            found.resume({**config, "flags": given | first})
+        run = found or Run.create(path, config, overwrite=FLAGS.overwrite)
+    print(f"training {plan.model} on {plan.dataset} in {path}", flush=True)
+    return run
 
 
 def main(argv: list[str]) -> None:
@@ -113,7 +114,6 @@ def main(argv: list[str]) -> None:
     if not found:
         # Here to say so at once, as the folder is made only after the data are read.
         Run.replaces(path, FLAGS.overwrite)
-    print(f"training {plan.model} on {plan.dataset} in {path}", flush=True)
     survival = Survival(
         resume=FLAGS.resume,
         checkpoint_minutes=FLAGS.checkpoint_minutes,

@@ -98,7 +98,7 @@ def _source(name: str, data_dir: str | None, download: bool) -> Source:
     if name.startswith(FOLDER):
         from tfode_adv.data.folder import folder_builder
 
-        return _describe(name, folder_builder(pathlib.Path(name.removeprefix(FOLDER)).expanduser()))
+        return _describe(name, folder_builder(pathlib.Path(os.path.expanduser(name.removeprefix(FOLDER)))))
     if name == "mnist_5k":
         return _describe(name, _mnist_5k(data_dir))
     return _describe(name, _prepared(name, data_dir, download))

@@ -6,6 +6,7 @@ and a batch gathers its images. So a run that was killed goes on in the middle o
 
 import functools
 import os
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -160,6 +161,11 @@ def _split_bytes(
     return images[:num_examples], labels[:num_examples]
 
 
+def _place(builder: Any) -> str:
+    """Where a builder reads from, as the user knows it: a folder of images is read through links."""
+    return repr(str(builder.folder if hasattr(builder, "folder") else builder.data_dir))
+
+
 @functools.lru_cache(maxsize=4)
 def _read(found: Source, split: str) -> tuple[np.ndarray, np.ndarray]:
     """All of TFDS's "train" or "test", decoded: images [N, H, W, C] uint8 and labels [N]."""
@@ -171,7 +177,7 @@ def _read(found: Source, split: str) -> tuple[np.ndarray, np.ndarray]:
     image_key, label_key = found.keys
     examples = builder.as_dataset(split=found.splits[split], shuffle_files=False)
     pairs = examples.map(lambda example: (example[image_key], example[label_key]))
-    start, where = 0, getattr(builder, "folder", builder.data_dir)
+    start = 0
     try:
         with bar(total=size, desc=f"reading {info.name} {split}", unit="image") as progress:
             for some, theirs in pairs.batch(_READ_BATCH).prefetch(2).as_numpy_iterator():
@@ -181,7 +187,7 @@ def _read(found: Source, split: str) -> tuple[np.ndarray, np.ndarray]:
     except (tf.errors.OpError, ValueError) as error:
         # TensorFlow does not say which image it could not decode.
         reason = getattr(builder, "damaged", lambda: None)() or str(error).strip().partition("\n")[0]
-        raise RunError(f"dataset {info.name!r} cannot be read from {str(where)!r}: {reason}") from error
+        raise RunError(f"dataset {info.name!r} cannot be read from {_place(builder)}: {reason}") from error
     if start != size:
-        raise RunError(f"dataset {info.name!r}: {start} of {size} images found under {str(where)!r}")
+        raise RunError(f"dataset {info.name!r}: {start} of {size} images found under {_place(builder)}")
     return images, labels
