@@ -95,3 +95,6 @@ def _check_number(name: str, value: Any) -> None:
         float(value)
     except (TypeError, ValueError):
         raise UsageError(f"{name} is {value!r}, but must be a number") from None
+    except OverflowError:
+        # Python refuses to write out the largest ones.
+        raise UsageError(f"{name} is a number of {value.bit_length()} bits, but must be one that fits") from None

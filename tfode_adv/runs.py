@@ -14,7 +14,7 @@ from tfode_adv.errors import RunError
 from tfode_adv.files import PathLike, read_json, sha256, write_json
 
 CONFIG, MODEL, METRICS = "config.json", "model.keras", "metrics.csv"
-_DIGEST = "model_sha256"
+DIGEST = "model_sha256"
 # What a config's values are, where they are there and not null.
 _KINDS = {
     "flags": dict,
@@ -24,7 +24,7 @@ _KINDS = {
     "seed": int,
     "git_revision": str,
     "resumed": list,
-    _DIGEST: str,
+    DIGEST: str,
 }
 _PACKAGES = ("tfode_adv", "tensorflow", "tensorflow-cpu", "keras", "tensorflow-probability", "numpy")
 
@@ -116,13 +116,13 @@ class Run:
         Raises:
             RunError: if the folder cannot be written.
         """
-        self.config = {**self.config, _DIGEST: digest}
+        self.config = {**self.config, DIGEST: digest}
         write_json(self.path / CONFIG, self.config)
 
     @property
     def swapped(self) -> bool:
         """Whether `model.keras` is there, but is not the one that this run made."""
-        return self.finished and self.config.get(_DIGEST, own := sha256(self.model_path)) != own
+        return self.finished and self.config.get(DIGEST, own := sha256(self.model_path)) != own
 
     def resume(self, config: dict[str, Any]) -> None:
         """Takes over what a `config` like that of `create` says, and writes it with what it replaced.
@@ -187,7 +187,7 @@ class Run:
         if self.swapped:
             raise RunError(
                 f"{str(self.model_path)!r} cannot be loaded: it is not the model that this run made, whose SHA-256 "
-                f"{CONFIG} has as {_DIGEST}"
+                f"{CONFIG} has as {DIGEST}"
             )
         import keras
 

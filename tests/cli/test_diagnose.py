@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from tfode_adv import data, files
+from tfode_adv.attacks import defaults
 from tfode_adv.cli import app, diagnose
 from tfode_adv.diagnosis import reader as reader
+from tfode_adv.published import budgets
 from tfode_adv.runs import Run
 
 
@@ -137,3 +139,12 @@ def test_each_papers_models_were_attacked_through_its_own_gradient():
     diagnose.FLAGS.unparse_flags()
     diagnose.FLAGS(["diagnose", "--gradient=backprop"])
     assert diagnose._protocol("mnist", "oon").gradient == "backprop"
+
+
+@pytest.mark.parametrize("dataset, norm", list(budgets.PUBLISHED))
+def test_evaluation_and_diagnosis_have_one_default_radius(dataset, norm):
+    diagnose.FLAGS.unparse_flags()
+    diagnose.FLAGS(["diagnose", f"--norm={norm}"])
+    evaluated = defaults.hyperparameters("pgd", dataset, norm)
+    protocol = diagnose._protocol(dataset, "oon")
+    assert (protocol.eps, protocol.step_size) == (evaluated["eps"], evaluated["step_size"])

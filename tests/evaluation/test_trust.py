@@ -152,6 +152,13 @@ def test_two_folders_that_say_two_things_of_one_image_are_told_apart(run, tmp_pa
     assert len(found.left_out) == 1 and "of 1 images, the first 9" in found.left_out[0]
 
 
+def test_another_run_s_model_is_told_of_and_the_records_of_one_s_own_are_shown(run):
+    run.bind(files.sha256(run.model_path))
+    run.model_path.write_bytes(b"another run's")
+    found = results.collect([run.path])
+    assert len(found.results) == 2 and "not the one that this run made" in found.left_out[0]
+
+
 @pytest.fixture
 def full_disk():
     """Lets no file of this process grow beyond so many bytes: the write that comes there is short, the next fails."""

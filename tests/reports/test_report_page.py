@@ -279,6 +279,17 @@ def test_a_gallery_shows_the_first_of_many_images_and_reads_no_others(tmp_path):
     assert one.title.endswith("τ = 0.1 (the first 8 of 9 images kept)")
 
 
+def test_an_image_that_is_damaged_is_left_out_and_named(tmp_path):
+    run = make_run(tmp_path / "oon", tols=())
+    add_cell(run)
+    (cell,) = [cell for cell in cells(run.path) if cell.configuration.attack != "none"]
+    for index in range(2):
+        cell.save_image(index, np.zeros((4, 4, 1)), np.ones((4, 4, 1)))
+    (cell.folder / "image-000001.npz").write_bytes(b"damaged")
+    (one,) = gallery.galleries(results.collect([run.path]).results)
+    assert [card.index for card in one.cards] == [0] and "1 left out" in one.title and "image-000001" in one.title
+
+
 def test_fewer_images_can_be_asked_for(tmp_path):
     make_run(tmp_path / "oon")
     assert all(len(result.records) == 5 for result in results.collect([tmp_path / "oon"], 5).results)

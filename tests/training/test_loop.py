@@ -312,3 +312,14 @@ def test_a_training_that_came_far_does_not_start_anew_without_its_checkpoints(tm
 def test_epochs_are_whole(name, value):
     with pytest.raises(UsageError, match=f"{name} is {value}"):
         tiny.train(tiny.plain_model(), **{"epochs": 1, name: value})
+
+
+@pytest.mark.parametrize("value", [10**400, 10**5000])
+def test_numbers_beyond_all_bounds_are_one_line(value):
+    with pytest.raises(UsageError, match=r"epochs is a number of \d+ bits"):
+        tiny.train(tiny.plain_model(), epochs=value)
+
+
+def test_a_fresh_folder_has_no_checkpoint_to_miss(tmp_path):
+    _, lines = tiny.train(tiny.plain_model(), survival=Survival(tmp_path / "trial", resume=True), epochs=1)
+    assert lines == []

@@ -17,6 +17,8 @@ from tfode_adv.errors import RunError, UsageError
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
 _COPY = "TFODE_ADV_COPY"
+# Of `cli.app`.
+_INTERRUPTED = 130
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -52,6 +54,10 @@ def share_devices(processes: int) -> list[str]:
     return gpus
 
 
+class _Failed(BaseException):
+    """A copy's failure, wherever it is told of: what catches or rewords exceptions there lets this one through."""
+
+
 @contextlib.contextmanager
 def beside(
     program: str, values: flags.FlagValues, parts: Sequence[Mapping[str, str]], gpus: Sequence[str] = ()
@@ -71,22 +77,25 @@ def beside(
     """
     copies: list[tuple[subprocess.Popen, IO[str]]] = []
     with contextlib.ExitStack() as stack, _told_of_ends(lambda: _check(copies)):
-        for place, part in enumerate(parts, start=1):
-            said = stack.enter_context(tempfile.TemporaryFile("w+"))
-            devices = {_DEVICES: gpus[place % len(gpus)]} if gpus else {}
-            copy = subprocess.Popen(
-                _command(program, _arguments(values, part)),
-                env={**_environment(), **_threads(len(parts) + 1), **devices, _COPY: "1"},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-            )
-            stack.callback(_end, copy)
-            copies.append((copy, said))
-        yield
-        for copy, _ in copies:
-            copy.wait()
-            _check(copies)
+        try:
+            for place, part in enumerate(parts, start=1):
+                said = stack.enter_context(tempfile.TemporaryFile("w+"))
+                devices = {_DEVICES: gpus[place % len(gpus)]} if gpus else {}
+                copy = subprocess.Popen(
+                    _command(program, _arguments(values, part)),
+                    env={**_environment(), **_threads(len(parts) + 1), **devices, _COPY: "1"},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=said,
+                )
+                stack.callback(_end, copy)
+                copies.append((copy, said))
+            yield
+            for copy, _ in copies:
+                copy.wait()
+                _check(copies)
+        except _Failed as error:
+            raise RunError(f"a copy of this program {error}") from None
 
 
 def is_copy() -> bool:
@@ -113,7 +122,18 @@ def _told_of_ends(check: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGCHLD, lambda number, frame: check())
+
+    failed = False
+
+    def told(number, frame) -> None:
+        nonlocal failed
+        # Once: what follows is the end of the others.
+        if not failed:
+            failed = True
+            check()
+            failed = False
+
+    before = signal.signal(signal.SIGCHLD, told)
     # What the system does for us meanwhile is not cut short.
     signal.siginterrupt(signal.SIGCHLD, False)
     try:
@@ -123,15 +143,18 @@ def _told_of_ends(check: Callable[[], None]) -> Iterator[None]:
 
 
 def _check(copies: Sequence[tuple[subprocess.Popen, IO[str]]]) -> None:
-    """Raises RunError for the first copy that failed."""
+    """Raises for the first copy that failed, and says how."""
     for copy, said in copies:
         status = copy.poll()
+        if status in (-signal.SIGINT, _INTERRUPTED):
+            # Ctrl-C reaches every process.
+            raise KeyboardInterrupt
         if status is not None and status < 0:
-            raise RunError(f"a copy of this program was ended by {signal.Signals(-status).name}")
+            raise _Failed(f"was ended by {signal.Signals(-status).name}")
         if status:
             said.seek(0)
             lines = said.read().strip().splitlines() or [f"status {status}"]
-            raise RunError(f"a copy of this program failed: {lines[-1]}")
+            raise _Failed(f"failed: {lines[-1]}")
 
 
 def _command(program: str, arguments: Sequence[str]) -> list[str]:

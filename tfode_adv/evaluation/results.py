@@ -13,7 +13,7 @@ from tfode_adv.evaluation.kept import Kept
 from tfode_adv.evaluation.records import Cell, Record
 from tfode_adv.evaluation.summary import Summary, summarize
 from tfode_adv.rendering.tables import number
-from tfode_adv.runs import Run
+from tfode_adv.runs import DIGEST, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +101,9 @@ def collect(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
     notes = []
     for name, run in runs.items():
         model = files.sha256(run.model_path) if run.finished else None
+        if run.swapped:
+            notes.append(f"{name}: model.keras is not the one that this run made, whose records are shown.")
+            model = run.config[DIGEST]
         stale = 0
         for folder in records.folders(run.path):
             try:

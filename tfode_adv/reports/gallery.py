@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tfode_adv.errors import RunError
 from tfode_adv.evaluation.records import NO_ANSWER
 from tfode_adv.evaluation.results import Result, grouped
 from tfode_adv.evaluation.runner import KEEP_IMAGES
@@ -51,7 +52,15 @@ def _gallery(result: Result, names: Names) -> Gallery:
     found = [index for index in result.images if index in result.records]
     if len(found) > KEEP_IMAGES:
         title += f" (the first {KEEP_IMAGES} of {len(found):,} images kept)"
-    return Gallery(title, [_card(result, index) for index in found[:KEEP_IMAGES]])
+    cards, unread = [], []
+    for index in found[:KEEP_IMAGES]:
+        try:
+            cards.append(_card(result, index))
+        except RunError as error:
+            unread.append(str(error))
+    if unread:
+        title += f" ({len(unread)} left out: {unread[0]})"
+    return Gallery(title, cards)
 
 
 def _card(result: Result, index: int) -> Card:
