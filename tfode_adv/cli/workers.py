@@ -90,6 +90,8 @@ def beside(
                 )
                 stack.callback(_end, copy)
                 copies.append((copy, said))
+                # It may have ended before it stood there.
+                _check(copies)
             yield
             for copy, _ in copies:
                 copy.wait()
