@@ -1,0 +1,48 @@
+"""The site: Markdown and notebooks by MyST-NB, the reference from docstrings, no file from elsewhere."""
+
+import os
+import re
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tfode_adv  # noqa: E402
+
+project, author = "tfode_adv", "The tfode_adv authors"
+copyright = author
+release = version = tfode_adv.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = f"tfode_adv {release}"
+exclude_patterns = ["_build"]
+suppress_warnings = ["myst.xref_missing"] if os.environ.get("TFODE_DRAFT") else []
+
+# Headings are anchors, so that the links between pages are checked.
+myst_heading_anchors = 3
+nb_execution_mode = "cache"
+nb_execution_timeout = 240
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+# A notebook's first cell installs the package where it is missing; widgets would be fetched from elsewhere.
+nb_ipywidgets_js = {}
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "imported-members": True, "show-inheritance": False}
+napoleon_google_docstring, napoleon_numpy_docstring = True, False
+
+
+def _as_rst(app, what, name, obj, options, lines):
+    """Docstrings are written as Markdown's plainest part: literals in backticks, else text."""
+    text = "\n".join(lines)
+    parts = re.split(r"(`+[^`]+`+)", text)
+    for i, part in enumerate(parts):
+        if part.startswith("`"):
+            parts[i] = f"``{part.strip('`')}``" + ("\\ " if parts[i + 1][:1].isalnum() else "")
+        else:
+            part = re.sub(r"(?<=\w)_(?!\w)", r"\\_", part)
+            parts[i] = part if part.strip() == "*" else re.sub(r"(?<!^)([*|])", r"\\\1", part)
+    lines[:] = "".join(parts).split("\n")
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", _as_rst, priority=100)
