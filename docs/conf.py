@@ -1,20 +1,19 @@
 """The site: Markdown and notebooks by MyST-NB, the reference from docstrings, no file from elsewhere."""
 
 import os
+import pathlib
 import re
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import tfode_adv  # noqa: E402
-
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 project, author = "tfode_adv", "The tfode_adv authors"
 copyright = author
-release = version = tfode_adv.__version__
+release = version = re.search(r'__version__ = "(.+)"', (ROOT / "tfode_adv" / "__init__.py").read_text())[1]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = f"tfode_adv {release}"
 exclude_patterns = ["_build"]
-suppress_warnings = ["myst.xref_missing"] if os.environ.get("TFODE_DRAFT") else []
 
 # Headings are anchors, so that the links between pages are checked.
 myst_heading_anchors = 3
