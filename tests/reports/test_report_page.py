@@ -388,3 +388,17 @@ def test_nothing_evaluated_says_so(tmp_path):
     make_run(tmp_path / "oon", tols=())
     page = Page(rendering.write(report.of_runs([tmp_path / "oon"]), tmp_path / "out").read_text())
     assert "Nothing was evaluated yet." in page.words
+
+
+def test_a_page_begins_with_the_gradients_side_by_side(tmp_path):
+    run = make_run(tmp_path / "oon", tols=())
+    for tol, turned in ((1e-3, 6), (1.0, 2)):
+        add_cell(run, tol=tol, attack="none", norm=None, eps=None, gradient=None)
+        add_cell(run, turned, tol=tol, gradient="adjoint")
+        add_cell(run, 6, tol=tol)
+    made = report.of_runs([run.path])
+    first, *others = made.sections
+    (picture,) = first.pictures
+    assert "backprop" in picture.text and "adjoint" in picture.text
+    # It is shown once.
+    assert picture.title not in {one.title for section in others for one in section.pictures}

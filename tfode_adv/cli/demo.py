@@ -1,5 +1,7 @@
 """Trains a small OON on MNIST digits, attacks it at three tolerances, prints a table and writes a report.
 
+The same attack follows two gradients, backpropagation's and the adjoint's: the page begins with both.
+
 What bin/train, bin/evaluate and bin/report do, one after the other, in runs/demo.
 """
 
@@ -40,6 +42,7 @@ TOLERANCES = "1e-3,1e-1,1"
 # Each attack, and the share of the images it gets: SPSA asks for hundreds of predictions an image.
 ATTACKS = (
     (("--attack=pgd", "--norm=linf", "--eps=0.1,0.3"), 1),
+    (("--attack=pgd", "--norm=linf", "--eps=0.1", "--gradient=adjoint"), 1),
     (("--attack=pgd", "--norm=l2rms", "--eps=0.05,0.1"), 1),
     (("--attack=spsa", "--norm=linf", "--eps=0.1", "--steps=15", "--options=samples=32,learning_rate=0.03"), 5),
 )

@@ -25,9 +25,14 @@ def security_curves(results: Iterable[Result]) -> list[Picture]:
     return pictures
 
 
-def success_against_tolerance(results: Iterable[Result]) -> list[Picture]:
+def success_against_tolerance(results: Iterable[Result], several: bool | None = None) -> list[Picture]:
     """Attack success against the solver's tolerance: one chart a subject, attack, norm and eps, one line a
-    source of gradients."""
+    source of gradients.
+
+    Args:
+        results: those to draw.
+        several: True for the charts of attacks that followed several gradients alone, False for the others alone.
+    """
     pictures = []
     attacked, names = _attacked(results)
     adaptive = [result for result in attacked if result.configuration.tol is not None]
@@ -36,6 +41,8 @@ def success_against_tolerance(results: Iterable[Result]) -> list[Picture]:
             _rates(gradient or "no gradient", lines, lambda r: r.configuration.tol)
             for (gradient,), lines in grouped(group, _gradient)
         ]
+        if several not in (None, len(series) > 1):
+            continue
         title = _join(subject, attack, norm, f"ε = {number(eps)}")
         labels = {"x_label": "τ, tolerance of the solver", "y_label": "attack success (%)"}
         pictures += _charts("tolerance", title, series, log_x=True, **labels)

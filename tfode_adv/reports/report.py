@@ -1,5 +1,6 @@
 """One report from several run folders."""
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,9 +13,13 @@ from tfode_adv.reports import figures, gallery, overview
 from tfode_adv.runs import Run, versions
 
 MOST_HEADLINES = 12
+COMPARED = (
+    "The same attack on the same model, following each gradient in turn. Where one line falls with the tolerance and "
+    "another does not, the tolerance misleads the attack; it does not make the model robust."
+)
 CHARTS = {
     "Success against ε": figures.security_curves,
-    "Success against the solver's tolerance": figures.success_against_tolerance,
+    "Success against the solver's tolerance": functools.partial(figures.success_against_tolerance, several=False),
     "Accuracy against cost": figures.accuracy_against_cost,
 }
 
@@ -35,7 +40,9 @@ def of_runs(paths: Iterable[files.PathLike], num_examples: int | None = None) ->
     notes = [*found.notes, *(note for one in diagnoses for note in one.notes)]
     notes += [] if tables else ["Nothing was evaluated yet."]
     # Each verdict stands next to the numbers it is about; what it rests on comes after the pictures.
-    sections = [Section("Results", notes, tables=tables)]
+    compared = figures.success_against_tolerance(found.results, several=True)
+    sections = [Section("Success through each gradient", [COMPARED], pictures=compared)] if compared else []
+    sections.append(Section("Results", notes, tables=tables))
     sections += [section for one in diagnoses for section in one.sections[:1]]
     for title, draw in CHARTS.items():
         pictures = draw(found.results)
