@@ -202,3 +202,12 @@ def test_of_equals_the_first_trial_wins_in_whatever_order_they_are_read(tmp_path
         made = [trial("09", 0.5, 1), trial("10", 0.7, 2), trial("9", 0.7, 3), trial("11", None, 4)]
         search.oracle.trials = {made[i].trial_id: made[i] for i in order}
         assert search.winner() == ({"filters": 3}, 0.7)
+
+
+@pytest.mark.parametrize("name", ["search.json", "search/oracle.json"])
+def test_a_search_whose_files_are_damaged_is_named(trained, tmp_path, capsys, name):
+    assert _call(tmp_path, "--trials=1") == app.OK
+    (tmp_path / name).write_text("[]")
+    assert _call(tmp_path, "--trials=2") == app.FAILED
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error and error.count("\n") == 1

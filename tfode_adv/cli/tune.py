@@ -9,7 +9,7 @@ import pathlib
 from absl import flags as absl_flags
 
 from tfode_adv.cli import app, flags, recipes
-from tfode_adv.errors import UsageError
+from tfode_adv.errors import RunError, UsageError
 from tfode_adv.files import read_json, write_atomic, write_json
 from tfode_adv.training import checkpoints, tuning
 
@@ -76,7 +76,10 @@ def flag_file(values: dict) -> str:
 def _same_search(path: pathlib.Path) -> dict:
     """The search's flags; those of a search that goes on must be what they were, but it may get more trials."""
     given = {name: value for name, value in flags.as_dict(FLAGS).items() if name not in _OF_THIS_START}
-    for name, value in read_json(path).items() if path.exists() else ():
+    before = read_json(path) if path.exists() else {}
+    if not isinstance(before, dict):
+        raise RunError(f"{str(path)!r} is corrupt: it holds no flags")
+    for name, value in before.items():
         if given.get(name) != value and not (name == "trials" and given[name] > value):
             raise UsageError(
                 f"--{name} is {given.get(name)!r}, but the search in {str(path.parent)!r} has {value!r}; "

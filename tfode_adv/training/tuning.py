@@ -182,7 +182,11 @@ class Search(keras_tuner.Tuner):
             oracle = keras_tuner.oracles.BayesianOptimizationOracle(max_trials=trials, **common)
         else:
             oracle = keras_tuner.oracles.RandomSearchOracle(max_trials=trials, **common)
-        super().__init__(oracle, directory=str(self.folder), project_name="search")
+        try:
+            super().__init__(oracle, directory=str(self.folder), project_name="search")
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            # KerasTuner reads what an earlier start of the search left.
+            raise RunError(f"the search in {str(self.folder)!r} cannot be read: {error}") from error
 
     def run_trial(self, trial: keras_tuner.engine.trial.Trial, *args, **kwargs) -> dict[str, float]:
         values = trial.hyperparameters.values
