@@ -177,3 +177,9 @@ def test_output_that_has_nowhere_to_go_is_no_traceback(values, monkeypatch, caps
 def test_what_is_said_of_a_long_value_is_short(error):
     text = str(error(f"name is {'x' * 100_000!r}, but must be one of: a, b"))
     assert text.startswith("name is 'xxx") and text.endswith("one of: a, b") and len(text) < 1000
+
+
+@pytest.mark.parametrize("value", [10**400, None, [0.1, None]])
+def test_what_a_file_has_for_a_number_is_checked_as_what_is_typed(values, value):
+    with pytest.raises(ValueError, match="is not a number"):
+        values["tol"].parser.parse(value)

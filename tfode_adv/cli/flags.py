@@ -84,7 +84,7 @@ class _Floats(flags.ArgumentParser):
         for part in argument if isinstance(argument, Sequence) else [argument]:
             try:
                 values.append(float(part))
-            except ValueError:
+            except (TypeError, ValueError, OverflowError):
                 raise ValueError(f"{part!r} is not a number") from None
             _check_number(values[-1], self.low, self.low_open)
         return values
