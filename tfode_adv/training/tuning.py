@@ -184,7 +184,7 @@ class Search(keras_tuner.Tuner):
             oracle = keras_tuner.oracles.RandomSearchOracle(max_trials=trials, **common)
         try:
             super().__init__(oracle, directory=str(self.folder), project_name="search")
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
             # KerasTuner reads what an earlier start of the search left.
             raise RunError(f"the search in {str(self.folder)!r} cannot be read: {error}") from error
 
