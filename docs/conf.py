@@ -26,7 +26,13 @@ nb_ipywidgets_js = {}
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "imported-members": True, "show-inheritance": False}
+# What others documented, or Keras asks for, is no part of this reference.
+autodoc_inherit_docstrings = False
+autodoc_default_options = {
+    "members": True,
+    "imported-members": True,
+    "exclude-members": "from_config,get_config,build,call,compute_output_shape,Results,ChosenBySolver,DormandPrince",
+}
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 
 
