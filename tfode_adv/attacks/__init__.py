@@ -6,14 +6,16 @@ result = get("pgd", eps=0.1, source=Through(gradient="backprop", tol=1e-4))(mode
 
 from tfode_adv.attacks import ascent, defaults
 from tfode_adv.attacks.apgd import APGD
-from tfode_adv.attacks.autoattack import AttackWarning, AutoAttack, StagedResult
-from tfode_adv.attacks.base import Attack, AttackResult
+from tfode_adv.attacks.autoattack import AutoAttack, StagedResult
+from tfode_adv.attacks.base import Attack
+from tfode_adv.attacks.checks import AttackWarning
 from tfode_adv.attacks.cw import CWL2, CWLinf
 from tfode_adv.attacks.fab import FAB
 from tfode_adv.attacks.foolbox import Boundary, DeepFool, HopSkipJump
 from tfode_adv.attacks.mim import MIM
 from tfode_adv.attacks.pgd import BIM, FGSM, PGD
 from tfode_adv.attacks.registry import available, describe, get
+from tfode_adv.attacks.result import AttackResult
 from tfode_adv.attacks.sources import EOT, Source, Through, Transfer
 from tfode_adv.attacks.spsa import SPSA
 from tfode_adv.attacks.square import Square

@@ -1,6 +1,7 @@
 """Auto-PGD: projected gradient ascent that sets its own step size."""
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import tensorflow as tf
@@ -29,10 +30,10 @@ class APGD(Attack):
       source: where gradients come from (see `sources`); default: the model's own.
     """
 
-    steps: int = number(100, integer=True, low=0)
-    restarts: int = number(1, integer=True, low=1)
+    steps: int = number(100, low=0)
+    restarts: int = number(1, low=1)
     loss: str = "ce"
-    targets: int = number(9, integer=True, structural=True, low=1)
+    targets: int = number(9, structural=True, low=1)
     source: Source | None = None
 
     name: ClassVar[str] = "apgd"
@@ -54,10 +55,10 @@ class APGD(Attack):
         return {
             "x_adv": x,
             "previous": x,
-            "best": {"x": x, "loss": each - losses.FAR, "gradient": tf.zeros_like(x)},
+            "best": {"x": x, "loss": each - math.inf, "gradient": tf.zeros_like(x)},
             "size": each + 2.0 * self.eps,
-            "watch": self._watch(batch, each - losses.FAR),
-            "loss": each - losses.FAR,
+            "watch": self._watch(batch, each - math.inf),
+            "loss": each - math.inf,
             "target": target,
         }
 
@@ -78,9 +79,10 @@ class APGD(Attack):
 
     def step(self, batch: Batch, state: State) -> State:
         def loss(logits):
+            logits *= batch.level
             if self.loss == "dlr_targeted":
                 return losses.targeted_dlr(logits, batch.y, state["target"])
-            return {"ce": losses.cross_entropy, "dlr": losses.dlr}[self.loss](logits, batch.y)
+            return {"ce": losses.steady_cross_entropy, "dlr": losses.dlr}[self.loss](logits, batch.y)
 
         x, best = state["x_adv"], state["best"]
         value, logits, gradient = self.source.differentiate(batch.model, loss, x)

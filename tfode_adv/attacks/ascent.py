@@ -9,16 +9,22 @@ from tfode_adv.attacks import norms
 from tfode_adv.errors import check_range
 
 
-def value_and_gradient(function: Callable, x: tf.Tensor, *, aux: bool = False) -> tuple[Any, tf.Tensor]:
+def value_and_gradient(
+    function: Callable, x: tf.Tensor, *, aux: bool = False, missing: Callable[[], None] | None = None
+) -> tuple[Any, tf.Tensor]:
     """Returns `function(x)` [B] and its gradient by `x`, samples taken apart; no weight is watched.
 
     With `aux` the function returns a pair, and so does the first result. A gradient that is missing
-    (nothing differentiable on the way) or not finite counts as zero.
+    (nothing differentiable on the way: then `missing` is called) or not finite counts as zero.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         result = function(x)
-    gradient = tape.gradient(result[0] if aux else result, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    gradient = tape.gradient(result[0] if aux else result, x)
+    if gradient is None:
+        if missing:
+            missing()
+        gradient = tf.zeros_like(x)
     return result, tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))
 
 

@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from tfode_adv.attacks import checks, engine, losses
 from tfode_adv.attacks.apgd import APGD
-from tfode_adv.attacks.base import Attack, AttackResult
-from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.base import Attack
+from tfode_adv.attacks.checks import AttackWarning, number
 from tfode_adv.attacks.fab import FAB
+from tfode_adv.attacks.result import AttackResult
 from tfode_adv.attacks.sources import Source, as_function
 from tfode_adv.attacks.square import Square
 from tfode_adv.models.settings import trace_settings
@@ -22,11 +23,7 @@ ROUNDING = 1e-5
 """How far the answers may lie apart, beside 1 and their size, and still be the same."""
 
 
-class AttackWarning(UserWarning):
-    """The result may not mean what it seems to: the model defeats an attack, but not by being robust."""
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class StagedResult(AttackResult):
     """An `AttackResult` that tells what each stage turned: stages[name] [N] bool.
 
@@ -51,9 +48,9 @@ class AutoAttack(Attack):
       source: where gradients come from (see `sources`); default: the model's own.
     """
 
-    steps: int = number(100, integer=True, low=1)
-    queries_square: int = number(5000, integer=True, low=1)
-    targets: int = number(9, integer=True, structural=True, low=1)
+    steps: int = number(100, low=1)
+    queries_square: int = number(5000, low=1)
+    targets: int = number(9, structural=True, low=1)
     source: Source | None = None
 
     name: ClassVar[str] = "autoattack"
@@ -84,13 +81,19 @@ class AutoAttack(Attack):
         self._warn_first(model, x, y)
         x_adv, success, distance = x.copy(), np.zeros(len(x), bool), np.zeros(len(x), np.float32)
         queries, gradients = np.zeros((2, len(x)), np.int64)
+        clean, answer = np.zeros((2, len(x)), y.dtype)
         stages = self._stages(len(x))
-        for name, attack in self.parts().items():
+        parts = self.parts()
+        first = next(iter(parts.values()))
+        for name, attack in parts.items():
             left = np.flatnonzero(~success)
             if not len(left):
                 break
-            part = attack(model, x[left], y[left], indices=index[left], progress=progress)
+            part = attack.chosen(left)(model, x[left], y[left], indices=index[left], progress=progress)
             x_adv[left], success[left], distance[left] = part.x_adv, part.success, part.distance
+            answer[left] = part.prediction
+            if attack is first:
+                clean = part.clean_prediction
             queries[left] += part.queries
             gradients[left] += part.gradients
             as_it_is = part.distance == 0
@@ -98,7 +101,7 @@ class AutoAttack(Attack):
         if stages["square"].any():
             count = int(stages["square"].sum())
             _warn(f"Square turned {count} images that the gradient attacks left: gradients may be masked")
-        return StagedResult(x_adv, success, distance, queries, gradients, stages)
+        return StagedResult(x_adv, success, distance, queries, gradients, y, clean, answer, self.targeted, stages)
 
     def _warn_first(self, model, x, y):
         """Warns of a randomised model and of vanishing gradients, judged on the first images."""
@@ -106,17 +109,19 @@ class AutoAttack(Attack):
         program = engine.program(model, self._structure(), x.shape[1:], trace_settings(model))
         x, y = x[first], y[first]
         answers = np.stack([engine.predict(program, x, len(x)) for _ in range(LOOKS)])
-        checks.logits(answers[0], y)
-        if (np.ptp(answers, axis=0) > ROUNDING * (1 + np.abs(answers[0]))).any():
+        checks.logits(answers[0], y, lambda images: engine.predict(program, images, len(x)), x)
+        usual = 1 / losses.level(tf.constant(answers[0])).numpy()
+        if (np.ptp(answers, axis=0) > ROUNDING * (usual + np.abs(answers[0]))).any():
             _warn("the model answers the same images differently: attack it with EOT")
 
         def loss_of(labels):
             return lambda logits: losses.margin(logits, tf.constant(labels))
 
-        function, at_once, zero = as_function(model), max(1, len(x) // self.source.draws), 0
+        source = self.source.within(len(x))
+        function, at_once, zero = as_function(model), max(1, len(x) // source.draws), 0
         for part in range(0, len(x), at_once):
             chosen = slice(part, part + at_once)
-            gradient = self.source.differentiate(function, loss_of(y[chosen]), tf.constant(x[chosen]))[2].numpy()
+            gradient = source.differentiate(function, loss_of(y[chosen]), tf.constant(x[chosen]))[2].numpy()
             zero += int((np.abs(gradient).reshape(len(gradient), -1).max(-1) == 0).sum())
         if zero:
             _warn(f"{zero} of {len(x)} gradients of the margin are zero: gradient attacks are blind there")

@@ -11,28 +11,10 @@ import tensorflow as tf
 
 from tfode_adv.attacks import checks, engine, norms, pool
 from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.result import AttackResult
 from tfode_adv.attacks.sources import Source
 from tfode_adv.errors import RunError, UsageError, check_choice, failed_assertion
 from tfode_adv.models.settings import trace_settings
-
-
-@dataclasses.dataclass(frozen=True)
-class AttackResult:
-    """What an attack found, one entry a sample, in NumPy.
-
-    x_adv [N, ...] float32 in [0, 1], and in the ball if there is one; success [N] bool, of a forward
-    pass of its own on x_adv; distance [N] from the clean image in the attack's norm; queries [N]: how many
-    times the attacked model was asked about the sample, the clean and the verifying passes included;
-    gradients [N]: how many were taken, through whatever the attack's source runs for them.
-
-    Of a randomised model, success is of as many passes as `pool.run` says, at that moment: another may differ.
-    """
-
-    x_adv: np.ndarray
-    success: np.ndarray
-    distance: np.ndarray
-    queries: np.ndarray
-    gradients: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,15 +29,16 @@ class Attack:
 
     Args:
       norm: the norm that the attack is bounded by, or minimises.
-      eps: radius of the ball around the image, in `norm`. None, where allowed: as near as possible.
+      eps: radius of the ball around the image, in `norm`, for images in [0, 1], whatever the model inside takes (see
+        `models.Rescaled`): one, or [N], one for each image. None, where allowed: as near as possible.
       seed: of all random numbers; the same seed gives the same result at any batch size.
-      batch_size: images that go through the model at once; default: 128.
+      batch_size: the most images that go through the model at once, draws and mirror images included; default: 128.
     """
 
     norm: str = "linf"
-    eps: float = number(low=0, length=True)
-    seed: int = number(0, integer=True, low=0, high=2**31 - 1)
-    batch_size: int | None = number(None, optional=True, integer=True, structural=True, low=1)
+    eps: checks.Lengths = number(low=0, length=True)
+    seed: int = number(0, low=0, high=2**31 - 1)
+    batch_size: int | None = number(None, structural=True, low=1)
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -70,6 +53,8 @@ class Attack:
     def __post_init__(self):
         check_choice("norm", self.norm, self.norms)
         checks.hyperparameters(self)
+        if self.limit > checks.LARGEST[int]:
+            raise UsageError(f"{self.name} would take {self.limit} steps, but must take at most {checks.LARGEST[int]}")
         if self.source is None:
             object.__setattr__(self, "source", Source())
         if not isinstance(self.source, Source):
@@ -122,15 +107,16 @@ class Attack:
             first attack and kept with the attack: Python values that a callable of your own reads stay what they
             were then, tensors and variables do not.
           x: [N, ...] in [0, 1].
-          y: [N] integer labels; if `targeted`, the classes to reach.
+          y: [N] or [N, 1] integer labels, or one-hot [N, K]; if `targeted`, the classes to reach.
           indices: [N] the images' numbers in a larger set, which name their random numbers; default
             0 .. N-1. Give them to get the same result for an image in whatever part it is attacked.
           progress: called with the number of images that have just finished a restart (a target, a stage): in
             all once for each image and restart that it takes, and not for images that need no attack.
 
         Raises:
-          UsageError: images outside [0, 1] or not finite, labels out of range, a model of probabilities, or
-            what this attack cannot take (see `accept`).
+          UsageError: images outside [0, 1] or not finite, labels out of range, a model of probabilities or of anything
+            but one tensor of logits, one that no gradient comes through, or what this attack cannot take (see
+            `accept`).
           RunError: the model's output for a clean image is not finite, or a solve failed on the way.
         """
         x = checks.images(x)
@@ -138,6 +124,9 @@ class Attack:
         index = np.arange(len(x)) if indices is None else np.asarray(indices, np.int64)
         if index.shape != y.shape:
             raise UsageError(f"indices have shape {index.shape}, but the images call for {y.shape}")
+        for name, value in vars(self).items():
+            if isinstance(value, tuple) and len(value) != len(x):
+                raise UsageError(f"{name} has {len(value)} values, but there are {len(x)} images")
         self.accept(model, x)
         if not len(x):
             return self.nothing(x)
@@ -150,81 +139,109 @@ class Attack:
     def nothing(self, x: np.ndarray) -> AttackResult:
         """Returns the result for no images at all, [0, ...]."""
         none = np.zeros(0, np.int64)
-        return AttackResult(x, none.astype(bool), none.astype(np.float32), none, none)
+        return AttackResult(x, none.astype(bool), none.astype(np.float32), *[none] * 5, self.targeted)
 
     def _attack(self, model, x, y, index, progress) -> AttackResult:
         size = self.batch_size or self.default_batch_size
-        program = engine.program(model, self._structure(), x.shape[1:], trace_settings(model, *self.source.models))
-        numbers = self._numbers(x.shape[1:])
-        clean, fooled, queries = self._clean(program, x, y, size)
-        tally = _Tally(self, x, fooled, queries)
-        at_once = max(1, size // self.rows(clean.shape[-1]))
+        settings = trace_settings(model, *self.source.models)
+        program = engine.program(model, self._structure(), x.shape[1:], settings)
+        numbers, own = self._numbers(x.shape[1:])
+        radius = None if self.eps is None else np.broadcast_to(np.float64(self.eps), len(x))
+        clean, answer, fooled, queries = self._clean(program, x, y, size)
+        checks.fit(fooled, self.targeted)
+        tally = _Tally(self, x, y, answer, fooled, queries)
+        rows = self.rows(clean.shape[-1])
+        at_once = max(1, size // rows)
+        if rows > size:
+            program = engine.program(model, self._structure(size), x.shape[1:], settings)
         worthwhile = self.limit or self.random_start
         for restart in range(self.rounds(clean.shape[-1]) if worthwhile else 0):
             rows = tally.pending(restart)
             if not len(rows):
                 break
-            verify = functools.partial(self._verify, program, size, x[rows], y[rows])
+            part = radius if radius is None else radius[rows]
+            verify = functools.partial(self._verify, program, size, x[rows], y[rows], part)
             samples = x[rows], y[rows], clean[rows], index[rows]
-            work = pool.Work(program, *samples, restart, numbers, at_once, verify, progress)
+            each = {name: values[rows] for name, values in own.items()}
+            work = pool.Work(program, *samples, each, restart, numbers, at_once, verify, progress)
             tally.update(rows, *self.search(work))
         return tally.result()
 
-    def _clean(self, program, x, y, size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the logits [N, K] for the clean images, who needs no attack [N], and the queries spent [N]."""
+    def _clean(self, program, x, y, size) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Returns, for the clean images, logits [N, K], answers [N], who needs no attack [N] and the queries [N]."""
         clean = engine.predict(program, x, size)
-        checks.logits(clean, y)
-        fooled = self._judge(clean, y)
+        checks.logits(clean, y, lambda images: engine.predict(program, images, size), x)
+        answer, fooled = self._judge(clean, y)
         queries = 1 + fooled.astype(np.int64)
         if fooled.any():
             # A randomised model may have stumbled once: what it gets wrong twice needs no attack.
-            fooled[fooled] = self._judge(engine.predict(program, x[fooled], size), y[fooled])
-        return clean, fooled, queries
+            again = fooled.copy()
+            answer[again], fooled[again] = self._judge(engine.predict(program, x[again], size), y[again])
+        return clean, answer, fooled, queries
 
-    def search(self, work: pool.Work) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Returns, of one restart, the images [n, ...], who is turned [n], and the queries and gradients spent [n]."""
-        x_new, success = work.x.copy(), np.zeros(len(work.x), bool)
-        steps, passes = np.zeros((2, len(work.x)), np.int64)
+    def search(self, work: pool.Work) -> tuple[pool.Verdict, np.ndarray, np.ndarray]:
+        """Returns, of one restart, what was found for each sample, and the queries and gradients spent [n]."""
+        count = len(work.x)
+        verdict = pool.Verdict(work.x.copy(), np.zeros(count, work.y.dtype), np.zeros(count, bool))
+        steps, passes = np.zeros((2, count), np.int64)
         for found in pool.run(work):
-            x_new[found.rows], success[found.rows] = found.images, found.success
+            for whole, part in zip(verdict, found.verdict, strict=True):
+                whole[found.rows] = part
             steps[found.rows], passes[found.rows] = found.steps, found.passes
         queries, gradients = self.costs(steps, work.classes)
-        return x_new, success, queries + passes, gradients
+        return verdict, queries + passes, gradients
 
-    def _verify(self, program, size, x, y, rows, x_new) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the images found for `rows` of `x` as they count [n, ...], and whether a fresh pass is fooled [n]."""
-        x_new = self._settle(x[rows], x_new)
-        return x_new, self._judge(engine.predict(program, x_new, size), y[rows])
+    def _verify(self, program, size, x, y, radius, rows, x_new) -> pool.Verdict:
+        """Returns the images found for `rows` of `x` as they count, and what a fresh pass says of them."""
+        x_new = self._settle(x[rows], x_new, None if radius is None else radius[rows])
+        return pool.Verdict(x_new, *self._judge(engine.predict(program, x_new, size), y[rows]))
 
-    def _judge(self, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return self.fooled(tf.constant(logits), tf.constant(y)).numpy()
+    def _judge(self, logits: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the answers [n], -1 where one is not finite, and whether they mean success [n]."""
+        answer = np.where(np.isfinite(logits).all(-1), logits.argmax(-1), -1).astype(y.dtype)
+        return answer, self.fooled(tf.constant(logits), tf.constant(y)).numpy()
 
-    def _structure(self) -> "Attack":
-        """Returns the attack less what may change without a new trace."""
+    def _structure(self, size: int | None = None) -> "Attack":
+        """Returns the attack less what needs no new trace; `size` if one sample takes more rows than that."""
         structure = copy.copy(self)
         for field in checks.open_fields(self):
-            object.__setattr__(structure, field.name, 0)
+            object.__setattr__(structure, field.name, () if isinstance(getattr(self, field.name), tuple) else 0)
         object.__setattr__(structure, "norm", self.kind)
-        object.__setattr__(structure, "batch_size", None)
+        object.__setattr__(structure, "batch_size", size)
+        if size is not None:
+            object.__setattr__(structure, "source", self.source.within(size))
         return structure
 
-    def _numbers(self, image_shape) -> dict[str, tf.Tensor]:
-        scale = norms.unit(self.norm, image_shape)
-        numbers = {"max_steps": tf.constant(self.limit, tf.int32)}
+    def chosen(self, rows: np.ndarray) -> "Attack":
+        """Returns the attack for `rows` of its samples: what is given for each is cut to them."""
+        part = copy.copy(self)
         for field in checks.open_fields(self):
-            value = getattr(self, field.name) * (scale if field.metadata["length"] else 1)
-            dtype = tf.int32 if field.metadata["integer"] else tf.float32
-            numbers[field.name] = tf.constant(value, dtype)
-        return numbers
+            values = getattr(self, field.name)
+            if isinstance(values, tuple):
+                object.__setattr__(part, field.name, tuple(np.array(values)[rows].tolist()))
+        return part
 
-    def _settle(self, x: np.ndarray, x_adv: np.ndarray) -> np.ndarray:
-        """Returns `x_adv` finite, inside [0, 1] and the ball; untouched where it is so already."""
+    def _numbers(self, image_shape) -> tuple[dict[str, tf.Tensor], dict[str, np.ndarray]]:
+        """Returns the numeric hyperparameters, scalars, and those that each sample has its own of, [N]."""
+        scale = norms.unit(self.norm, image_shape)
+        numbers, own = {"max_steps": tf.constant(self.limit, tf.int32)}, {}
+        for field in checks.open_fields(self):
+            value = getattr(self, field.name)
+            value = np.multiply(value, scale) if field.metadata["length"] else value
+            if np.ndim(value):
+                own[field.name] = value.astype(np.float32)
+            else:
+                numbers[field.name] = tf.constant(value, tf.int32 if checks.kind(field) is int else tf.float32)
+        return numbers, own
+
+    def _settle(self, x: np.ndarray, x_adv: np.ndarray, radius: np.ndarray | None) -> np.ndarray:
+        """Returns `x_adv` finite, inside [0, 1] and the ball of its `radius`; untouched where it is so already."""
         broken = ~np.isfinite(x_adv.reshape(len(x), -1)).all(-1)
         x_adv[broken] = x[broken]
         x_adv = np.clip(x_adv, 0.0, 1.0)
-        if self.eps is not None:
-            outside = self.distance(x, x_adv) > self.eps * (1 + 1e-5) + 1e-6
-            eps = self.eps * norms.unit(self.norm, x.shape[1:])
+        if radius is not None:
+            outside = self.distance(x, x_adv) > radius * (1 + 1e-5) + 1e-6
+            eps = radius[outside] * norms.unit(self.norm, x.shape[1:])
             delta = tf.constant(x_adv[outside] - x[outside])
             x_adv[outside] = norms.inside(x[outside], delta, self.kind, eps).numpy()
         return x_adv
@@ -237,8 +254,9 @@ class Attack:
 class _Tally:
     """The best found so far for each sample, and who is still to be attacked."""
 
-    def __init__(self, attack: Attack, x: np.ndarray, fooled: np.ndarray, queries: np.ndarray):
-        self._attack, self._x = attack, x
+    def __init__(self, attack: Attack, x, y, answer: np.ndarray, fooled: np.ndarray, queries: np.ndarray):
+        self._attack, self._x, self._y = attack, x, y
+        self._answer, self._clean_answer = answer.copy(), answer
         self._x_adv, self._success = x.copy(), fooled
         self._distance = np.zeros(len(x), np.float32)
         self._queries, self._gradients = queries, np.zeros(len(x), np.int64)
@@ -251,17 +269,19 @@ class _Tally:
         settled = self._clean if self._attack.eps is None else self._success
         return np.flatnonzero(~settled)
 
-    def update(self, rows: np.ndarray, x_adv: np.ndarray, success: np.ndarray, queries, gradients) -> None:
+    def update(self, rows: np.ndarray, verdict: pool.Verdict, queries: np.ndarray, gradients: np.ndarray) -> None:
         """Takes in one restart's results for the samples `rows`."""
+        x_adv, answer, success = verdict
         distance = self._attack.distance(self._x[rows], x_adv)
         better = np.ones(len(rows), bool)
         if self._attack.eps is None:
             better = success & (~self._success[rows] | (distance < self._distance[rows]))
         kept = rows[better]
         self._x_adv[kept], self._success[kept] = x_adv[better], success[better]
-        self._distance[kept] = distance[better]
+        self._distance[kept], self._answer[kept] = distance[better], answer[better]
         self._queries[rows] += queries
         self._gradients[rows] += gradients
 
     def result(self) -> AttackResult:
-        return AttackResult(self._x_adv, self._success, self._distance, self._queries, self._gradients)
+        found = self._x_adv, self._success, self._distance, self._queries, self._gradients
+        return AttackResult(*found, self._y, self._clean_answer, self._answer, self._attack.targeted)

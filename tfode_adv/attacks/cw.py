@@ -7,7 +7,7 @@ import tensorflow as tf
 from cleverhans.tf2.attacks.carlini_wagner_l2 import clip_tanh
 from cleverhans.tf2.attacks.carlini_wagner_l2 import l2 as squared_l2
 
-from tfode_adv.attacks import adam, losses, norms
+from tfode_adv.attacks import adam, checks, losses, norms
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.engine import Batch, State
@@ -28,7 +28,7 @@ class _MarginAttack(Attack):
       source: where gradients come from (see `sources`); default: the model's own.
     """
 
-    eps: float | None = number(None, optional=True, low=0, length=True)
+    eps: checks.Lengths | None = number(None, low=0, length=True)
     confidence: float = number(0.0, low=0)
     learning_rate: float = number(0.005, low=0, low_open=True)
     targeted: bool = False
@@ -38,7 +38,8 @@ class _MarginAttack(Attack):
         """Returns max(confidence - margin, 0) [B], its gradient by `x_adv`, who is fooled, and who fully."""
 
         def loss(logits):
-            return tf.nn.relu(self.confidence - losses.margin(logits, batch.y, self.targeted))
+            short = tf.nn.relu(self.confidence - losses.margin(logits, batch.y, self.targeted))
+            return batch.level[:, 0] * short
 
         value, logits, gradient = self.source.differentiate(batch.model, loss, x_adv)
         fooled = self.fooled(logits, batch.y)
@@ -62,8 +63,8 @@ class CWL2(_MarginAttack):
     """
 
     norm: str = "l2"
-    steps: int = number(1000, integer=True, low=0)
-    binary_search_steps: int = number(5, integer=True, low=1)
+    steps: int = number(1000, low=0)
+    binary_search_steps: int = number(5, low=1)
     initial_const: float = number(0.01, low=0, low_open=True)
     abort_early: bool = True
 
@@ -149,7 +150,7 @@ class CWLinf(_MarginAttack):
       shrink: factor on the bound after a hit, in (0, 1).
     """
 
-    steps: int = number(100, integer=True, low=0)
+    steps: int = number(100, low=0)
     learning_rate: float = number(0.01, low=0, low_open=True)
     shrink: float = number(0.9, low=0, high=1, low_open=True, high_open=True)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks import randomness, sources
+from tfode_adv.attacks import losses, randomness, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Batch:
         """How many classes the model tells apart."""
         return self.clean.shape[-1]
 
+    @property
+    def level(self) -> tf.Tensor:
+        """The factor [B, 1] that brings each sample's logits to a usual scale: nearly always 1."""
+        return losses.level(self.clean)
+
 
 State = dict[str, Any]
 """What an attack keeps of its samples from step to step: tensors [B, ...], or dicts of them."""
@@ -60,6 +65,7 @@ class Program:
         y: np.ndarray,
         clean: np.ndarray,
         index: np.ndarray,
+        own: dict[str, np.ndarray],
         restart: int,
         numbers: dict[str, tf.Tensor],
     ) -> dict:
@@ -69,11 +75,12 @@ class Program:
             tf.constant(y),
             tf.constant(clean),
             tf.constant(index, tf.int64),
+            {name: tf.constant(values) for name, values in own.items()},
             tf.constant(restart, tf.int64),
             numbers,
         )
         if self._start is None:
-            self._start = _compile(self._trace_start, *_open(arguments[:4]), *_closed(arguments[4:]))
+            self._start = _compile(self._trace_start, *_open(arguments[:5]), *_closed(arguments[5:]))
         return self._start(*arguments)
 
     def step(self, data: dict, numbers: dict[str, tf.Tensor]) -> dict:
@@ -88,17 +95,17 @@ class Program:
             object.__setattr__(traced, name, value)
         return traced
 
-    def _trace_start(self, x, y, clean, index, restart, numbers):
+    def _trace_start(self, x, y, clean, index, own, restart, numbers):
         key = randomness.fold(numbers["seed"], index, restart)
         zeros, no = tf.zeros_like(y), tf.zeros_like(y, tf.bool)
-        data = {"x": x, "y": y, "clean": clean, "key": key, "k": zeros, "refuted": no}
+        data = {"x": x, "y": y, "clean": clean, "key": key, "k": zeros, "refuted": no, "own": own}
         data["restart"] = zeros + tf.cast(restart, y.dtype)
-        state = self._with(numbers).start(self._batch(data))
+        state = self._with({**numbers, **own}).start(self._batch(data))
         over = no | (numbers["max_steps"] <= 0)
         return {**data, "state": {**state, "done": no}, "done": over, "over": over}
 
     def _trace_step(self, data, numbers):
-        state = dict(self._with(numbers).step(self._batch(data), data["state"]))
+        state = dict(self._with({**numbers, **data["own"]}).step(self._batch(data), data["state"]))
         k, no = data["k"] + 1, tf.zeros_like(data["refuted"])
         over = state.pop("over", no) | (k >= tf.cast(numbers["max_steps"], k.dtype))
         success = state.get("done", no)

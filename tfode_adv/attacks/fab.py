@@ -1,18 +1,21 @@
 """FAB: the nearest point across a linearised decision boundary, biased towards the image."""
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks import losses, norms, targets
+from tfode_adv.attacks import checks, losses, norms, targets
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.engine import Batch, State
-from tfode_adv.attacks.sources import Source
+from tfode_adv.attacks.sources import Source, divisor, one_by_one
 
 _HUGE = 1e10
+_HAIR = 1e-4
+"""How far to step from a point where two logits are equal, in pixel values."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,9 +33,9 @@ class FAB(Attack):
       source: where gradients come from (see `sources`); default: the model's own.
     """
 
-    eps: float | None = number(None, optional=True, low=0, length=True)
-    steps: int = number(100, integer=True, low=0)
-    targets: int | None = number(9, optional=True, integer=True, structural=True, low=1)
+    eps: checks.Lengths | None = number(None, low=0, length=True)
+    steps: int = number(100, low=0)
+    targets: int | None = number(9, structural=True, low=1)
     overshoot: float = number(1.05, low=1)
     backward: float = number(0.9, low=0, high=1)
     bias: float = number(0.1, low=0, high=1)
@@ -82,14 +85,14 @@ class FAB(Attack):
         return state if self.eps is None else {**state, "done": distance <= self.eps}
 
     def _targeted(self, batch, target, x):
-        """Returns z_target - z_y [B] at `x`, and its gradient."""
+        """Returns z_target - z_y [B] at `x`, or a little less than zero where it is zero, and its gradient."""
 
         def difference(logits):
             z_t, z_y = (tf.gather(logits, label, batch_dims=1) for label in (target, batch.y))
             return z_t - z_y
 
-        value, _, gradient = self.source.differentiate(batch.model, difference, x)
-        return value, gradient
+        value, logits, gradient = self.source.differentiate(batch.model, difference, x)
+        return self._untied(value, logits, gradient), gradient
 
     def _untargeted(self, batch, _, x):
         """Returns the same for the class whose linearised boundary is nearest, each sample's own."""
@@ -97,17 +100,39 @@ class FAB(Attack):
         label = tf.repeat(batch.y, classes)
         target = tf.tile(tf.range(classes, dtype=label.dtype), [count])
 
-        def difference(logits):
-            z_t, z_y = (tf.gather(logits, k, batch_dims=1) for k in (target, label))
-            return z_t - z_y
+        def towards(part):
+            """Returns what `differentiate` does for the classes `part`, as many of each sample."""
+            size = tf.shape(part)[0] // count
 
-        value, _, gradient = self.source.differentiate(batch.model, difference, tf.repeat(x, classes, axis=0))
-        axes = list(range(1, x.shape.rank))
-        dual = tf.reduce_sum(tf.abs(gradient), axes) if self.kind == "linf" else norms.length(gradient, "l2")
-        reach = tf.abs(value) / (dual + norms.TINY) + losses.FAR * tf.cast(target == label, tf.float32)
+            def difference(logits):
+                z_t, z_y = (tf.gather(logits, k, batch_dims=1) for k in (part, tf.repeat(batch.y, size)))
+                return z_t - z_y
+
+            return self.source.differentiate(batch.model, difference, tf.repeat(x, size, axis=0))
+
+        if self.batch_size is None:
+            value, logits, gradient = towards(target)
+        else:
+            size = divisor(classes, self.batch_size // self.source.at_once)
+            found = one_by_one(towards, tf.reshape(target, [-1, size]), 3)
+            value, logits, gradient = (tf.reshape(part, [-1, *part.shape[2:]]) for part in found)
+        dual = _dual(gradient, self.kind)
+        reach = tf.where((dual > 0) & (target != label), tf.math.divide_no_nan(tf.abs(value), dual), math.inf)
         nearest = tf.argmin(tf.reshape(reach, [count, classes]), -1, output_type=tf.int32)
         pick = tf.range(count) * classes + nearest
-        return tf.gather(value, pick), tf.gather(gradient, pick)
+        value, logits, gradient = (tf.gather(found, pick) for found in (value, logits, gradient))
+        return self._untied(value, logits, gradient), gradient
+
+    def _untied(self, value, logits, gradient):
+        """Returns `value` [B], or where it is zero minus what a rounding step or a hair's breadth changes it by."""
+        rounding = losses.ROUNDING * tf.reduce_max(tf.abs(logits), -1)
+        return tf.where(value == 0, -tf.maximum(rounding, _HAIR * _dual(gradient, self.kind)), value)
+
+
+def _dual(gradient, kind):
+    """Returns how fast [B] a function with `gradient` [B, ...] grows along its steepest way."""
+    axes = list(range(1, gradient.shape.rank))
+    return tf.reduce_sum(tf.abs(gradient), axes) if kind == "linf" else norms.length(gradient, "l2")
 
 
 def to_hyperplane(x: tf.Tensor, normal: tf.Tensor, offset: tf.Tensor, kind: str) -> tf.Tensor:
@@ -119,6 +144,8 @@ def to_hyperplane(x: tf.Tensor, normal: tf.Tensor, offset: tf.Tensor, kind: str)
     rank, shape = x.shape.rank, tf.shape(x)
     count = shape[0]
     x, normal = tf.reshape(x, [count, -1]), tf.reshape(normal, [count, -1])
+    scale = norms.power_of_two(normal)
+    normal, offset = normal / scale, offset / scale[:, 0]
     way = tf.sign(normal) * tf.sign(offset)[:, None]
     weight = tf.abs(normal)
     room = tf.where(way > 0, 1.0 - x, x)

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from tfode_adv.attacks import checks, losses
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
-from tfode_adv.attacks.pool import Work
+from tfode_adv.attacks.pool import Verdict, Work
 from tfode_adv.attacks.sources import Source, Through
 from tfode_adv.errors import UsageError
 
@@ -30,7 +31,7 @@ def _library(attack: str):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Foolbox(Attack):
     norm: str = "l2"
-    eps: float | None = number(None, optional=True, low=0, length=True)
+    eps: checks.Lengths | None = number(None, low=0, length=True)
 
     norms: ClassVar[tuple[str, ...]] = ("l2", "l2rms", "linf")
 
@@ -50,9 +51,9 @@ class DeepFool(_Foolbox):
       source: `Through`, or None for the model's own gradient.
     """
 
-    steps: int = number(50, integer=True, low=0)
+    steps: int = number(50, low=0)
     overshoot: float = number(0.02, low=0)
-    candidates: int = number(10, integer=True, structural=True, low=2)
+    candidates: int = number(10, structural=True, low=2)
     source: Source | None = None
 
     name: ClassVar[str] = "deepfool"
@@ -63,22 +64,30 @@ class DeepFool(_Foolbox):
         if type(self.source) not in (Source, Through):
             raise UsageError(f"source is {self.source!r}, but deepfool takes Through or None")
 
-    def search(self, work: Work) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def search(self, work: Work) -> tuple[Verdict, np.ndarray, np.ndarray]:
         library = _library(self.name)
         kinds = {"linf": library.attacks.LinfDeepFoolAttack, "l2": library.attacks.L2DeepFoolAttack}
         attack = kinds[self.kind](steps=self.steps, overshoot=self.overshoot, candidates=self.candidates)
         logits = tf.function(lambda x: self.source.logits(work.program.model, x), autograph=False)
+        self._see_gradient(work)
         x_new, queries = work.x.copy(), np.zeros(len(work.x), np.int64)
         for first in range(0, len(work.x), work.size):
             part = slice(first, first + work.size)
-            spent = _OpenRows(logits, work.y[part])
+            spent = _OpenRows(logits, work.y[part], losses.level(tf.constant(work.clean[part])))
             model = library.TensorFlowModel(spent, bounds=(0, 1))
             x_new[part] = attack.run(model, tf.constant(work.x[part]), tf.constant(work.y[part], tf.int64)).numpy()
             queries[part] = spent.rows
             work.progress(len(spent.rows))
-        x_new, success = work.verify(np.arange(len(x_new)), x_new)
+        verdict = work.verify(np.arange(len(x_new)), x_new)
         # The first pass ranks the classes; every later one is differentiated.
-        return x_new, success, queries + 1, queries - 1
+        return verdict, queries + 1, queries - 1
+
+    def _see_gradient(self, work):
+        """Traces a gradient, and runs none: raises if none comes through the model, where Foolbox would not say why."""
+        function = tf.function(
+            lambda x: self.source.differentiate(work.program.model, lambda z: z[:, 0], x)[2], autograph=False
+        )
+        function.get_concrete_function(tf.TensorSpec([None, *work.x.shape[1:]], tf.float32))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,10 +98,10 @@ class _DecisionBased(_Foolbox):
     each sample and put back afterwards.
     """
 
-    def search(self, work: Work) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def search(self, work: Work) -> tuple[Verdict, np.ndarray, np.ndarray]:
         library = _library(self.name)
         attack = self.build(library.attacks)
-        spent = _Counter(lambda x: work.program.logits(tf.constant(x, tf.float32)).numpy())
+        spent = _Counter(work)
         model = library.NumPyModel(spent, bounds=(0, 1))
         x_new, queries = work.x.copy(), np.zeros(len(work.x), np.int64)
         kept = np.random.get_state()
@@ -105,8 +114,8 @@ class _DecisionBased(_Foolbox):
                 work.progress(1)
         finally:
             np.random.set_state(kept)
-        x_new, success = work.verify(np.arange(len(x_new)), x_new)
-        return x_new, success, queries + 1, queries * 0
+        verdict = work.verify(np.arange(len(x_new)), x_new)
+        return verdict, queries + 1, queries * 0
 
     def _one(self, attack, model, x, y):
         try:
@@ -132,7 +141,7 @@ class Boundary(_DecisionBased):
       steps: the most steps of the walk; Foolbox's own default is 25,000.
     """
 
-    steps: int = number(5000, integer=True, low=0)
+    steps: int = number(5000, low=0)
 
     name: ClassVar[str] = "boundary"
     summary: ClassVar[str] = "decisions only: walk along the boundary (Brendel et al. 2018), by Foolbox"
@@ -150,7 +159,7 @@ class HopSkipJump(_DecisionBased):
       steps: iterations; the n-th estimates a gradient from 100 sqrt(n) queries.
     """
 
-    steps: int = number(64, integer=True, low=0)
+    steps: int = number(64, low=0)
 
     name: ClassVar[str] = "hopskipjump"
     summary: ClassVar[str] = "decisions only: estimated gradients (Chen et al. 2020), by Foolbox"
@@ -163,26 +172,28 @@ class _OpenRows:
     """A model that counts, for each image of a batch [B], the passes until it is no longer of its class.
 
     Foolbox runs the whole batch until the last image is; so the counts are as if each had been alone.
+    It takes the logits for of a usual scale, and ties for a boundary already crossed: here they are, and are not.
     """
 
-    def __init__(self, function, y):
-        self._function, self._y = function, y
+    def __init__(self, function, y, level):
+        self._function, self._y, self._level = function, y, level
         self._open, self.rows = np.ones(len(y), bool), np.zeros(len(y), np.int64)
 
     def __call__(self, x):
-        logits = self._function(x)
+        logits = losses.untied(self._level * self._function(x))
         self.rows += self._open
         self._open &= logits.numpy().argmax(-1) == self._y
         return logits
 
 
 class _Counter:
-    """A model that counts the images it is asked about."""
+    """A model that counts the images it is asked about, and passes on as many at once as it may."""
 
-    def __init__(self, function):
-        self._function = function
+    def __init__(self, work: Work):
+        self._work = work
         self.rows = 0
 
     def __call__(self, x):
         self.rows += len(x)
-        return self._function(x)
+        parts = [x[first : first + self._work.size] for first in range(0, len(x), self._work.size)]
+        return np.concatenate([self._work.program.logits(tf.constant(part, tf.float32)) for part in parts])

@@ -28,6 +28,8 @@ class MIM(BIM):
         return {"x_adv": batch.x, "momentum": tf.zeros_like(batch.x)}
 
     def move(self, batch: Batch, state: State, gradient: tf.Tensor) -> tuple[tf.Tensor, State]:
+        # Not only the sum may overflow: what TINY bounds is no slope's size.
+        gradient = gradient / norms.power_of_two(gradient)
         axes = list(range(1, gradient.shape.rank))
         mean = tf.reduce_mean(tf.abs(gradient), axes, keepdims=True)
         momentum = self.decay * state["momentum"] + gradient / tf.maximum(norms.TINY, mean)

@@ -44,7 +44,19 @@ def length(delta: tf.Tensor, kind: str) -> tf.Tensor:
     axes = list(range(1, delta.shape.rank))
     if kind == "linf":
         return tf.reduce_max(tf.abs(delta), axes)
-    return tf.sqrt(tf.reduce_sum(tf.square(delta), axes))
+    scale = power_of_two(delta)
+    return tf.sqrt(tf.reduce_sum(tf.square(delta / scale), axes)) * tf.reshape(scale, [-1])
+
+
+def power_of_two(values: tf.Tensor) -> tf.Tensor:
+    """Returns the power of two below the largest element of each of `values` [B, ...], as [B, 1, ..., 1]; 1 for zeros.
+
+    Squares of elements of any size can be summed once they are divided by it, and no bit is lost on the way.
+    """
+    largest = tf.reduce_max(tf.abs(values), list(range(1, values.shape.rank)), keepdims=True)
+    exponent = tf.bitwise.bitwise_and(tf.bitcast(tf.cast(largest, tf.float32), tf.int32), 0x7F800000)
+    scale = tf.cast(tf.bitcast(exponent, tf.float32), values.dtype)
+    return tf.where((largest > 0) & tf.math.is_finite(scale) & (scale > 0), scale, tf.ones_like(scale))
 
 
 def _size(values: tf.Tensor) -> tf.Tensor:
@@ -59,7 +71,8 @@ def _size(values: tf.Tensor) -> tf.Tensor:
 
 
 def project(delta: tf.Tensor, kind: str, eps: Size) -> tf.Tensor:
-    """Returns `delta` [B, ...] brought into the ball of radius `eps` (a scalar or [B, 1, ..., 1])."""
+    """Returns `delta` [B, ...] brought into the ball of radius `eps` (one, or one a sample)."""
+    eps = column(tf.cast(eps, delta.dtype), delta)
     if kind == "linf":
         return cleverhans.clip_eta(delta, np.inf, eps)
     return delta * tf.minimum(1.0, eps / _size(delta))
@@ -69,14 +82,12 @@ def steepest(gradient: tf.Tensor, kind: str, size: Size) -> tf.Tensor:
     """Returns the perturbation of length `size` along which a function with `gradient` grows most.
 
     CleverHans stops normalising Euclidean gradients shorter than 1e-6, so a confident classifier
-    would pass for a robust one; here the short ones are scaled up first and the others untouched.
+    would pass for a robust one, and loses those whose squares overflow; here their scale is taken out first.
     """
+    size = column(tf.cast(size, gradient.dtype), gradient)
     if kind == "linf":
         return cleverhans.optimize_linear(gradient, size, np.inf)
-    axes = list(range(1, gradient.shape.rank))
-    largest = tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
-    short = tf.reduce_sum(tf.square(gradient), axes, keepdims=True) < TINY
-    gradient = tf.where(short, tf.math.divide_no_nan(gradient, largest), gradient)
+    gradient = gradient / power_of_two(gradient)
     return size * (gradient / _size(gradient))
 
 
@@ -95,11 +106,11 @@ def inside(x: tf.Tensor, delta: tf.Tensor, kind: str, eps: Size) -> tf.Tensor:
 
 
 def random_delta(key: tf.Tensor, like: tf.Tensor, kind: str, eps: Size) -> tf.Tensor:
-    """Returns perturbations of the shape of `like` [B, ...], uniform in the ball of radius `eps`.
+    """Returns perturbations of the shape of `like` [B, ...], uniform in the ball of radius `eps`, one or one a sample.
 
     `key` [B] are `randomness` keys. In `l2`, a normal direction scaled by u^(1/d) (Calafiore et al. 1998).
     """
-    shape = like.shape[1:]
+    shape, eps = like.shape[1:], column(tf.cast(eps, like.dtype), like)
     if kind == "linf":
         return eps * (2.0 * randomness.uniform(key, shape) - 1.0)
     direction = randomness.normal(key, shape)

@@ -3,9 +3,10 @@
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks import losses, norms, randomness
+from tfode_adv.attacks import checks, losses, norms, randomness
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.engine import Batch, State
@@ -31,10 +32,10 @@ class PGD(Attack):
       source: where gradients come from (see `sources`); default: the model's own.
     """
 
-    step_size: float | None = number(None, optional=True, low=0, low_open=True, length=True)
-    steps: int = number(10, integer=True, low=0)
+    step_size: checks.Lengths | None = number(None, low=0, low_open=True, length=True)
+    steps: int = number(10, low=0)
     random_start: bool = False
-    restarts: int = number(1, integer=True, low=1)
+    restarts: int = number(1, low=1)
     early_stop: bool = True
     targeted: bool = False
     source: Source | None = None
@@ -47,7 +48,8 @@ class PGD(Attack):
         if self.restarts > 1 and not self.random_start:
             raise UsageError(f"restarts is {self.restarts}, but must be 1 without random_start: all would be the same")
         if self.step_size is None:
-            object.__setattr__(self, "step_size", 2.5 * self.eps / max(1, self.steps))
+            step_size = 2.5 * np.array(self.eps) / max(1, self.steps)
+            object.__setattr__(self, "step_size", tuple(step_size.tolist()) if step_size.ndim else float(step_size))
 
     def start(self, batch: Batch) -> State:
         if not self.random_start:
@@ -57,7 +59,7 @@ class PGD(Attack):
 
     def step(self, batch: Batch, state: State) -> State:
         def loss(logits):
-            return losses.cross_entropy(logits, batch.y, self.targeted)
+            return losses.steady_cross_entropy(batch.level * logits, batch.y, self.targeted)
 
         x_adv = state["x_adv"]
         _, logits, gradient = self.source.differentiate(batch.model, loss, x_adv)
@@ -98,8 +100,8 @@ class BIM(PGD):
 class FGSM(BIM):
     """The fast gradient method (Goodfellow et al. 2015): one step of length eps."""
 
-    steps: int = number(1, integer=True, init=False, low=1)
-    step_size: float | None = number(None, optional=True, length=True, init=False, low=0)
+    steps: int = number(1, init=False, low=1)
+    step_size: checks.Lengths | None = number(None, length=True, init=False, low=0)
 
     name: ClassVar[str] = "fgsm"
     summary: ClassVar[str] = "fast gradient method (Goodfellow et al. 2015)"

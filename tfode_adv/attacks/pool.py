@@ -20,7 +20,8 @@ class Work:
     """One restart of an attack: images, labels, clean logits and numbers [n] of the samples, and how to run them.
 
     `size` is how many samples run at once; `verify` maps positions [k] and found images [k, ...] to the
-    images as they count and whether a fresh forward pass is fooled [k]; `progress` is told how many
+    images as they count, the answers of a fresh forward pass and whether it is fooled; `own` holds what each sample
+    has a value of its own of, [n]; `progress` is told how many
     samples have finished, each once.
     """
 
@@ -29,10 +30,11 @@ class Work:
     y: np.ndarray
     clean: np.ndarray
     index: np.ndarray
+    own: dict[str, np.ndarray]
     restart: int
     numbers: dict[str, tf.Tensor]
     size: int
-    verify: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    verify: Callable[[np.ndarray, np.ndarray], "Verdict"]
     progress: Callable[[int], None]
 
     @property
@@ -41,12 +43,19 @@ class Work:
         return self.clean.shape[-1]
 
 
+class Verdict(NamedTuple):
+    """Images [n, ...], the class that the model answers for each, -1 where that is not finite, and success [n]."""
+
+    images: np.ndarray
+    answer: np.ndarray
+    success: np.ndarray
+
+
 class Found(NamedTuple):
-    """What became of some samples: positions [n], images [n, ...], success, steps and verifying passes [n]."""
+    """What became of some samples: positions [n], what was found, steps and verifying passes [n]."""
 
     rows: np.ndarray
-    images: np.ndarray
-    success: np.ndarray
+    verdict: Verdict
     steps: np.ndarray
     passes: np.ndarray
 
@@ -111,7 +120,8 @@ class _Pool:
     def _started(self, new: np.ndarray) -> _Samples:
         work, rows = self._work, padded(new, self._work.size)
         samples = work.x[rows], work.y[rows], work.clean[rows], work.index[rows]
-        return _Samples(new, work.program.start(*samples, work.restart, work.numbers))
+        own = {name: values[rows] for name, values in work.own.items()}
+        return _Samples(new, work.program.start(*samples, own, work.restart, work.numbers))
 
     def _step(self) -> None:
         """Takes the batch one step on, and those that are then done out of it."""
@@ -131,7 +141,8 @@ class _Pool:
     def _verify(self) -> Found:
         """Returns the done samples whose verdict is final, and sends the others back."""
         (rows, data), self._done = _joined(self._done), []
-        images, success = self._judged(rows, data["state"]["x_adv"].numpy().copy())
+        verdict = self._judged(rows, data["state"]["x_adv"].numpy().copy())
+        success = verdict.success
         self._refutations[rows[~success]] += 1
         out = success | data["over"].numpy()
         again = _Samples(rows, {**data, "refuted": tf.ones_like(data["refuted"])})
@@ -139,17 +150,19 @@ class _Pool:
         # In parts that always find room: the batch is filled up once a quarter of it is free.
         for first in range(0, len(back), quarter):
             self._refuted.append(_chosen(again, back[first : first + quarter]))
-        return Found(rows[out], images[out], success[out], steps[out], self._passes[rows[out]])
+        verdict = Verdict(*(part[out] for part in verdict))
+        return Found(rows[out], verdict, steps[out], self._passes[rows[out]])
 
-    def _judged(self, rows: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _judged(self, rows: np.ndarray, images: np.ndarray) -> Verdict:
         """Returns the images as they count, and who fooled every pass: one, and one for each time it was refuted."""
-        success = np.ones(len(rows), bool)
+        answer, success = np.zeros(len(rows), np.int32), np.ones(len(rows), bool)
         for count in range(self._refutations[rows].max() + 1):
             asked = np.flatnonzero(success & (self._refutations[rows] >= count))
             if len(asked):
-                images[asked], success[asked] = self._work.verify(rows[asked], images[asked])
+                found = self._work.verify(rows[asked], images[asked])
+                images[asked], answer[asked], success[asked] = found
                 self._passes[rows[asked]] += 1
-        return images, success
+        return Verdict(images, answer, success)
 
 
 def _chosen(samples: _Samples, which: np.ndarray, size: int | None = None) -> _Samples:

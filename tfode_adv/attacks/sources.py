@@ -5,12 +5,15 @@ An adaptive solver can mask gradients; these sources see round it. Every gradien
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfode_adv import layers, solvers
+from tfode_adv.attacks import checks, losses
 from tfode_adv.attacks.ascent import value_and_gradient
 from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
 from tfode_adv.models.random_solver import RandomSolver
@@ -39,6 +42,15 @@ class Source:
         """The models, besides the attacked one, that a gradient goes through."""
         return ()
 
+    @property
+    def at_once(self) -> int:
+        """How many images go through a model at once for the gradient of one."""
+        return 1
+
+    def within(self, size: int) -> "Source":
+        """Returns the source that does the same with at most `size` images of one sample at once."""
+        return self
+
     def accept(self, model: Any) -> None:
         """Raises `UsageError` if this source could not do what it says for `model`, as the user gave it."""
 
@@ -56,7 +68,10 @@ class Source:
             logits = self.logits(model, x)
             return (loss(logits), logits)
 
-        (value, logits), gradient = value_and_gradient(value, x, aux=True)
+        def missing():
+            _no_gradient(lambda x: self.logits(model, x), x)
+
+        (value, logits), gradient = value_and_gradient(value, x, aux=True, missing=missing)
         return value, logits, gradient
 
 
@@ -92,11 +107,13 @@ class Through(Source):
         if self.gradient is not None:
             check_choice("gradient", self.gradient, GRADIENTS)
         if self.tol is not None:
-            check_range("gradient_tol", self.tol, low=0, low_open=True)
+            check_range("gradient_tol", self.tol, low=float(np.finfo(np.float32).tiny), high=checks.LARGEST[float])
         if self.solver is not None:
             check_choice("gradient_solver", self.solver, solvers.available())
         if self.num_steps is not None:
-            object.__setattr__(self, "num_steps", check_integer("gradient_num_steps", self.num_steps, low=1))
+            object.__setattr__(
+                self, "num_steps", check_integer("gradient_num_steps", self.num_steps, low=1, high=checks.LARGEST[int])
+            )
 
     @property
     def models(self) -> tuple[Any, ...]:
@@ -139,7 +156,7 @@ class EOT(Source):
     source: Source = Source()
 
     def __post_init__(self):
-        object.__setattr__(self, "n", check_integer("eot", self.n, low=1))
+        object.__setattr__(self, "n", check_integer("eot", self.n, low=1, high=checks.LARGEST[int]))
         _check_source("EOT", self.source)
 
     @property
@@ -153,6 +170,15 @@ class EOT(Source):
     @property
     def models(self) -> tuple[Any, ...]:
         return self.source.models
+
+    @property
+    def at_once(self) -> int:
+        return self.n * self.source.at_once
+
+    def within(self, size: int) -> Source:
+        source = self.source.within(size)
+        runs = divisor(self.n, size // source.at_once)
+        return _Repeated(self.n // runs, EOT(runs, source))
 
     def accept(self, model: Any) -> None:
         self.source.accept(model)
@@ -168,6 +194,34 @@ class EOT(Source):
 
     def _mean(self, values):
         return tf.add_n(tf.split(values, self.n)) / self.n
+
+
+@dataclasses.dataclass(frozen=True)
+class _Repeated(Source):
+    """The mean over `times` gradients of `source`, taken one after the other: an `EOT` in parts."""
+
+    times: int
+    source: EOT
+
+    @property
+    def draws(self) -> int:
+        return self.times * self.source.draws
+
+    @property
+    def queries(self) -> int:
+        return self.times * self.source.queries
+
+    @property
+    def models(self) -> tuple[Any, ...]:
+        return self.source.models
+
+    @property
+    def at_once(self) -> int:
+        return self.source.at_once
+
+    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        found = one_by_one(lambda _: self.source.differentiate(model, loss, x), tf.range(self.times), 3)
+        return tuple(tf.reduce_mean(part, 0) for part in found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,12 +252,57 @@ class Transfer(Source):
     def models(self) -> tuple[Any, ...]:
         return (self.source_model, *self.source.models)
 
+    @property
+    def at_once(self) -> int:
+        return self.source.at_once
+
+    def within(self, size: int) -> Source:
+        return Transfer(self.source_model, self.source.within(size))
+
     def accept(self, model: Any) -> None:
         self.source.accept(self.source_model)
 
     def differentiate(self, model: Model, loss: Loss, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        value, _, gradient = self.source.differentiate(as_function(self.source_model), loss, x)
-        return value, model(x), gradient
+        logits = model(x)
+
+        def scaled(others):
+            """Gives the other model's logits the scale of this one's, which the loss counts on."""
+            if others.shape[-1] != logits.shape[-1]:
+                raise UsageError(
+                    f"Transfer's model tells {others.shape[-1]} classes apart, but the attacked one {logits.shape[-1]}"
+                )
+            others = tf.reshape(others, [-1, tf.shape(logits)[0], logits.shape[-1]])
+            return loss(tf.reshape(losses.matched(others, logits), [-1, logits.shape[-1]]))
+
+        value, _, gradient = self.source.differentiate(as_function(self.source_model), scaled, x)
+        return value, logits, gradient
+
+
+_STAIRS = {"Round", "Rint", "Floor", "Ceil", "FloorDiv", "FloorMod", "ArgMax", "Sign"}
+"""Operations that have a derivative: zero, wherever it exists."""
+
+
+def _no_gradient(function: Model, x: tf.Tensor) -> None:
+    """Says that no gradient comes through `function`: as an error if it is stopped, as a warning if it is zero."""
+    traced = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(x.shape, x.dtype))
+    graph = traced.graph.as_graph_def()
+    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
+    whole = any(node.op == "Cast" and tf.dtypes.as_dtype(node.attr["DstT"].type).is_integer for node in nodes)
+    words = "give the attack source=Through(twin=...) or Transfer(...), or take one that needs none, such as square"
+    if not whole and not any(node.op in _STAIRS for node in nodes):
+        raise UsageError(f"no gradient comes through the model, it is stopped on the way: {words}")
+    warnings.warn(f"the model's gradient is zero everywhere: {words}", checks.AttackWarning, stacklevel=2)
+
+
+def divisor(count: int, most: int) -> int:
+    """Returns the largest divisor of `count` that is at most `most`, and at least 1."""
+    return next(size for size in range(max(1, min(count, most)), 0, -1) if count % size == 0)
+
+
+def one_by_one(function: Callable, parts: tf.Tensor, results: int) -> Any:
+    """Returns the `results` float tensors of `function` for each of `parts`, stacked, computed one after the other."""
+    kinds = (tf.float32,) * results
+    return tf.map_fn(function, parts, parallel_iterations=1, fn_output_signature=kinds[0] if results == 1 else kinds)
 
 
 def _check_source(outer: str, source: Any) -> None:
@@ -218,7 +317,20 @@ def _draws_tolerances(model: Any) -> bool:
 
 
 def as_function(model: Any) -> Model:
-    """Returns `model` as a function from images to float32 logits, in inference mode if it is a layer."""
+    """Returns `model` as a function from images to float32 logits, in inference mode if it is a layer.
+
+    The function raises `UsageError` if the model returns anything but one tensor of real numbers.
+    """
     if hasattr(model, "stateless_call"):  # a Keras layer or model
-        return lambda x: tf.cast(model(x, training=False), tf.float32)
-    return lambda x: tf.cast(model(x), tf.float32)
+        return lambda x: _real(model(x, training=False))
+    return lambda x: _real(model(x))
+
+
+def _real(output):
+    if isinstance(output, (dict, list, tuple)):
+        noun = f"a {type(output).__name__} of {len(output)}"
+        raise UsageError(f"the model returned {noun}, but must return one tensor of logits: wrap it in a function")
+    output = tf.convert_to_tensor(output)
+    if not output.dtype.is_floating:
+        raise UsageError(f"the model returned {output.dtype.name}, but must return logits of a real floating type")
+    return tf.cast(output, tf.float32)

@@ -8,10 +8,11 @@ import numpy as np
 import tensorflow as tf
 from cleverhans.tf2.attacks import spsa as cleverhans
 
-from tfode_adv.attacks import norms, randomness
+from tfode_adv.attacks import losses, norms, randomness
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.engine import Batch, State
+from tfode_adv.attacks.sources import divisor, one_by_one
 from tfode_adv.errors import UsageError
 
 
@@ -76,12 +77,12 @@ class SPSA(Attack):
       targeted: the labels are classes to reach, not to leave.
     """
 
-    steps: int = number(100, integer=True, low=0)
-    samples: int = number(128, integer=True, structural=True, low=2)
-    estimates: int = number(1, integer=True, structural=True, low=1)
+    steps: int = number(100, low=0)
+    samples: int = number(128, structural=True, low=2)
+    estimates: int = number(1, structural=True, low=1)
     delta: float = number(0.01, low=0, low_open=True)
     learning_rate: float = number(0.01, low=0, low_open=True)
-    restarts: int = number(1, integer=True, low=1)
+    restarts: int = number(1, low=1)
     early_stop: bool = True
     targeted: bool = False
 
@@ -111,18 +112,26 @@ class SPSA(Attack):
         x, delta = batch.x, state["x_adv"] - batch.x
 
         def loss(points):
-            """CleverHans' margin, positive where the label wins; the other way round if targeted."""
+            """The margin, positive where the label wins; the other way round if targeted."""
             images = points + tf.repeat(x, self.samples, axis=0)
             y = tf.repeat(batch.y, self.samples)
-            logits = batch.model(images)
-            margin = cleverhans.margin_logit_loss(logits, y, nb_classes=logits.shape[-1])
-            return margin if self.targeted else -margin
+            logits = self._ask(batch, images)
+            level = tf.repeat(batch.level, self.samples, axis=0)
+            return -losses.margin(level * logits, y, self.targeted)
 
         (delta,), adam = self._adam(batch).minimize(loss, [delta], state["adam"])
         x_next = norms.inside(x, delta, self.kind, self.eps)
         if not self.early_stop:
             return {"x_adv": x_next, "adam": adam}
         return {"x_adv": x_next, "adam": adam, "done": self.fooled(batch.model(x_next), batch.y)}
+
+    def _ask(self, batch, images):
+        """Returns the logits of all samples' images; of one sample's, in parts where they are too many at once."""
+        if self.batch_size is None:
+            return batch.model(images)
+        size = divisor(self.samples, self.batch_size)
+        parts = tf.reshape(images, [-1, size, *batch.x.shape[1:]])
+        return tf.reshape(one_by_one(batch.model, parts, 1), [-1, batch.classes])
 
     def _adam(self, batch):
         def signs(number):

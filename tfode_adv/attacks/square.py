@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,9 +28,9 @@ class Square(Attack):
       restarts: random starts.
     """
 
-    steps: int = number(5000, integer=True, low=0)
+    steps: int = number(5000, low=0)
     share: float = number(0.8, low=0, high=1, low_open=True)
-    restarts: int = number(1, integer=True, low=1)
+    restarts: int = number(1, low=1)
 
     name: ClassVar[str] = "square"
     summary: ClassVar[str] = "gradient-free random search (Andriushchenko et al. 2020)"
@@ -45,7 +46,7 @@ class Square(Attack):
     def start(self, batch: Batch) -> State:
         draw = _linf_start if self.kind == "linf" else _l2_start
         first = draw(batch.x, batch.key, self.eps)
-        worst = tf.zeros_like(batch.y, tf.float32) - losses.FAR
+        worst = tf.zeros_like(batch.y, tf.float32) - math.inf
         return {"x_adv": batch.x, "proposal": first, "margin": worst}
 
     def step(self, batch: Batch, state: State) -> State:
@@ -99,14 +100,14 @@ def _window(key, side, x):
 def _linf_start(x, key, eps):
     """Vertical stripes of +-eps, a sign for each column and channel."""
     stripes = randomness.signs(randomness.fold(key, 0), [1, *x.shape[2:]])
-    return norms.inside(x, eps * stripes + tf.zeros_like(x), "linf", eps)
+    return norms.inside(x, norms.column(eps, x) * stripes + tf.zeros_like(x), "linf", eps)
 
 
 def _linf_proposal(x, best, key, portion, eps):
     """A square of +-eps, a sign for each channel."""
     _, (mask, _) = _window(randomness.fold(key, 0), _side(portion, x, 1), x)
     signs = randomness.signs(randomness.fold(key, 1), [1, 1, x.shape[-1]])
-    return norms.inside(x, tf.where(mask, eps * signs, best - x), "linf", eps)
+    return norms.inside(x, tf.where(mask, norms.column(eps, x) * signs, best - x), "linf", eps)
 
 
 def _l2_start(x, key, eps):
@@ -147,7 +148,7 @@ def _unit_channels(delta):
 def _scaled(x, delta, eps):
     """Returns `x` and `delta` scaled to the length eps, in [0, 1]."""
     size = norms.column(norms.length(delta, "l2"), x)
-    return norms.inside(x, eps * delta / (norms.TINY + size), "l2", eps)
+    return norms.inside(x, norms.column(eps, x) * delta / (norms.TINY + size), "l2", eps)
 
 
 def _hills_at(corner, side, flip, x):

@@ -1,8 +1,9 @@
 """Which class a targeted run goes for."""
 
+import math
+
 import tensorflow as tf
 
-from tfode_adv.attacks import losses
 from tfode_adv.attacks.engine import Batch
 
 
@@ -11,6 +12,7 @@ def nearest(batch: Batch) -> tf.Tensor:
 
     Taken from the clean pass: no query of its own, and no class twice where the model is randomised.
     """
-    rivals = batch.clean - losses.FAR * tf.one_hot(batch.y, batch.classes)
+    label = tf.one_hot(batch.y, batch.classes, True, False, dtype=tf.bool)
+    rivals = tf.where(label, -math.inf, batch.clean)
     order = tf.argsort(rivals, direction="DESCENDING", stable=True)
     return tf.gather(order, batch.restart, batch_dims=1)

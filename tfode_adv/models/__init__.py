@@ -3,5 +3,16 @@
 from tfode_adv.models.random_solver import RandomSolver
 from tfode_adv.models.registry import available, build
 from tfode_adv.models.settings import SolverStatistics, ode_blocks, set_solver, solver_statistics
+from tfode_adv.models.wrappers import Logits, Rescaled
 
-__all__ = ["RandomSolver", "SolverStatistics", "available", "build", "ode_blocks", "set_solver", "solver_statistics"]
+__all__ = [
+    "Logits",
+    "RandomSolver",
+    "Rescaled",
+    "SolverStatistics",
+    "available",
+    "build",
+    "ode_blocks",
+    "set_solver",
+    "solver_statistics",
+]
