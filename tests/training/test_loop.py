@@ -314,10 +314,10 @@ def test_epochs_are_whole(name, value):
         tiny.train(tiny.plain_model(), **{"epochs": 1, name: value})
 
 
-@pytest.mark.parametrize("value", [10**400, 10**5000])
-def test_numbers_beyond_all_bounds_are_one_line(value):
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_numbers_beyond_all_bounds_are_one_line(digits):
     with pytest.raises(UsageError, match=r"epochs is a number of \d+ bits"):
-        tiny.train(tiny.plain_model(), epochs=value)
+        tiny.train(tiny.plain_model(), epochs=10**digits)
 
 
 def test_a_fresh_folder_has_no_checkpoint_to_miss(tmp_path):
