@@ -175,6 +175,31 @@ def test_stock_tfp_stays_selectable(block):
     assert len(set(records[0][1].nfe.numpy())) == 1
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_stock_tfp_keeps_its_solver_in_float32(policy):
+    """Half precision is the dynamics' alone: its adjoint reaches state and weights."""
+    seen = []
+
+    class Decay(keras.layers.Layer):
+        def build(self, h_shape):
+            self.rate = self.add_weight(shape=(), initializer="ones", name="rate")
+
+        def call(self, h):
+            seen.append(h.dtype)
+            return -self.rate * h
+
+    block = ODEBlock(Decay(dtype=policy), solver="tfp", tol=1e-3, dtype=policy)
+    h0 = tf.constant([[1.0, 2.0]])
+    with tf.GradientTape() as tape:
+        tape.watch(h0)
+        end = block(h0)
+    assert end.dtype == block.compute_dtype and set(seen) == {tf.as_dtype(block.compute_dtype)}
+    np.testing.assert_allclose(tf.cast(end, tf.float32), np.exp(-1) * h0, rtol=2e-2)
+    to_start, to_rate = tape.gradient(end, [h0, block.dynamics.rate])
+    np.testing.assert_allclose(to_start, np.exp([[-1, -1]]), rtol=2e-2)
+    np.testing.assert_allclose(to_rate, -3 * np.exp(-1), rtol=2e-2)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_failure_names_how_many_why_and_when(compiled):
     block = ODEBlock(lambda t, h: h**2, tol=1e-3)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfode_adv import solvers
 from tfode_adv.errors import UsageError
-from tfode_adv.layers import ODEBlock
+from tfode_adv.layers import ODEBlock, solver_settings
 
 
 def solve(field=lambda t, y: tf.nest.map_structure(tf.negative, y), y0=((1.0,), (2.0,)), times=(1.0,), **options):
@@ -46,3 +46,55 @@ def test_a_complex_state_passes_a_block_whole():
     """h' = i h: after pi / 2 one is i."""
     block = ODEBlock(lambda h: 1j * h, solver="rk4", num_steps=16, final_time=np.pi / 2)
     np.testing.assert_allclose(block(tf.ones([2, 1], tf.complex64)), np.full([2, 1], 1j), atol=1e-4)
+
+
+def run(name, value):
+    given = {"initial_time": 0.0, "initial_state": tf.ones([1]), "solution_times": [1.0]}
+    options = {name: value} if name not in given else {}
+    given |= {name: value} if name in given else {}
+    return solvers.get("heun2", **options).solve(lambda t, y: -y, **given).states
+
+
+@pytest.mark.parametrize("make", [tf.Variable, tf.constant], ids=["variable", "tensor"])
+@pytest.mark.parametrize("name", ["rtol", "atol", "first_step_size", "initial_time", "solution_times"])
+def test_what_a_tape_follows_in_vain_is_refused(name, make):
+    """Its gradient would be None without a word."""
+    value = make([1.0] if name == "solution_times" else 0.1)
+    words = pytest.raises(UsageError, match=f"a GradientTape follows {name}, but a solve has no gradient to it: .*stop")
+    with words as error, tf.GradientTape() as tape:
+        tape.watch(value)
+        run(name, value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_no_tape_follows_may_be_a_tensor_or_a_variable():
+    still = tf.Variable(0.1, trainable=False)
+    with tf.GradientTape():
+        run("rtol", still), run("rtol", tf.constant(0.1)), run("rtol", tf.stop_gradient(tf.Variable(0.1)))
+    run("rtol", tf.Variable(0.1))
+
+
+@pytest.mark.parametrize("solver", ["heun2", "tfp"])
+def test_a_block_refuses_what_a_tape_follows(solver):
+    block, tol = ODEBlock(lambda h: -h, solver=solver), tf.Variable(0.1)
+    with tf.GradientTape(), pytest.raises(UsageError, match="a GradientTape follows tol"), solver_settings(tol=tol):
+        block(tf.ones([1, 1]))
+    with tf.GradientTape(), pytest.raises(UsageError, match="a GradientTape follows solution_times"):
+        block.trajectory(tf.ones([1, 1]), tf.Variable([0.5, 1.0]))
+
+
+def test_times_known_at_run_time_only_are_finite():
+    block = ODEBlock(lambda h: -h, solver="heun2")
+    at = tf.function(block.trajectory, autograph=False)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="solution_times must be finite, but are.*0 1 inf"):
+        at(tf.ones([1, 1]), tf.constant([1.0, np.inf]))
+    np.testing.assert_allclose(at(tf.ones([1, 1]), tf.constant([0.0, 1.0]))[:, 0, 0], [1, np.exp(-1)], rtol=1e-2)
+
+
+def test_batches_known_at_run_time_only_are_alike():
+    block = ODEBlock(lambda h: {"a": -h["a"], "b": -h["b"]}, solver="euler")
+    spec = {name: tf.TensorSpec([None, 1]) for name in "ab"}
+    end = tf.function(block, autograph=False, input_signature=[spec])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"components of unlike batches.*\[2\].*\[3\]"):
+        end({"a": tf.ones([2, 1]), "b": tf.ones([3, 1])})
+    np.testing.assert_allclose(end({"a": tf.ones([2, 1]), "b": tf.ones([2, 1])})["b"], 0, atol=1e-6)

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfode_adv.errors import check_choice, check_integer, check_range
+from tfode_adv.layers.channels import check_channels_last
 from tfode_adv.layers.initializers import INITIALIZATIONS, bias_initializer, kernel_initializer
 
 
@@ -51,6 +52,7 @@ class Conv2D(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_channels_last(self)
         self.filters = check_integer("filters", filters, low=1)
         self.kernel_size = check_integer("kernel_size", kernel_size, low=1)
         self.strides = check_integer("strides", strides, low=1)
@@ -108,6 +110,7 @@ class TimeConv2D(keras.layers.Layer):
 
     def __init__(self, filters: int, initialization: str = "torch", **kwargs):
         super().__init__(**kwargs)
+        check_channels_last(self)
         self.filters = check_integer("filters", filters, low=1)
         self.initialization = check_choice("initialization", initialization, INITIALIZATIONS)
 

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
+from tfode_adv.layers.channels import check_channels_last
 
 ACTIVATIONS = (None, "relu")
 ONE_SUM_PIXELS = 200
@@ -147,6 +148,7 @@ class GroupNormalization(keras.layers.Layer):
 
     def __init__(self, groups: int = 32, epsilon: float = 1e-5, activation: str | None = None, **kwargs):
         super().__init__(**kwargs)
+        check_channels_last(self)
         self.groups = check_integer("groups", groups, low=1)
         self.epsilon = check_range("epsilon", epsilon, low=0, low_open=True)
         self.activation = check_choice("activation", activation, ACTIVATIONS)

@@ -9,8 +9,10 @@ import tensorflow as tf
 
 from tfode_adv import solvers
 from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
+from tfode_adv.layers import sharing
 from tfode_adv.layers.changing import check_deterministic
 from tfode_adv.layers.context import SETTINGS, Statistics, current_settings, record
+from tfode_adv.solvers.followed import refuse_followed
 from tfode_adv.solvers.graph import in_xla
 from tfode_adv.solvers.runge_kutta import exact
 from tfode_adv.solvers.solver import CHECKPOINTS, GRADIENTS, MOST_STEPS, ON_FAILURE
@@ -51,8 +53,9 @@ class ODEBlock(keras.layers.Layer):
     has its own step sizes, so a prediction does not depend on what else is in the batch. With mixed precision only
     the dynamics computes in half precision.
 
-    The dynamics must treat samples independently, and hold neither dropout nor batch statistics: such Keras layers
-    are refused (of rate 0, or frozen, they may stay). It is called with
+    The dynamics must treat samples independently, and hold neither dropout nor other random layers nor batch
+    statistics: layers with a `keras.random.SeedGenerator`, `BatchNormalization` and `SpectralNormalization` are refused
+    (of rate 0, or frozen, they may stay); random numbers drawn otherwise are not noticed. It is called with
     any number of samples, those still integrated, many times a solve; and where the backward pass evaluates it anew
     (any gradient but "backprop" of kept stages), in inference mode.
 
@@ -60,7 +63,8 @@ class ODEBlock(keras.layers.Layer):
         dynamics: a Keras layer, or callable, `f(t, h)` that returns dh/dt of h's structure and shapes; an autonomous
             one may be `f(h)`, such as a `keras.Sequential`. `t` is a scalar, or one time a sample shaped to broadcast
             against the state's first component. Only a layer's weights belong to the block: those that a plain
-            function closes over are neither trained by `fit` nor saved.
+            function closes over are neither trained by `fit` nor saved. Several blocks may share a layer: a saved model
+            shares it still, while copies from configs (`clone_model`) have one each, of which a warning tells.
         solver: "dopri5", "bosh3", "heun2" (adaptive), "euler", "midpoint", "rk4", "kutta38" (`num_steps` equal
             steps), or "tfp", the stock `tfp.math.ode.DormandPrince`: the batch shares one step size, the gradient is
             its own adjoint whatever `gradient` says, and a failed solve is its own error, whatever `on_failure` says.
@@ -110,6 +114,7 @@ class ODEBlock(keras.layers.Layer):
             raise UsageError(f"dynamics is {dynamics!r}, but must be a layer or function f(t, h)")
         self.dynamics = dynamics
         self._arguments = _arguments_of(dynamics)
+        sharing.hold(dynamics, self)
         self.solver, self.gradient, self.checkpoint = solver, gradient, checkpoint
         self.final_time, self.max_num_steps, self.on_failure = final_time, max_num_steps, on_failure
         self.adjoint_tol, self.adjoint_solver = adjoint_tol, adjoint_solver
@@ -169,13 +174,13 @@ class ODEBlock(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Builds the dynamics, by calling it on symbols of the state's shapes."""
-        if isinstance(self.dynamics, keras.layers.Layer) and not self.dynamics.built:
+        # A layer without a `build` of its own, loaded from a file, counts as built while its sublayers are not.
+        if isinstance(self.dynamics, keras.layers.Layer) and not all(x.built for x in self.dynamics._flatten_layers()):
             state = _symbols(input_shape, self.compute_dtype)
             rank = len(tf.nest.flatten(state)[0].shape)
             time = keras.KerasTensor((None, *[1] * (rank - 1)), dtype=self.compute_dtype)
             self.dynamics(*self._arguments(time, state))
-        if isinstance(self.dynamics, keras.layers.Layer):
-            check_deterministic(self.dynamics)
+        self._check_deterministic()
         self.built = True
 
     def compute_output_spec(self, h0: Any) -> Any:
@@ -229,15 +234,22 @@ class ODEBlock(keras.layers.Layer):
         if not self.built:
             self.build(tf.nest.map_structure(lambda x: tuple(tf.convert_to_tensor(x).shape), state))
 
+    def _check_deterministic(self) -> None:
+        if isinstance(self.dynamics, keras.layers.Layer):
+            check_deterministic(self.dynamics)
+
     def _field(self, t: tf.Tensor, h: Any) -> Any:
         return self.dynamics(*self._arguments(t, h))
 
     def _solve(self, field: Callable, h0: Any, times: Any, note: bool = False) -> solvers.Results:
+        self._check_deterministic()
         settings = self._effective_settings()
         h0 = tf.nest.map_structure(self._cast, h0)
         stock = settings["solver"] == "tfp"
-        solver = self._stock(settings) if stock else self._make_solver(settings)
-        results = solver.solve(field, 0.0, h0, times, batch_ndims=None if stock else 1)
+        if stock:
+            results = self._solve_stock(field, h0, times, settings)
+        else:
+            results = self._make_solver(settings).solve(field, 0.0, h0, times, batch_ndims=1)
         statistics = self._statistics(results.diagnostics, h0, settings)
         if note:
             record(self, statistics)
@@ -270,6 +282,7 @@ class ODEBlock(keras.layers.Layer):
             "adjoint_solver": self.adjoint_solver,
         }
         settings = own | current_settings()
+        refuse_followed(tol=settings["tol"])
         check_choice("solver", settings["solver"], solvers.available())
         if isinstance(settings["tol"], (int, float)):
             _checked_tol("tol", settings["tol"])
@@ -296,11 +309,24 @@ class ODEBlock(keras.layers.Layer):
             make_adjoint_solver_fn=(lambda: adjoint) if adjoint else None,
         )
 
-    def _stock(self, settings: dict[str, Any]) -> Any:
+    def _solve_stock(self, field: Callable, h0: Any, times: Any, settings: dict[str, Any]) -> solvers.Results:
         tol = exact(settings["tol"], tf.float64)
         if tol.shape.rank != 0:
             raise UsageError("solver 'tfp' shares one step size in a batch: it takes no tolerance a sample")
-        return solvers.get("tfp", rtol=tol, atol=tol, max_num_steps=settings["max_num_steps"])
+        refuse_followed(solution_times=times)
+        solver = solvers.get("tfp", rtol=tol, atol=tol, max_num_steps=settings["max_num_steps"])
+        narrow = [x.dtype for x in tf.nest.flatten(h0)]
+        wide = [tf.float32 if dtype.size < 4 else dtype for dtype in narrow]
+
+        def cast(state: Any, dtypes: list[tf.DType]) -> Any:
+            flat = [tf.cast(x, dtype) for x, dtype in zip(tf.nest.flatten(state), dtypes, strict=True)]
+            return tf.nest.pack_sequence_as(h0, flat)
+
+        def widened(t: tf.Tensor, h: Any) -> Any:
+            return cast(field(tf.cast(t, narrow[0].real_dtype), cast(h, narrow)), wide)
+
+        results = solver.solve(widened, 0.0, cast(h0, wide), times)
+        return results._replace(states=cast(results.states, narrow))
 
     def _statistics(self, diagnostics: Any, h0: Any, settings: dict[str, Any]) -> Statistics:
         batch = tf.shape(tf.nest.flatten(h0)[0])[:1]
@@ -331,7 +357,7 @@ class ODEBlock(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         config = {name: getattr(self, name) for name in ("final_time", *SETTINGS)}
-        return super().get_config() | {"dynamics": keras.saving.serialize_keras_object(self.dynamics)} | config
+        return super().get_config() | {"dynamics": sharing.serialized(self.dynamics)} | config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ODEBlock":

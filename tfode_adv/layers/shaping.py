@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv.errors import check_choice, check_integer, check_range
+from tfode_adv.layers.channels import check_channels_last
 from tfode_adv.layers.skew import STRIDE_KERNELS, start_size
 from tfode_adv.solvers.runge_kutta import exact
 
@@ -31,6 +32,7 @@ class TileChannels(keras.layers.Layer):
 
     def __init__(self, filters: int, strides: int = 1, **kwargs):
         super().__init__(**kwargs)
+        check_channels_last(self)
         self.filters = check_integer("filters", filters, low=1)
         self.strides = check_choice("strides", strides, STRIDE_KERNELS)
 
@@ -125,6 +127,7 @@ class AveragePoolTo(keras.layers.Layer):
 
     def __init__(self, size: int, **kwargs):
         super().__init__(**kwargs)
+        check_channels_last(self)
         self.size = check_integer("size", size, low=1)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

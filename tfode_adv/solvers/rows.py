@@ -46,9 +46,20 @@ class Rows:
         self.dtype = tf.float64 if tf.float64 in real else tf.float32
 
     def initial(self) -> list[tf.Tensor]:
-        return [
-            tf.cast(self._to_rows(c, self._batch_ndims), d) for c, d in zip(self._flat, self._row_dtypes, strict=True)
-        ]
+        with tf.control_dependencies(self._alike()):
+            return [
+                tf.cast(self._to_rows(tf.identity(c), self._batch_ndims), d)
+                for c, d in zip(self._flat, self._row_dtypes, strict=True)
+            ]
+
+    def _alike(self) -> list[tf.Operation]:
+        """A check at run time that the components have as many samples, where that is not known before."""
+        n = self._batch_ndims
+        if all(c.shape[:n].is_fully_defined() for c in self._flat):
+            return []
+        first, *others = (tf.shape(c)[:n] for c in self._flat)
+        words = "initial_state has components of unlike batches,"
+        return [tf.debugging.Assert(tf.reduce_all(tf.equal(first, other)), [words, first, other]) for other in others]
 
     def _to_rows(self, x: tf.Tensor, batch_ndims: int) -> tf.Tensor:
         if batch_ndims == 0:

@@ -16,6 +16,7 @@ from tfode_adv.solvers.backprop import backpropagate
 from tfode_adv.solvers.control import CONTROLLERS, hairer_first_step
 from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
 from tfode_adv.solvers.differentiate import VariablesRead, differentiable, recording_stopped, stop_recording
+from tfode_adv.solvers.followed import refuse_followed
 from tfode_adv.solvers.graph import current_graph, in_xla
 from tfode_adv.solvers.integrate import Settings, Solution, integrate
 from tfode_adv.solvers.interface import ChosenBySolver, Results, Solver
@@ -168,7 +169,7 @@ class RungeKuttaSolver(Solver):
         `batch_ndims` None or 0 the state is one sample, and the time a scalar.
 
         Gradients reach `initial_state`, `constants` and the trainable variables that `ode_fn` reads; times, tolerances
-        and numbers of steps have none (`None`), tensors and variables or not. Under XLA
+        and numbers of steps have none, and one that a `GradientTape` follows is refused. Under XLA
         "backprop" and "backprop_steps" have room for 128 steps, rejected ones included: where a `GradientTape`
         records, samples that try more fail with `Status.MAX_NUM_STEPS`. That tape must be inside the compiled function.
 
@@ -190,12 +191,14 @@ class RungeKuttaSolver(Solver):
             `tfp.math.ode.Results`: times `[T]`, states `[T, *batch, ...]`, `Diagnostics`, `SolverState`.
 
         Raises:
-            UsageError: for times out of order, a slope of another structure or shape than the state, or
-                checkpoint="none" where nothing can be kept. One that is a `TypeError` too for a state of integers.
+            UsageError: for times out of order, a tolerance or time that a tape follows, a slope of another structure or
+                shape than the state, or checkpoint="none" where nothing can be kept. One that is a `TypeError` too
+                for a state of integers.
             SolveError: see `on_failure`.
             NotImplementedError: inside a `tf.autodiff.ForwardAccumulator` that follows the state or the constants.
         """
         del jacobian_fn, jacobian_sparsity
+        refuse_followed(initial_time=initial_time, solution_times=solution_times, **self._given())
         with tf.name_scope(self._name):
             rows = Rows(ode_fn, initial_state, batch_ndims)
             constants = tf.nest.map_structure(tf.convert_to_tensor, constants or {})
@@ -203,6 +206,10 @@ class RungeKuttaSolver(Solver):
             if isinstance(solution_times, ChosenBySolver):
                 solution_times = problem.chosen_times(solution_times.final_time)
             return problem.solve(checked_times(problem.t0, solution_times, rows.dtype, self._validate_args))
+
+    def _given(self) -> dict[str, Any]:
+        settings = {"num_steps": self._settings.num_steps, "first_step_size": self._settings.first_step}
+        return {"rtol": self._rtol, "atol": self._atol} | settings
 
     def _tolerances(self, rows: Rows) -> tuple[tf.Tensor, tf.Tensor]:
         return rows.sample_values(self._rtol, rows.dtype), rows.sample_values(self._atol, rows.dtype)

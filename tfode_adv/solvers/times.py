@@ -9,6 +9,7 @@ from tfode_adv.errors import UsageError
 from tfode_adv.solvers.runge_kutta import exact
 
 _RULE = "solution_times must not decrease, from initial_time on, but are"
+_FINITE = "initial_time and solution_times must be finite, but are"
 
 
 def checked_times(t0: tf.Tensor, times: Any, dtype: tf.DType, validate: bool) -> tf.Tensor:
@@ -28,12 +29,13 @@ def checked_times(t0: tf.Tensor, times: Any, dtype: tf.DType, validate: bool) ->
     if known is not None:
         line = known if start is None else np.concatenate([[start], known])
         if not np.isfinite(line).all():
-            raise UsageError(f"initial_time and solution_times must be finite, but are {line.tolist()}")
+            raise UsageError(f"{_FINITE} {line.tolist()}")
         if not (line[1:] >= line[:-1]).all():
             raise UsageError(f"{_RULE} {line.tolist()}")
     if validate and (start is None or known is None):
         line = tf.concat([t0[tf.newaxis], times], 0)
         ordered = tf.debugging.Assert(tf.reduce_all(line[1:] >= line[:-1]), [_RULE, line], summarize=-1)
-        with tf.control_dependencies([ordered]):
+        finite = tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(line)), [_FINITE, line], summarize=-1)
+        with tf.control_dependencies([ordered, finite]):
             times = tf.identity(times)
     return times
