@@ -12,6 +12,7 @@ from tfode_adv.errors import UsageError, check_choice, check_integer, check_rang
 from tfode_adv.layers import sharing
 from tfode_adv.layers.changing import check_deterministic
 from tfode_adv.layers.context import SETTINGS, Statistics, current_settings, record
+from tfode_adv.layers.stock import solve_stock
 from tfode_adv.solvers.followed import refuse_followed
 from tfode_adv.solvers.graph import in_xla
 from tfode_adv.solvers.runge_kutta import exact
@@ -247,7 +248,7 @@ class ODEBlock(keras.layers.Layer):
         h0 = tf.nest.map_structure(self._cast, h0)
         stock = settings["solver"] == "tfp"
         if stock:
-            results = self._solve_stock(field, h0, times, settings)
+            results = solve_stock(field, h0, times, settings["tol"], settings["max_num_steps"])
         else:
             results = self._make_solver(settings).solve(field, 0.0, h0, times, batch_ndims=1)
         statistics = self._statistics(results.diagnostics, h0, settings)
@@ -308,25 +309,6 @@ class ODEBlock(keras.layers.Layer):
             on_gradient_failure=settings["on_failure"],
             make_adjoint_solver_fn=(lambda: adjoint) if adjoint else None,
         )
-
-    def _solve_stock(self, field: Callable, h0: Any, times: Any, settings: dict[str, Any]) -> solvers.Results:
-        tol = exact(settings["tol"], tf.float64)
-        if tol.shape.rank != 0:
-            raise UsageError("solver 'tfp' shares one step size in a batch: it takes no tolerance a sample")
-        refuse_followed(solution_times=times)
-        solver = solvers.get("tfp", rtol=tol, atol=tol, max_num_steps=settings["max_num_steps"])
-        narrow = [x.dtype for x in tf.nest.flatten(h0)]
-        wide = [tf.float32 if dtype.size < 4 else dtype for dtype in narrow]
-
-        def cast(state: Any, dtypes: list[tf.DType]) -> Any:
-            flat = [tf.cast(x, dtype) for x, dtype in zip(tf.nest.flatten(state), dtypes, strict=True)]
-            return tf.nest.pack_sequence_as(h0, flat)
-
-        def widened(t: tf.Tensor, h: Any) -> Any:
-            return cast(field(tf.cast(t, narrow[0].real_dtype), cast(h, narrow)), wide)
-
-        results = solver.solve(widened, 0.0, cast(h0, wide), times)
-        return results._replace(states=cast(results.states, narrow))
 
     def _statistics(self, diagnostics: Any, h0: Any, settings: dict[str, Any]) -> Statistics:
         batch = tf.shape(tf.nest.flatten(h0)[0])[:1]
