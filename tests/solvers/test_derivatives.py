@@ -15,7 +15,7 @@ RIGHT = 1 / (1 + Y0.numpy() / 2) ** 2
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("midpoint", {"num_steps": 16}),
+        ("midpoint", {"num_steps": 24}),
         ("heun2", {"rtol": 1e-3, "atol": 1e-3, "gradient": "backprop_steps"}),
         ("heun2", {"rtol": 1e-4, "atol": 1e-4, "gradient": "adjoint"}),
     ],
