@@ -68,7 +68,10 @@ class DeepFool(_Foolbox):
         library = _library(self.name)
         kinds = {"linf": library.attacks.LinfDeepFoolAttack, "l2": library.attacks.L2DeepFoolAttack}
         attack = kinds[self.kind](steps=self.steps, overshoot=self.overshoot, candidates=self.candidates)
-        logits = tf.function(lambda x: self.source.logits(work.program.model, x), autograph=False)
+        # Where no gradient comes through, Foolbox is to see zeros, not None.
+        logits = tf.function(
+            lambda x: self.source.logits(work.program.model, x) + 0.0 * tf.reduce_sum(x), autograph=False
+        )
         self._see_gradient(work)
         x_new, queries = work.x.copy(), np.zeros(len(work.x), np.int64)
         for first in range(0, len(work.x), work.size):

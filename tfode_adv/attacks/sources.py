@@ -289,9 +289,23 @@ def _no_gradient(function: Model, x: tf.Tensor) -> None:
     nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
     whole = any(node.op == "Cast" and tf.dtypes.as_dtype(node.attr["DstT"].type).is_integer for node in nodes)
     words = "give the attack source=Through(twin=...) or Transfer(...), or take one that needs none, such as square"
-    if not whole and not any(node.op in _STAIRS for node in nodes):
+    stairs = whole or any(node.op in _STAIRS for node in nodes)
+    if not stairs and _depends(traced.outputs[0].op, traced.inputs[0].op):
         raise UsageError(f"no gradient comes through the model, it is stopped on the way: {words}")
     warnings.warn(f"the model's gradient is zero everywhere: {words}", checks.AttackWarning, stacklevel=2)
+
+
+def _depends(result: tf.Operation, source: tf.Operation) -> bool:
+    """Does the value of `result` depend on that of `source`, not on its shape alone?"""
+    seen, ahead = set(), [result]
+    while ahead:
+        operation = ahead.pop()
+        if operation.name == source.name:
+            return True
+        if operation.name not in seen and operation.type not in ("Shape", "ZerosLike", "OnesLike"):
+            ahead += [tensor.op for tensor in operation.inputs]
+        seen.add(operation.name)
+    return False
 
 
 def divisor(count: int, most: int) -> int:
