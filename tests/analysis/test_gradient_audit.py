@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfode_adv.analysis import gradient_audit
 from tfode_adv.analysis.gradient_audit import COLUMNS
@@ -40,3 +41,41 @@ def test_cosine_of_what_has_no_direction():
     b = np.array([[2.0, 0], [1, 0], [1, 1], [0, 0]])
     np.testing.assert_allclose(gradient_audit.cosine(a, b), [1, 0, 0, 0])
     np.testing.assert_allclose(gradient_audit.cosine(a, b, both_zero=1.0), [1, 0, 0, 1])
+
+
+def margins(front):
+    """Two logits, linear in what a front makes of the pixels."""
+    slopes = tf.constant(np.linspace(-1, 1, 16).reshape(4, 4, 1), tf.float32)
+
+    def model(x):
+        score = tf.reduce_sum(front(x) * slopes, (1, 2, 3))
+        return tf.stack([score, -score], -1)
+
+    return Probe(model)
+
+
+@pytest.mark.parametrize(
+    "front, local, far",
+    [
+        (lambda x: x, True, True),
+        # Outside [0, 1] this is no number.
+        (lambda x: tf.sqrt(x + 1e-3), True, True),
+        (lambda x: x + tf.stop_gradient(tf.round(20 * x) / 20 - x), True, True),
+        (lambda x: x + 0.02 * tf.sin(300 * x), True, False),
+        (lambda x: tf.stop_gradient(2 * x) - x, False, False),
+    ],
+    ids=["linear", "root", "straight-through", "ripple", "false"],
+)
+def test_a_gradient_is_right_at_the_image_at_the_attacks_scale_or_not_at_all(front, local, far):
+    x = np.random.default_rng(0).uniform(size=(20, 4, 4, 1)).astype(np.float32)
+    x[:, 0, 0] = 0.0
+    found = gradient_audit.audit(margins(front), x, np.zeros(20, np.int64), {"own": {}}, eps=0.1)
+    assert (np.nanmedian(found.difference_cosine["own"]) > 0.5) == local
+    assert (np.nanmedian(found.attack_cosine["own"]) > 0.5) == far
+    assert found.varies.all()
+
+
+def test_a_constant_models_zero_gradient_is_no_sign():
+    x = np.random.default_rng(0).uniform(size=(6, 4, 4, 1)).astype(np.float32)
+    found = gradient_audit.audit(margins(lambda x: 0 * x), x, np.zeros(6, np.int64), {"own": {}})
+    assert not found.varies.any() and np.isnan(found.difference_cosine["own"]).all()

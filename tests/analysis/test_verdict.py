@@ -104,6 +104,47 @@ def test_no_images_give_a_verdict_all_the_same():
     assert verdict.judge(np.zeros(0, bool), [outcome("")], []).clean == 0
 
 
+def test_what_another_loss_turns_needs_no_attack_without_gradients():
+    outcomes = [outcome(".."), outcome("xx", "steps", "loss"), outcome("xx", "gradient-free")]
+    assert verdict.attribute(outcomes) == {"steps + loss": 2}
+    assert verdict.judge(np.ones(2, bool), outcomes, []).hidden == 0
+
+
+def test_one_of_many_indicators_fails_by_chance_and_does_not_decide():
+    correct, outcomes = np.ones(4, bool), [outcome("x...")]
+
+    def counted(count):
+        return Indicator("unavailable gradients", count / 24, 0.05, False, "because", "masking", count, 24, 0.05)
+
+    others = [Indicator("sign", 0.0, 0.1, True, "because", "masking")] * 9
+    assert verdict.judge(correct, outcomes, [counted(2), *others]).label == "credible"
+    found = verdict.judge(correct, outcomes, [counted(8), *others])
+    assert (found.label, found.gradients) == ("masked", "absent")
+
+
+def test_the_two_questions_are_answered_apart():
+    correct = np.ones(20, bool)
+    absent = Indicator("unavailable gradients", 1.0, 0.05, False, "because", "masking")
+    outcomes = [outcome("." * 20), outcome("x" + "." * 19, "gradient-free", name="Square")]
+    found = verdict.judge(correct, outcomes, [absent])
+    assert (found.label, found.gradients, found.worst_case, found.set_by) == ("masked", "absent", 19, "Square")
+    assert found.interval == pytest.approx((0.7639, 0.9911), abs=1e-4)
+    assert "Robustness left: at most 95.0 % (76.4 to 99.1 %, 20 images), set by Square" in found.sentence
+    assert "Gradients: absent" in found.sentence
+
+
+def test_a_saturated_loss_hides_what_another_finds():
+    correct, outcomes = np.ones(20, bool), [outcome("." * 20), outcome("x" * 10 + "." * 10, "loss")]
+    assert verdict.judge(correct, outcomes, []).label == "inconclusive"
+    assert verdict.judge(correct, outcomes, [], saturated=correct).label == "masked"
+
+
+def test_what_falls_to_honest_gradients_is_not_robust():
+    assert verdict.judge(np.ones(20, bool), [outcome("x" * 10 + "." * 10), outcome("x" * 20, "steps")], []).label == (
+        "not robust"
+    )
+
+
 def test_sign_test_counts_coins():
     assert verdict.sign_test(0, 0) == 1
     assert verdict.sign_test(5, 0) == pytest.approx(1 / 32)

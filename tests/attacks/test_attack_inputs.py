@@ -94,6 +94,11 @@ def test_wrong_images_and_labels_are_named(linear, change, words):
     assert words in str(error.value)
 
 
+def test_decisions_are_no_probabilities(linear):
+    result = ATTACK(lambda x: tf.one_hot(tf.argmax(linear(x), -1), 2), linear.x, linear.y)
+    assert not result.success.any()
+
+
 def test_models_that_return_no_logits_are_named(linear):
     with pytest.raises(UsageError, match="probabilities"):
         ATTACK(lambda x: tf.nn.softmax(linear(x)), linear.x, linear.y)

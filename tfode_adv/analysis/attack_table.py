@@ -5,9 +5,7 @@ turned, each image judged on its own. The rows differ from the published attack 
 wherever possible, so that `verdict.attribute` can say which difference took an image.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,14 @@ import numpy as np
 from tfode_adv import attacks
 from tfode_adv.analysis.probe import Probe
 from tfode_adv.analysis.verdict import Outcome
+from tfode_adv.attacks import norms
 from tfode_adv.errors import check_choice
 
 OWN, BACKPROP, STEPS, ADJOINT = "own", "backprop", "backprop_steps", "adjoint"
+# Ways round a gradient that is hidden: a model to differentiate in the attacked one's place, or a mean of gradients.
+AVERAGED, STRAIGHT, STUDENT, TWIN = "averaged", "straight through", "student", "twin"
+AVERAGES = 16
+DETOURS = (TWIN, STRAIGHT, STUDENT, AVERAGED)
 FIXED, FINE = "fixed step", "fine tolerance"
 FIXED_SOLVER = {"solver": "rk4", "num_steps": 8}
 
@@ -33,9 +36,11 @@ BUDGETS: dict[str, dict[str, Any]] = {
         "apgd": {"steps": 30},
         "cwlinf": {"steps": 30},
         "cw": {"steps": 100, "learning_rate": 0.05},
-        "spsa": {"steps": 10, "samples": 64},
-        "square": {"steps": 200},
+        "spsa": {"steps": 25, "samples": 64},
+        "square": {"steps": 1000},
+        "detour": {"steps": 50},
         "gradient_free": 24,
+        "power": 12,
         "traced": 48,
         "audited": 48,
         "swept": 32,
@@ -51,7 +56,9 @@ BUDGETS: dict[str, dict[str, Any]] = {
         "cw": {"steps": 100, "learning_rate": 0.05},
         "spsa": {"steps": 100, "samples": 128},
         "square": {"steps": 5000},
+        "detour": {"steps": 100},
         "gradient_free": None,
+        "power": 32,
         "traced": 200,
         "audited": 128,
         "swept": 128,
@@ -98,6 +105,8 @@ class Row:
         source: whence its gradient: a key of `settings_of`, or "none".
         changes: in what it differs from the published attack: keys of `verdict.CHANGES`.
         costly: run on the images that the published attack left, and on no more than the budget says.
+        follows: run on the images that are left, if attacks along its source, or those without gradients for "none",
+            turned any that the others did not: what finds something is tried harder.
     """
 
     name: str
@@ -106,6 +115,7 @@ class Row:
     source: str
     changes: frozenset[str]
     costly: bool = False
+    follows: bool = False
 
 
 def settings_of(source: str, tol: float | None, fine_tol: float) -> dict[str, Any]:
@@ -125,7 +135,7 @@ def sources_of(probe: Probe, protocol: Protocol, tol: float | None = None) -> li
     if not probe.blocks:
         return [OWN]
     others = [source for source in (BACKPROP, STEPS, ADJOINT, FIXED, FINE) if source != protocol.gradient]
-    if tol is None or tol <= protocol.fine_tol:
+    if (tol is None and probe.draws == 1) or (tol is not None and tol <= protocol.fine_tol):
         others.remove(FINE)
     return [protocol.gradient, *others]
 
@@ -146,10 +156,11 @@ def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = N
     published, own = sources[0], OWN if not probe.blocks else BACKPROP
     steps = protocol.steps
 
-    def row(name, kind, options, source, *changes, costly=False):
-        changes = {*changes, *({"gradient"} if source not in (published, "none") else ())}
+    def row(name, kind, options, source, *changes, **when):
+        hidden = source not in (published, "none") or (probe.draws > 1 and len(rows) > 0)
+        changes = {*changes, *({"gradient"} if hidden and source != "none" else ())}
         label = name if source in (OWN, "none") else f"{name}, {source}"
-        return Row(label, kind, options, source, frozenset(changes), costly)
+        return Row(label, kind, options, source, frozenset(changes), **when)
 
     def pgd(count, source, **options):
         size = protocol.step_size if count == steps else protocol.step_for(count)
@@ -157,7 +168,12 @@ def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = N
         name = f"PGD-{count}" + (f" x {options['restarts']}" if "restarts" in options else "")
         return row(name, "pgd", {"steps": count, "step_size": size, **options}, source, *changes)
 
-    rows = [pgd(steps, source) for source in sources]
+    rows: list[Row] = []
+    for source in sources:
+        rows.append(pgd(steps, source))
+    if probe.draws > 1:
+        # The published attack takes the gradient of one run; the others see the mean of many.
+        rows.append(dataclasses.replace(pgd(steps, own), name=f"PGD-{steps}, mean of {probe.draws} runs"))
     both = list(dict.fromkeys((own, published)))
     rows += [pgd(2 * steps, source) for source in (sources if sizes["every_source"] else both)]
     rows += [pgd(longest(protocol, budget), source) for source in (both if sizes["every_source"] else [own])]
@@ -171,23 +187,14 @@ def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = N
         row("SPSA", "spsa", sizes["spsa"], "none", "gradient-free", costly=True),
         row("Square", "square", sizes["square"], "none", "gradient-free", costly=True),
     ]
+    for source in (one for one in DETOURS if one in probe.detours):
+        rows.append(pgd(steps, source))
+        rows.append(row("APGD", "apgd", sizes["detour"], source, "steps", follows=True))
+        rows.append(row("APGD-DLR", "apgd_dlr", sizes["detour"], source, "steps", "loss", follows=True))
+        rows.append(row("APGD-T", "apgd_t", sizes["detour"], source, "steps", "loss", follows=True))
+    longer = {"steps": 5 * sizes["square"]["steps"]}
+    rows.append(row("Square, longer", "square", longer, "none", "gradient-free", "steps", follows=True))
     return rows
-
-
-@contextlib.contextmanager
-def solved_with(probe: Probe, **settings: Any) -> Iterator[None]:
-    """Sets attributes of every ODE block while it is open, then puts back what was there."""
-    settings = {name: value for name, value in settings.items() if value is not None}
-    before = [{name: getattr(block, name) for name in settings} for block in probe.blocks]
-    try:
-        for block in probe.blocks:
-            for name, value in settings.items():
-                setattr(block, name, value)
-        yield
-    finally:
-        for block, values in zip(probe.blocks, before, strict=True):
-            for name, value in values.items():
-                setattr(block, name, value)
 
 
 def run_row(
@@ -204,11 +211,16 @@ def run_row(
     Returns:
         The outcome; the images [N, ...], untouched where not tried; the mean number of queries.
     """
-    options = dict(row.options)
-    if row.source in (FIXED, FINE):
-        through = settings_of(row.source, tol, protocol.fine_tol)
-        # Of a surrogate's failed solve, the last good state's gradient is better than none.
-        options["source"] = attacks.Through(**through, twin=probe.original)
+    kind = attacks.registry.ATTACKS[row.kind]
+    options = {**row.options, **_sizes(row, protocol, x.shape[1:])}
+    source = _source(row.source, probe, protocol, tol)
+    if source is not None:
+        options["source"] = source
+    # A randomised model is attacked through its mean of runs, but as published; and no lucky step ends an attack.
+    published = not row.changes
+    draws = 1 if published else probe.draws
+    if probe.draws > 1 and "early_stop" in {field.name for field in dataclasses.fields(kind)}:
+        options["early_stop"] = False
     attack = attacks.get(
         row.kind,
         norm=protocol.norm,
@@ -221,13 +233,43 @@ def run_row(
     turned, images, queries = np.zeros(len(x), bool), x.copy(), 0.0
     chosen = np.flatnonzero(tried)
     if len(chosen):
-        with solved_with(probe, tol=tol, gradient=gradient, on_failure="status"):
-            result = attack(probe.answering, x[chosen], y[chosen], indices=chosen)
+        attacked = probe.function(draws=draws, tol=tol, gradient=gradient)
+        result = attack(attacked, x[chosen], y[chosen], indices=chosen)
         # An attack that minimises the distance may succeed outside the ball; that is no success here.
         within = result.distance <= protocol.eps * (1 + 1e-5) + 1e-6
-        turned[chosen], images[chosen] = result.success & within, result.x_adv
+        success = result.success
+        if probe.draws > 1:
+            success = ~probe.mostly(result.x_adv, y[chosen], tol=tol)
+        turned[chosen], images[chosen] = success & within, result.x_adv
         queries = float(result.queries.mean())
     return Outcome(row.name, row.changes, tried, turned), images, queries
+
+
+def _source(name: str, probe: Probe, protocol: Protocol, tol: float | None) -> attacks.Source | None:
+    """Where an attack takes a row's gradient from; None: from what it attacks."""
+    if name in (FIXED, FINE):
+        settings = settings_of(name, tol, protocol.fine_tol)
+        # Of a surrogate's failed solve, the last good state's gradient is better than none.
+        return attacks.Through(twin=probe.function(answering=False, draws=1, **settings))
+    if name == AVERAGED:
+        return attacks.Smoothed(protocol.eps / 2, protocol.norm, AVERAGES)
+    if name in probe.detours:
+        # Its loss too: the model's own may be as flat as its gradient.
+        return attacks.Transfer(probe.detours[name]())
+    return None
+
+
+def _sizes(row: Row, protocol: Protocol, shape: tuple[int, ...]) -> dict[str, float]:
+    """What an attack measures in pixel values, in proportion to the radius."""
+    if row.kind != "spsa":
+        return {}
+    pixel = pixel_size(protocol.norm, protocol.eps, shape)
+    return {"delta": pixel / 4, "learning_rate": pixel / 5}
+
+
+def pixel_size(norm: str, eps: float, shape: tuple[int, ...]) -> float:
+    """The change of every pixel that makes a perturbation of length `eps`."""
+    return eps * norms.unit(norm, shape) / (1.0 if norm == "linf" else float(np.sqrt(np.prod(shape))))
 
 
 def transferred(probe: Probe, y: np.ndarray, correct: np.ndarray, tol: float, examples: dict) -> list[Outcome]:
@@ -256,4 +298,10 @@ def costly_images(correct: np.ndarray, published: Outcome, budget: str) -> np.nd
     if limit is None:
         return correct
     chosen = np.flatnonzero(correct & ~published.turned)[:limit]
+    return np.isin(np.arange(len(correct)), chosen)
+
+
+def power_images(correct: np.ndarray, turned: np.ndarray, budget: str) -> np.ndarray:
+    """[N] bool: images that gradients turned, on which attacks without gradients show what they can."""
+    chosen = np.flatnonzero(correct & turned)[: BUDGETS[budget]["power"]]
     return np.isin(np.arange(len(correct)), chosen)

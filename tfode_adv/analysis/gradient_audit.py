@@ -1,8 +1,12 @@
 """Are the gradients that attacks follow the loss's own?
 
 The same weights are differentiated in every way an attack could (backpropagation through the accepted
-steps, the adjoint ODE at the tested tolerance, the adjoint at a fine one) and held against central
-finite differences of the loss as the model computes it at the tested tolerance.
+steps, the adjoint ODE at the tested tolerance, the adjoint at a fine one) and held against finite differences of the
+loss as the model computes it at the tested tolerance.
+
+The loss is the margin, the best rival's logit less the label's, which confidence does not flatten. Differences stay
+within [0, 1], where a model is defined, and are taken at several scales: at the smallest a straight-through quantiser's
+honest gradient looks wrong, as nothing changes or all at once; at the attack's own, a rippled surface's exact one.
 """
 
 import dataclasses
@@ -21,11 +25,14 @@ class Audit:
         sources: names, the reference first.
         gradients: by source, [N, ...].
         cosine, sign_agreement, relative_norm: by source, [N], against the reference source.
-        difference_cosine: by source, [N]: cosine of the directional derivatives that the gradient
-            predicts along random directions with those that central differences measure.
+        difference_cosine: by source, [N]: cosine of the changes that the gradient predicts along random directions
+            with those measured, at the scale that agrees best; NaN for an image whose loss does not change.
+        attack_cosine: by source, [N]: the same at the scales of an attack, an eighth and half of eps.
         uphill: by source, [N] bool: the measured loss rises along the gradient's sign.
         reproduced: by source, [N]: cosine of the same gradient taken twice, in shuffled batches.
-        noise_change: [N]: mean |loss(x + noise) - loss(x)| / loss(x) for noise of `probe_size`.
+        varies: [N] bool: whether the loss changes anywhere that was looked at, beyond a randomised model's noise.
+        saturated: [N] bool: whether the cross-entropy's gradient, which attacks follow, is zero in float32.
+        noise_change: [N]: mean |loss(x + noise) - loss(x)| for noise of `probe_size`, of the images' median |loss|.
         step_changes: share of (image, noise of `probe_size`) pairs in which the number of accepted
             steps changed; None without ODE blocks.
     """
@@ -36,8 +43,11 @@ class Audit:
     sign_agreement: dict[str, np.ndarray]
     relative_norm: dict[str, np.ndarray]
     difference_cosine: dict[str, np.ndarray]
+    attack_cosine: dict[str, np.ndarray]
     uphill: dict[str, np.ndarray]
     reproduced: dict[str, np.ndarray]
+    varies: np.ndarray
+    saturated: np.ndarray
     noise_change: np.ndarray
     step_changes: float | None
 
@@ -70,6 +80,11 @@ COLUMNS = [
 ]
 
 
+# Of eps: how far the differences go; the last two are an attack's own scales.
+SCALES = (1 / 100, 1 / 30, 1 / 8, 1 / 2)
+ATTACK_SCALES = SCALES[2:]
+
+
 def audit(
     probe: Probe,
     x: np.ndarray,
@@ -77,6 +92,7 @@ def audit(
     sources: dict[str, dict[str, Any]],
     *,
     forward: dict[str, Any] | None = None,
+    eps: float = 0.1,
     directions: int = 16,
     probe_size: float = 1e-3,
     seed: int = 0,
@@ -89,46 +105,83 @@ def audit(
         sources: by name, the solver settings through which a gradient is taken; the first is the
             reference.
         forward: the settings of the loss itself.
+        eps: the attack's radius, as the change of every pixel.
         directions: random sign vectors along which differences are taken.
-        probe_size: every pixel's change in a difference, and the size of the noise; images may leave
-            [0, 1] by as much.
+        probe_size: of the noise for `noise_change`.
         seed: of the directions and the noise.
     """
     rng = np.random.default_rng(seed)
     forward = forward or {}
-    gradients = {name: probe.gradient(x, y, **settings)[1] for name, settings in sources.items()}
+    gradients = {name: probe.margin_gradient(x, y, **settings) for name, settings in sources.items()}
     shuffled = rng.permutation(len(x))
     again = {
-        name: probe.gradient(x[shuffled], y[shuffled], **settings)[1][np.argsort(shuffled)]
+        name: probe.margin_gradient(x[shuffled], y[shuffled], **settings)[np.argsort(shuffled)]
         for name, settings in sources.items()
     }
 
     def loss(images: np.ndarray) -> np.ndarray:
-        return exact_cross_entropy(probe.logits(images.astype(np.float32), **forward), y)
+        return margin(probe.logits(images.astype(np.float32), **forward), y)
 
-    def slope(direction: np.ndarray) -> np.ndarray:
-        step = probe_size * direction
-        return (loss(x + step) - loss(x - step)) / (2 * probe_size)
-
-    random_signs = [rng.choice([-1.0, 1.0], size=x.shape) for _ in range(directions)]
-    measured = np.stack([slope(direction) for direction in random_signs])
+    signs = [rng.choice([-1.0, 1.0], size=x.shape) for _ in range(directions)]
+    clean, clean_steps = loss(x), probe.steps(x, **forward)[0]
+    # What two asks differ by without any change: rounding, or the model's own noise.
+    floor = np.abs(loss(x) - clean)
+    floor = max(float(np.median(floor)), 1e-6 * float(np.median(np.abs(clean))))
+    predicted, measured = {name: [] for name in sources}, []
+    for scale in SCALES:
+        pairs = [(np.clip(x + scale * eps * sign, 0, 1), np.clip(x - scale * eps * sign, 0, 1)) for sign in signs]
+        measured.append(np.stack([loss(there) - loss(back) for there, back in pairs]))
+        for name, gradient in gradients.items():
+            predicted[name].append(_predict(gradient, [there - back for there, back in pairs]))
+    # An image whose loss changes by no more than that tells nothing of a gradient.
+    changes = [np.abs(one).max(axis=0) > 4 * floor for one in measured]
+    cosines = {
+        name: np.stack([_known(cosine(p.T, m.T), c) for p, m, c in zip(values, measured, changes, strict=True)])
+        for name, values in predicted.items()
+    }
     reference = next(iter(sources))
-    clean_loss, clean_steps = loss(x), probe.steps(x, **forward)[0]
-    noisy = [(x + probe_size * direction).astype(np.float32) for direction in random_signs[:4]]
-    noise_change = [np.abs(loss(image) - clean_loss) / np.maximum(clean_loss, 1e-12) for image in noisy]
+    noisy = [np.clip(x + probe_size * direction, 0, 1).astype(np.float32) for direction in signs[:4]]
+    noise_change = [np.abs(loss(image) - clean) / max(float(np.median(np.abs(clean))), 1e-12) for image in noisy]
     changed = [(probe.steps(image, **forward)[0] != clean_steps).any(axis=1) for image in noisy]
+
+    def rises(gradient: np.ndarray) -> np.ndarray:
+        step = max(probe_size, SCALES[0] * eps) * np.sign(np.nan_to_num(gradient))
+        return loss(np.clip(x + step, 0, 1)) > loss(np.clip(x - step, 0, 1))
+
     return Audit(
         sources=list(sources),
         gradients=gradients,
         cosine={name: cosine(g, gradients[reference]) for name, g in gradients.items()},
         sign_agreement={name: _same_sign(g, gradients[reference]) for name, g in gradients.items()},
         relative_norm={name: _norm(g) / _norm(gradients[reference]) for name, g in gradients.items()},
-        difference_cosine={name: cosine(_predict(g, random_signs).T, measured.T) for name, g in gradients.items()},
-        uphill={name: slope(np.sign(np.nan_to_num(g))) > 0 for name, g in gradients.items()},
+        difference_cosine={name: _best(values) for name, values in cosines.items()},
+        attack_cosine={name: _best(values[-len(ATTACK_SCALES) :]) for name, values in cosines.items()},
+        uphill={name: rises(g) for name, g in gradients.items()},
         reproduced={name: cosine(again[name], g, both_zero=1.0) for name, g in gradients.items()},
+        varies=np.any(changes, axis=0),
+        saturated=(_flat(probe.gradient(x, y, **sources[reference])[1]) == 0).all(axis=1),
         noise_change=np.mean(noise_change, axis=0),
         step_changes=float(np.mean(changed)) if probe.blocks else None,
     )
+
+
+def margin(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The best rival's logit less the label's [N], in float64: above 0 where the image is misclassified."""
+    logits = np.array(logits, np.float64)
+    rows = np.arange(len(y))
+    label = logits[rows, y]
+    logits[rows, y] = -np.inf
+    return logits.max(axis=1) - label
+
+
+def _known(cosines: np.ndarray, known: np.ndarray) -> np.ndarray:
+    return np.where(known, cosines, np.nan)
+
+
+def _best(by_scale: np.ndarray) -> np.ndarray:
+    """The cosines [N] of the scale whose median is best; NaN for the images that tell nothing there."""
+    medians = [np.nanmedian(one) if np.isfinite(one).any() else -np.inf for one in by_scale]
+    return by_scale[int(np.argmax(medians))]
 
 
 def exact_cross_entropy(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -178,7 +231,8 @@ def _flat(array: np.ndarray) -> np.ndarray:
 
 
 def _median(values: np.ndarray) -> float | None:
-    return float(np.median(values)) if np.size(values) else None
+    known = np.asarray(values)[np.isfinite(values)]
+    return float(np.median(known)) if known.size else None
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -7,10 +7,13 @@ sections 4 and 5 (*Carlini*); Pintor et al., "Indicators of Attack Failure", Neu
 NeurIPS 2022 (*Zimmermann*).
 
 Every value is a share or a distance of which less is better: an indicator passes where
-`value <= threshold`. Arrays over images hold only images that were classified correctly.
+`value <= threshold`. Arrays over images hold only images that were classified correctly. A share of few images
+exceeds its threshold by chance, and of many indicators one does; so a failure tells only if the images counted are
+more than chance makes, at a significance shared by all (Bonferroni).
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -18,7 +21,9 @@ GROUPS = {
     "masking": "the model hides its gradients from every attack tried",
     "evaluation": "the attacks tried are too weak to quote",
     "published": "the published attack does not do what it seems to do",
+    "informing": "plain PGD, looked at step by step, is no example to follow; it decides nothing",
 }
+DECIDING = ("masking", "evaluation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Indicator:
         passed: whether `value <= threshold`; a value that is not a number fails.
         explanation: one sentence: what the number is, and the paper it follows.
         group: a key of `GROUPS`: what a failure means.
+        count, total: of how many images the value counts how many; None where it is no such share.
+        chance: how often an image counts where nothing is wrong.
     """
 
     name: str
@@ -40,14 +47,40 @@ class Indicator:
     passed: bool
     explanation: str
     group: str
+    count: int | None = None
+    total: int | None = None
+    chance: float = 0.05
+
+    def tells(self, significance: float) -> bool:
+        """Whether it failed by more than chance: P(as many images or more), each by `chance`, is that small."""
+        if self.passed or not self.total:
+            return not self.passed
+        return binomial_tail(self.count, self.total, self.chance) <= significance
 
     def to_json(self) -> dict:
         return dataclasses.asdict(self)
 
 
-def _indicator(name: str, value: float, threshold: float, explanation: str, group: str) -> Indicator:
+def binomial_tail(count: int, total: int, chance: float) -> float:
+    """P(at least `count` of `total`), each with probability `chance`."""
+    return sum(math.comb(total, k) * chance**k * (1 - chance) ** (total - k) for k in range(count, total + 1))
+
+
+def _indicator(
+    name: str,
+    value: float,
+    threshold: float,
+    explanation: str,
+    group: str,
+    counted: np.ndarray | None = None,
+    chance: float | None = None,
+) -> Indicator:
     value = float(value)
-    return Indicator(name, value, threshold, bool(value <= threshold), explanation, group)
+    found = Indicator(name, value, threshold, bool(value <= threshold), explanation, group)
+    if counted is None or not np.size(counted):
+        return found
+    count, total = int(np.sum(counted)), int(np.size(counted))
+    return dataclasses.replace(found, count=count, total=total, chance=threshold if chance is None else chance)
 
 
 def _share(mask: np.ndarray) -> float:
@@ -59,7 +92,7 @@ def unavailable_gradients(gradients: np.ndarray, group: str = "masking", thresho
     flat = np.reshape(gradients, (len(gradients), int(np.prod(np.shape(gradients)[1:]))))
     useless = ~np.isfinite(flat).all(axis=1) | (flat == 0).all(axis=1)
     text = "share of images whose input gradient is zero or not finite (Pintor 2022, I1)"
-    return _indicator("unavailable gradients", _share(useless), threshold, text, group)
+    return _indicator("unavailable gradients", _share(useless), threshold, text, group, useless)
 
 
 def irreproducible_gradients(cosines: np.ndarray, group: str = "masking", threshold: float = 1e-3) -> Indicator:
@@ -71,9 +104,20 @@ def irreproducible_gradients(cosines: np.ndarray, group: str = "masking", thresh
 
 def misleading_gradients(cosines: np.ndarray, group: str = "masking", threshold: float = 0.5) -> Indicator:
     """1 - median cosine [N] of the gradient with finite differences, along the same directions (Carlini)."""
-    text = "1 - median cosine between gradient and central finite differences (Carlini 2019, 4.11)"
+    text = "1 - median cosine between gradient and finite differences, at the scale that fits best (Carlini 2019, 4.11)"
+    return _median_indicator("misleading gradients", cosines, threshold, text, group)
+
+
+def shattered_gradients(cosines: np.ndarray, group: str = "masking", threshold: float = 0.5) -> Indicator:
+    """The same with differences at the attack's scale: right at the image, of no use to an attack (Athalye)."""
+    text = "1 - median cosine between gradient and finite differences at the attack's scale (Athalye 2018, 4)"
+    return _median_indicator("shattered gradients", cosines, threshold, text, group)
+
+
+def _median_indicator(name, cosines, threshold, text, group) -> Indicator:
     value = 1 - np.median(cosines) if np.size(cosines) else 0.0
-    return _indicator("misleading gradients", value, threshold, text, group)
+    # That a median is beyond the threshold: more images are than half.
+    return _indicator(name, value, threshold, text, group, 1 - np.asarray(cosines) > threshold, 0.5)
 
 
 def unstable_loss(relative_changes: np.ndarray, group: str = "masking", threshold: float = 0.1) -> Indicator:
@@ -103,8 +147,18 @@ def gradient_free_wins(
             is the published attack alone.
     """
     text = "share of images turned by a gradient-free attack only (Athalye 2018, 3.1; Carlini 2019, 4.8)"
-    value = weight * _share(gradient_free & ~gradient_based)
-    return _indicator("gradient-free beats gradient", value, threshold, text, group)
+    only = gradient_free & ~gradient_based
+    value = weight * _share(only)
+    # Of those looked at, which stand for a share of all: so many may be turned by chance.
+    return _indicator(
+        "gradient-free beats gradient",
+        value,
+        threshold,
+        text,
+        group,
+        only,
+        min(0.5, threshold / weight) if weight else None,
+    )
 
 
 def black_box_wins(
@@ -112,7 +166,9 @@ def black_box_wins(
 ) -> Indicator:
     """Share of images turned by transferred examples [N] and by no white-box attack [N] (Athalye)."""
     text = "share of images turned by transferred examples only (Athalye 2018, 3.1; Carlini 2019, 4.7)"
-    return _indicator("black box beats white box", _share(transferred & ~white_box), threshold, text, group)
+    return _indicator(
+        "black box beats white box", _share(transferred & ~white_box), threshold, text, group, transferred & ~white_box
+    )
 
 
 def more_steps_keep_helping(
@@ -120,7 +176,7 @@ def more_steps_keep_helping(
 ) -> Indicator:
     """Share of images that only the longest run of the same attack turned: not converged (Carlini)."""
     text = "share of images that only the longest PGD turned: not converged (Carlini 2019, 5.2)"
-    return _indicator("more steps keep helping", _share(more & ~fewer), threshold, text, group)
+    return _indicator("more steps keep helping", _share(more & ~fewer), threshold, text, group, more & ~fewer)
 
 
 def more_steps_do_not_help(
@@ -128,7 +184,7 @@ def more_steps_do_not_help(
 ) -> Indicator:
     """Share of images that the short run of an attack turned [N] and its longest did not [N] (Carlini)."""
     text = "share of images that the short PGD turned and the longest did not (Carlini 2019, 5.2)"
-    return _indicator("more steps do not help", _share(short & ~longest), threshold, text, group)
+    return _indicator("more steps do not help", _share(short & ~longest), threshold, text, group, short & ~longest)
 
 
 def incomplete_optimisation(
@@ -159,7 +215,7 @@ def loss_not_raised(losses: np.ndarray, group: str = "evaluation", threshold: fl
     losses = np.asarray(losses)
     stuck = ~(np.fmax.reduce(losses[1:]) > losses[0])
     text = "share of images whose loss the attack did not raise (Carlini 2019, 5.3)"
-    return _indicator("loss not raised", _share(stuck), threshold, text, group)
+    return _indicator("loss not raised", _share(stuck), threshold, text, group, stuck)
 
 
 def loss_falls_with_eps(losses: np.ndarray, group: str = "evaluation", threshold: float = 0.1) -> Indicator:
@@ -177,7 +233,8 @@ def loss_falls_with_eps(losses: np.ndarray, group: str = "evaluation", threshold
 def unbounded_attack_fails(turned: np.ndarray, group: str = "evaluation", threshold: float = 0.02) -> Indicator:
     """Share of images [N] not turned though everything may change (Pintor, I6)."""
     text = "share of images not turned at eps = 1, where every image can be (Athalye 2018, 3.1; Pintor 2022, I6)"
-    return _indicator("unbounded attack fails", 1 - _share(turned) if len(turned) else 0.0, threshold, text, group)
+    value = 1 - _share(turned) if len(turned) else 0.0
+    return _indicator("unbounded attack fails", value, threshold, text, group, ~np.asarray(turned, bool))
 
 
 def silent_success(turned_by_step: np.ndarray, group: str = "evaluation", threshold: float = 0.05) -> Indicator:

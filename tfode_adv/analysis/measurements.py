@@ -28,6 +28,9 @@ ADJOINT_FINE = "adjoint, fine tolerance"
 Tolerance = float | None
 Piece = tuple[dict[str, Any], dict[str, np.ndarray]]
 
+RANDOM_IMAGES = 16
+# Logits of one image may differ by so much of their size when asked twice: sums taken in another order.
+ROUNDING = 1e-4
 EPS_MULTIPLES = (0.5, 1.0, 2.0, 4.0)
 UNBOUNDED_STEPS = 20
 TRAVEL_FIELDS = ("times", "l2", "cosine", "relative", "labels")
@@ -53,6 +56,7 @@ class Bench:
         tols: tolerances, ascending; [None] for a model without ODE blocks.
         stages: where finished pieces are kept.
         step: called with a few words before each piece.
+        twin: a model that the user hands in to differentiate in this one's place, if any.
     """
 
     probe: Probe
@@ -62,6 +66,7 @@ class Bench:
     tols: list[Tolerance]
     stages: Stages
     step: Callable[[str], None] = lambda words: None
+    twin: Any = None
 
     @property
     def own(self) -> str:
@@ -103,6 +108,36 @@ class Bench:
         }
 
 
+def randomness(bench: Bench) -> Piece:
+    """ "random": whether the model answers twice the same images differently, beyond rounding."""
+
+    def compute():
+        x = bench.images.x[:RANDOM_IMAGES]
+        first, second = (bench.probe.logits(x, **bench.forward(bench.tols[0])) for _ in range(2))
+        # Of a failed solve there is nothing to compare.
+        apart = np.nanmax(np.abs(first - second), initial=0.0)
+        return {"random": bool(apart > ROUNDING * np.nanmax(np.abs(first), initial=0.0))}, {}
+
+    return bench.stage("randomness", bench.tols[0], compute)
+
+
+def power(bench: Bench, tol: Tolerance, rows: list[Row], tried: np.ndarray) -> dict[str, int]:
+    """By row, how many of the images `tried` [N], which gradients turned, attacks without gradients turn as well."""
+
+    def compute():
+        found = {}
+        for row in rows:
+            outcome, _, _ = attack_table.run_row(
+                row, bench.probe, bench.protocol, bench.images.x, bench.images.y, tried, tol
+            )
+            found[row.name] = int(outcome.turned.sum())
+        return found, {}
+
+    images = np.flatnonzero(tried).tolist()
+    found, _ = bench.stage("power", tol, compute, images=images, rows=[[row.name, row.options] for row in rows])
+    return {row.name: found[row.name] for row in rows}
+
+
 def clean(bench: Bench, tol: Tolerance) -> Piece:
     """correct [N]; "steps": accepted steps, all blocks together, mean of images; "failed": solves that failed."""
 
@@ -110,7 +145,7 @@ def clean(bench: Bench, tol: Tolerance) -> Piece:
         forward = bench.forward(tol)
         steps, failed = bench.probe.steps(bench.images.x, **forward)
         mean = float(steps.sum(axis=1).mean()) if bench.probe.blocks else None
-        correct = bench.probe.predict(bench.images.x, **forward) == bench.images.y
+        correct = bench.probe.mostly(bench.images.x, bench.images.y, **forward)
         return {"steps": mean, "failed": int(failed.sum())}, {"correct": correct}
 
     return bench.stage("clean", tol, compute)
@@ -156,26 +191,37 @@ def transfer(bench: Bench, tol: Tolerance, correct: np.ndarray, examples: dict) 
 
 
 def audit(bench: Bench, tol: Tolerance, correct: np.ndarray) -> Piece:
-    """The gradient audit: "rows", "step_changes"; gradient/S, difference/S and reproduced/S by source S."""
+    """The gradient audit of clean images and of iterates, where an attack also asks for gradients.
+
+    Returns:
+        "rows", "step_changes"; image [M], the audited images' numbers; varies, saturated, noise_change [M]; and by
+        source S gradient/S, difference/S, attack/S and reproduced/S.
+    """
     chosen = bench.some(correct, "audited")
+    chosen = chosen[: -(-len(chosen) // 2)]
     names = attack_table.sources_of(bench.probe, bench.protocol, tol)
     sources = {name: bench.gradient(name, tol) for name in sorted(names, key=lambda name: name != bench.own)}
     if tol is not None:
         sources[ADJOINT_FINE] = {"gradient": ADJOINT, "tol": min(bench.protocol.fine_tol, tol)}
+    on_the_way = trace(bench, tol, bench.own, correct)[1]["x_last"]
 
     def compute():
+        x, image = np.concatenate([bench.images.x[chosen], on_the_way[chosen]]), np.concatenate([chosen, chosen])
         found = gradient_audit.audit(
             bench.probe,
-            bench.images.x[chosen],
-            bench.images.y[chosen],
+            x,
+            bench.images.y[image],
             sources,
             forward=bench.forward(tol),
+            eps=attack_table.pixel_size(bench.protocol.norm, bench.protocol.eps, x.shape[1:]),
             seed=bench.protocol.seed,
         )
-        arrays = {"noise_change": found.noise_change}
+        arrays = {"noise_change": found.noise_change, "image": image}
+        arrays |= {"varies": found.varies, "saturated": found.saturated}
         for name in found.sources:
             arrays[f"gradient/{name}"] = found.gradients[name]
             arrays[f"difference/{name}"] = found.difference_cosine[name]
+            arrays[f"attack/{name}"] = found.attack_cosine[name]
             arrays[f"reproduced/{name}"] = found.reproduced[name]
         return {"rows": found.rows(), "step_changes": found.step_changes}, arrays
 

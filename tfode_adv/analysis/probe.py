@@ -71,6 +71,8 @@ class Probe:
         answering: the same with logits that are NaN where a solve failed.
         model: that in inference mode, with float32 logits.
         blocks: its ODE blocks.
+        draws: runs whose mean answers a question put to a randomised model, at least 1.
+        detours: by name, how to come by a model to differentiate in this one's place; see `detours`.
 
     Each method takes `settings`, those of `tfode_adv.layers.solver_settings`: tol, gradient, solver,
     num_steps; one that is None is the model's own.
@@ -81,13 +83,16 @@ class Probe:
         self.blocks = models.ode_blocks(model) if isinstance(model, keras.layers.Layer) else []
         self.answering = Answering(model) if self.blocks else model
         self.model = as_function(self.answering)
+        self.draws = 1
+        self.detours: dict[str, Callable[[], Callable]] = {}
         self._compiled: dict[Any, Callable] = {}
+        self._asked: tuple[dict[str, Any], tf.Tensor | None] | None = None
 
     def logits(self, x: np.ndarray, **settings: Any) -> np.ndarray:
         """Logits [N, K]."""
 
         def ask(images):
-            return (self.model(images),)
+            return (self.shared(images),)
 
         return self.ask(("logits",), ask, settings, x)[0]
 
@@ -96,18 +101,38 @@ class Probe:
         logits = self.logits(x, **settings)
         return np.where(np.isfinite(logits).all(axis=-1), logits.argmax(axis=-1), -1)
 
+    def mostly(self, x: np.ndarray, y: np.ndarray, runs: int = 15, **settings: Any) -> np.ndarray:
+        """[N] bool: classified correctly, by a randomised model in most of `runs` runs, an odd number."""
+        before, self.draws = self.draws, 1
+        try:
+            right = [self.predict(x, **settings) == y for _ in range(1 if before == 1 else runs)]
+        finally:
+            self.draws = before
+        return np.mean(right, axis=0) > 0.5
+
     def gradient(self, x: np.ndarray, y: np.ndarray, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
         """Cross-entropy [N] and its gradient [N, H, W, C]."""
 
         def ask(images, labels):
             with tf.GradientTape() as tape:
                 tape.watch(images)
-                loss = losses.cross_entropy(self.model(images), labels)
+                loss = losses.cross_entropy(self.shared(images), labels)
             gradient = tape.gradient(loss, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return loss, gradient
 
         loss, gradient = self.ask(("gradient",), ask, settings, x, y)
         return loss, gradient
+
+    def margin_gradient(self, x: np.ndarray, y: np.ndarray, **settings: Any) -> np.ndarray:
+        """The gradient [N, H, W, C] of the best rival's logit less the label's, which no confidence flattens."""
+
+        def ask(images, labels):
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                margin = losses.margin(self.shared(images), labels)
+            return (tape.gradient(margin, images, unconnected_gradients=tf.UnconnectedGradients.ZERO),)
+
+        return self.ask(("margin gradient",), ask, settings, x, y)[0]
 
     def steps(self, x: np.ndarray, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
         """Accepted steps [N, number of ODE blocks], int32, and whether a solve failed, [N] bool."""
@@ -124,6 +149,40 @@ class Probe:
         accepted, failed = self.ask(("steps",), ask, settings, x)
         return accepted, failed
 
+    def shared(self, images: tf.Tensor) -> tf.Tensor:
+        """Logits [B, K] within a question: of the program that all questions under its settings share."""
+        settings, tolerance = self._asked
+        return self._averaged(self._program(settings, tolerance is not None, True, images.shape[1:]), images, tolerance)
+
+    def function(self, *, answering: bool = True, draws: int | None = None, **settings: Any) -> Callable:
+        """The model under some settings, as a function of images [B, H, W, C] to logits [B, K] for attacks.
+
+        Compiled once for each kind of setting, however many attacks call it; the tolerance is a variable, so the
+        function of one kind of setting has the tolerance that was asked for last.
+
+        Args:
+            answering: whether logits are NaN where a solve failed; else they are of the last good state.
+            draws: runs whose mean is returned; default: `self.draws`.
+            **settings: see the class.
+        """
+        settings, tol = self._kind(settings)
+        draws = self.draws if draws is None else draws
+        key = ("function", answering, draws, tol is not None, tuple(sorted(settings.items())))
+        if key not in self._compiled:
+            tolerance = None if tol is None else tf.Variable(0.0, trainable=False)
+
+            def call(images):
+                program = self._program(settings, tol is not None, answering, images.shape[1:])
+                # Attacks refuse a model that stops its gradient; here that is a finding, and the gradient zero.
+                nothing = 0.0 * tf.reduce_sum(tf.reshape(images, [tf.shape(images)[0], -1]), -1, keepdims=True)
+                return self._averaged(program, images, tolerance, draws) + nothing
+
+            self._compiled[key] = call, tolerance
+        call, tolerance = self._compiled[key]
+        if tol is not None:
+            tolerance.assign(tol)
+        return call
+
     def ask(self, key: tuple, question: Callable, settings: dict[str, Any], *arrays: np.ndarray) -> list[np.ndarray]:
         """Compiles `question` once per `key` and settings, and runs it over the arrays in batches.
 
@@ -132,15 +191,13 @@ class Probe:
             question: from tensors [B, ...] to a tuple of tensors [B, ...].
             settings: solver settings; the tolerance may change without a new trace.
         """
-        settings = {name: value for name, value in settings.items() if value is not None}
-        # One image whose solve fails must not end a diagnosis of hundreds; `steps` counts them.
-        settings = {"on_failure": "status", **settings} if self.blocks else {}
-        tol = settings.pop("tol", None)
-        compiled_key = (key, tol is not None, tuple(sorted(settings.items())))
+        settings, tol = self._kind(settings)
+        compiled_key = (key, self.draws, tol is not None, tuple(sorted(settings.items())))
         if compiled_key not in self._compiled:
 
             def traced(tensors, tolerance=None):
                 given = settings if tolerance is None else {"tol": tolerance, **settings}
+                self._asked = settings, tolerance
                 with layers.solver_settings(**given):
                     return question(*tensors)
 
@@ -152,3 +209,34 @@ class Probe:
         compiled = self._compiled[compiled_key]
         tolerance = () if tol is None else (tf.constant(tol, tf.float32),)
         return in_batches(lambda *tensors: compiled(tensors, *tolerance), self.batch_size, *arrays)
+
+    def _kind(self, settings: dict[str, Any]) -> tuple[dict[str, Any], float | None]:
+        """What a program is compiled for, and the tolerance, which it takes as a tensor."""
+        settings = {name: value for name, value in settings.items() if value is not None}
+        # One image whose solve fails must not end a diagnosis of hundreds; `steps` counts them.
+        settings = {"on_failure": "status", **settings} if self.blocks else {}
+        return settings, settings.pop("tol", None)
+
+    def _program(self, settings: dict[str, Any], with_tolerance: bool, answering: bool, shape) -> Callable:
+        """The model compiled for a kind of setting: tracing an ODE block costs seconds, calling a program nothing."""
+        key = ("program", answering, with_tolerance, tuple(sorted(settings.items())), tuple(shape))
+        if key not in self._compiled:
+            # A random tolerance drawn within would win over any that is set; a surrogate is of the model inside.
+            inner = self.original.model if isinstance(self.original, models.RandomSolver) else self.original
+            model = self.model if answering else as_function(inner)
+
+            def traced(images, tolerance=None):
+                given = settings if tolerance is None else {"tol": tolerance, **settings}
+                with layers.solver_settings(**given):
+                    return model(images)
+
+            signature = [tf.TensorSpec([None, *shape], tf.float32)]
+            signature += [tf.TensorSpec([], tf.float32)] if with_tolerance else []
+            self._compiled[key] = tf.function(traced, input_signature=signature, autograph=False)
+        return self._compiled[key]
+
+    def _averaged(self, program: Callable, images: tf.Tensor, tolerance: Any, draws: int | None = None) -> tf.Tensor:
+        draws = self.draws if draws is None else draws
+        repeated = tf.concat([images] * draws, 0) if draws > 1 else images
+        logits = program(repeated) if tolerance is None else program(repeated, tf.convert_to_tensor(tolerance))
+        return tf.add_n(tf.split(logits, draws)) / draws if draws > 1 else logits

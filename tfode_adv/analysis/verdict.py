@@ -4,7 +4,12 @@ An *outcome* says which images one attack turned, and in what the attack differs
 one. An image that the published attack left and another turned is credited to the smallest change that
 turns it: the attacks with the fewest differences share it equally. So an image that falls to ten steps
 with the true gradient is never credited to "more steps", and one that falls to either of two single
-changes counts half for each.
+changes counts half for each. A change that finds what the published gradient hides is greater than any of those
+that try harder along it: an image that another loss turns with more steps needs no attack without gradients.
+
+Two questions are answered apart. *Are the gradients hidden?* is asked of the model's own gradient. *How much
+robustness is left?* is the worst case over all attacks: at most so much, whatever the gradients are. The label says
+what follows for who would quote the published attack.
 """
 
 import collections
@@ -14,7 +19,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tfode_adv.analysis.indicators import Indicator
+from tfode_adv.analysis.indicators import DECIDING, Indicator
+from tfode_adv.rendering.rates import wilson
 
 CHANGES = {
     "gradient": "another source of the gradient",
@@ -28,10 +34,17 @@ CHANGES = {
 HIDING = frozenset({"gradient", "transfer", "gradient-free"})
 
 LABELS = {
-    "masked": "the robustness is masked: do not quote the published attack",
+    "masked": "the gradients are masked: do not quote the published attack",
     "inconclusive": "the attacks tried are too weak to say",
     "credible": "no sign of masking was found",
     "not robust": "there is no robustness to explain",
+}
+GRADIENTS = {
+    "honest": "the model's own gradients foretell how its loss changes",
+    "absent": "the model's own gradients are zero or not finite where its loss changes",
+    "misleading": "the model's own gradients do not foretell how its loss changes",
+    "shattered": "the model's own gradients are of no use at the attack's scale",
+    "random": "the model's own gradients differ from call to call",
 }
 # What "inconclusive" means where the published attack is what was too weak.
 TOO_WEAK = (
@@ -41,7 +54,7 @@ TOO_WEAK = (
 
 # Less than this share of the apparent robustness left is masking, or a published attack too weak: our choice.
 LEAST_LEFT = 0.8
-# Below this share of the correctly classified images, the published attack already breaks the model.
+# Below this share of the correctly classified images left, the model is not robust.
 LEAST_ROBUST = 0.1
 SIGNIFICANCE = 0.05
 
@@ -72,6 +85,9 @@ class Verdict:
         images: how many were looked at; clean, published, worst_case: how many of them are classified
             correctly without an attack, under the published one, under all together.
         left: worst_case / published, in [0, 1]; None where the published attack leaves none.
+        gradients: a key of `GRADIENTS`: whether the model's own gradients are hidden, and how.
+        interval: of the images left in the worst case, the 95 % interval of their share, in [0, 1].
+        set_by: the attack that turns most of the images by itself; None where none turns any.
         hidden: images lost beyond the published attack that no attack of as small a change turned by trying
             harder: another gradient, transfer or no gradient was needed.
         attribution: images lost beyond the published attack, by what took them; see `attribute`.
@@ -86,6 +102,9 @@ class Verdict:
     published: int
     worst_case: int
     left: float | None
+    gradients: str
+    interval: tuple[float, float]
+    set_by: str | None
     hidden: int
     attribution: dict[str, float]
     failed: list[str]
@@ -138,13 +157,22 @@ def _smallest_changes(outcomes: Sequence[Outcome]) -> list[list[frozenset[str]]]
     found = []
     for image in np.flatnonzero(worst_case(outcomes) & ~published):
         turning = {outcome.changes for outcome in others if outcome.turned[image]}
-        fewest = min(map(len, turning))
-        found.append([changes for changes in turning if len(changes) == fewest])
+        smallest = min(map(_size, turning))
+        found.append([changes for changes in turning if _size(changes) == smallest])
     return found
 
 
+def _size(changes: frozenset[str]) -> tuple[bool, int]:
+    return bool(changes & HIDING), len(changes)
+
+
 def judge(
-    correct: np.ndarray, outcomes: Sequence[Outcome], indicators: Sequence[Indicator], setting: str = ""
+    correct: np.ndarray,
+    outcomes: Sequence[Outcome],
+    indicators: Sequence[Indicator],
+    setting: str = "",
+    saturated: np.ndarray | None = None,
+    behind: str = "shattered",
 ) -> Verdict:
     """The verdict on one model at one tolerance.
 
@@ -153,27 +181,40 @@ def judge(
         outcomes: every attack's, the published one's among them (its `changes` are empty).
         indicators: all that were measured.
         setting: words for the sentence's beginning, such as "At tau = 1".
+        saturated: [N] bool, images at which the gradient of the published loss is zero though the model's is not:
+            another loss then finds what that one hides.
+        behind: a key of `GRADIENTS`: what the model's own gradients are where much is hidden and no indicator tells.
 
     Returns:
-        "not robust" where the published attack turns nine images in ten; "masked" where the images that take
-        one of `HIDING` to turn leave less than `LEAST_LEFT` of the apparent robustness, beyond chance, or
-        where an indicator of masking fails; "inconclusive" where trying harder leaves less, or an indicator of
-        a weak evaluation fails; else "credible".
+        "not robust" where the published attack turns nine images in ten, or where all together do and the gradients
+        are honest; "masked" where the images that take one of `HIDING` to turn leave less than `LEAST_LEFT` of the
+        apparent robustness, beyond chance, or where an indicator of masking tells; "inconclusive" where trying harder
+        leaves less, or an indicator of a weak evaluation tells; else "credible".
     """
     total = len(correct)
     published = correct & ~worst_case(outcome for outcome in outcomes if not outcome.changes)
     remaining = correct & ~worst_case(outcomes)
     lost = int(published.sum() - remaining.sum())
     turning = _smallest_changes(outcomes)
-    hidden = sum(all(changes & HIDING for changes in smallest) for smallest in turning)
-    failed = [indicator for indicator in indicators if not indicator.passed]
-    groups = {indicator.group for indicator in failed}
+    flat = np.zeros(total, bool) if saturated is None else saturated
+    images = np.flatnonzero(worst_case(outcomes) & ~worst_case(one for one in outcomes if not one.changes))
+    hidden = sum(
+        all(changes & HIDING or (flat[image] and "loss" in changes) for changes in smallest)
+        for image, smallest in zip(images, turning, strict=True)
+    )
+    telling = told(indicators)
+    groups = {indicator.group for indicator in telling}
     too_weak = _is_much(lost, int(published.sum()))
+    much_hidden = _is_much(hidden, int(published.sum()))
+    gradients = _gradients(telling, behind if much_hidden else "honest")
+    least = LEAST_ROBUST * max(1, correct.sum())
 
-    if published.sum() < LEAST_ROBUST * max(1, correct.sum()):
+    if published.sum() < least:
         label = "not robust"
-    elif _is_much(hidden, int(published.sum())) or "masking" in groups:
+    elif much_hidden or "masking" in groups:
         label = "masked"
+    elif remaining.sum() < least:
+        label = "not robust"
     elif too_weak or "evaluation" in groups:
         label = "inconclusive"
     else:
@@ -182,25 +223,59 @@ def judge(
 
     attribution = _credit(turning)
     counts = {"clean": correct.sum(), "published": published.sum(), "worst_case": remaining.sum()}
+    interval = wilson(int(remaining.sum()), total)
+    set_by = _strongest(outcomes)
+    conclusion = f"{label} ({meaning})"
+    left = _left(int(remaining.sum()), total, interval, set_by)
     return Verdict(
         label=label,
         meaning=meaning,
-        sentence=_sentence(setting, f"{label} ({meaning})", counts, total, attribution, failed),
+        sentence=_sentence(setting, f"{left}. Gradients: {gradients}", conclusion, counts, total, attribution, telling),
         images=total,
         **{name: int(count) for name, count in counts.items()},
         left=float(remaining.sum() / published.sum()) if published.any() else None,
+        gradients=gradients,
+        interval=interval,
+        set_by=set_by,
         hidden=hidden,
         attribution=attribution,
-        failed=[indicator.name for indicator in failed],
+        failed=[indicator.name for indicator in indicators if not indicator.passed],
     )
+
+
+def told(indicators: Sequence[Indicator]) -> list[Indicator]:
+    """The failed indicators that decide: of those groups that do, beyond chance, at a significance they share."""
+    deciding = [indicator for indicator in indicators if indicator.group in DECIDING]
+    return [indicator for indicator in deciding if indicator.tells(SIGNIFICANCE / len(deciding))]
+
+
+def _gradients(telling: Sequence[Indicator], otherwise: str) -> str:
+    """How the model's own gradients are hidden, a key of `GRADIENTS`; the graver sign first."""
+    failed = " ".join(indicator.name for indicator in telling if indicator.group == "masking")
+    for word, answer in (("unavailable", "absent"), ("irreproducible", "random"), ("misleading", "misleading")):
+        if word in failed:
+            return answer
+    return "shattered" if "shattered" in failed else otherwise
+
+
+def _strongest(outcomes: Sequence[Outcome]) -> str | None:
+    best = max(outcomes, key=lambda outcome: int(outcome.turned.sum()), default=None)
+    return best.name if best is not None and best.turned.any() else None
+
+
+def _left(count: int, total: int, interval: tuple[float, float], set_by: str | None) -> str:
+    low, high = (100 * end for end in interval)
+    text = f"Robustness left: at most {100 * _divide(count, total):.1f} % ({low:.1f} to {high:.1f} %, {total} images)"
+    return text + (f", set by {set_by} above all" if set_by else "; no attack turned an image")
 
 
 def _is_much(lost: int, published: int) -> bool:
     """Whether losing so many of the images that withstood the published attack says something, beyond chance."""
-    return published > 0 and 1 - lost / published < LEAST_LEFT and sign_test(lost, 0) <= SIGNIFICANCE
+    much = published > 0 and 1 - lost / published < LEAST_LEFT
+    return much and sign_test(lost, 0) <= SIGNIFICANCE
 
 
-def _sentence(setting, conclusion, counts, total, attribution, failed) -> str:
+def _sentence(setting, answers, conclusion, counts, total, attribution, telling) -> str:
     def percent(count: float) -> str:
         return f"{100 * _divide(count, total):.1f} %"
 
@@ -218,10 +293,9 @@ def _sentence(setting, conclusion, counts, total, attribution, failed) -> str:
         if rest > 1e-9:
             causes.append(f"{percent(rest)} to the rest")
         text += f": {kept:.0f} % of the apparent robustness is left; of all images, {_enumerate(causes)}"
-    text += f". Verdict: {conclusion}"
-    telling = [indicator.name for indicator in failed if indicator.group != "published"]
+    text += f". {answers}. Verdict: {conclusion}"
     if telling:
-        text += f"; failed: {', '.join(telling)}"
+        text += f"; failed: {', '.join(indicator.name for indicator in telling)}"
     return text + "."
 
 

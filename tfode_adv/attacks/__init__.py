@@ -16,7 +16,7 @@ from tfode_adv.attacks.mim import MIM
 from tfode_adv.attacks.pgd import BIM, FGSM, PGD
 from tfode_adv.attacks.registry import available, describe, get
 from tfode_adv.attacks.result import AttackResult
-from tfode_adv.attacks.sources import EOT, Source, Through, Transfer
+from tfode_adv.attacks.sources import EOT, Smoothed, Source, Through, Transfer
 from tfode_adv.attacks.spsa import SPSA
 from tfode_adv.attacks.square import Square
 
@@ -40,6 +40,7 @@ __all__ = [
     "Attack",
     "AttackResult",
     "CWLinf",
+    "Smoothed",
     "Source",
     "Through",
     "Transfer",

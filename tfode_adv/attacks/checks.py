@@ -172,6 +172,9 @@ def _only_probabilities(values, ask, x):
     values = np.concatenate([values, answers(np.concatenate([noise, noise[:1] * 0, noise[:1] * 0 + 1]))])
     if values.min() < 0 or values.max() > 1 or np.ptp(values, axis=0).max() == 0:
         return False
+    # A decision is all zeros and a one, of noise as well, which no softmax gives.
+    if np.isin(values, (0, 1)).all():
+        return False
     if (np.abs(values.sum(-1) - 1) <= _SUM).all():
         return True
     far = answers(1e6 * np.concatenate([noise, -noise, noise - 0.5]))

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv import layers, solvers
-from tfode_adv.attacks import checks, losses
+from tfode_adv.attacks import checks, losses, norms, randomness
 from tfode_adv.attacks.ascent import value_and_gradient
 from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
 from tfode_adv.models.random_solver import RandomSolver
@@ -222,6 +222,66 @@ class _Repeated(Source):
     def differentiate(self, model: Model, loss: Loss, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         found = one_by_one(lambda _: self.source.differentiate(model, loss, x), tf.range(self.times), 3)
         return tuple(tf.reduce_mean(part, 0) for part in found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Smoothed(Source):
+    """The mean gradient of the loss over noisy copies of the image: what an attack sees past a rippled surface.
+
+    A gradient may be exact and useless, as it turns within a fraction of the attack's radius ("shattered", Athalye
+    et al. 2018); its mean over a neighbourhood is that of the loss smoothed. Loss and answer are those of the image
+    itself. The noise is drawn once, in pairs of opposite signs, so that a gradient can be had again.
+
+    Args:
+      radius: of the ball, in `norm`, that the noise is uniform in.
+      norm: linf, l2 or l2rms.
+      n: noisy copies, an even number.
+      seed: of the noise.
+
+    Raises:
+      UsageError: a value out of range, an odd `n` or an unknown norm.
+    """
+
+    radius: float
+    norm: str = "linf"
+    n: int = 16
+    seed: int = 0
+
+    def __post_init__(self):
+        check_range("radius", self.radius, low=0, low_open=True)
+        check_choice("norm", self.norm, norms.NORMS)
+        object.__setattr__(self, "n", check_integer("n", self.n, low=2))
+        if self.n % 2:
+            raise UsageError(f"n is {self.n}, but must be even: each noise has its mirror image")
+
+    @property
+    def draws(self) -> int:
+        return self.n
+
+    @property
+    def queries(self) -> int:
+        return self.n + 1
+
+    @property
+    def at_once(self) -> int:
+        return self.n
+
+    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        shape, kind = x.shape[1:], norms.geometry(self.norm)
+        keys = randomness.fold(self.seed, tf.range(self.n // 2, dtype=tf.int64))
+        like = tf.zeros([self.n // 2, *shape])
+        half = norms.random_delta(keys, like, kind, self.radius * norms.unit(self.norm, shape))
+        noise = tf.unstack(tf.concat([half, -half], 0))
+        # Brought into [0, 1], where a model is defined; the edge must not cut the gradient off.
+        moves = [tf.stop_gradient(tf.clip_by_value(x + one, 0.0, 1.0) - x) for one in noise]
+
+        def noisy(x):
+            logits = model(tf.concat([x + move for move in moves], 0))
+            return tf.add_n([loss(run) for run in tf.split(logits, self.n)]) / self.n
+
+        _, gradient = value_and_gradient(noisy, x)
+        logits = model(x)
+        return loss(logits), logits, gradient
 
 
 @dataclasses.dataclass(frozen=True)

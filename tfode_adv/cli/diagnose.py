@@ -3,13 +3,16 @@
 bin/diagnose RUN                              a quick look at 200 test images, at each tolerance
 bin/diagnose RUN --tol=1e-3,1 --eps=0.1 --budget=full
 bin/diagnose RUN --gradient=backprop          held against an attack that was published with backpropagation
+bin/diagnose RUN --twin=OTHER                 takes gradients from another run's model too, a smooth twin of RUN's
 
 Writes RUN/diagnosis/diagnosis.json and its pictures; bin/report shows them. Every finished piece is kept:
 the same command continues where it was stopped. A diagnosis of weights that were since replaced is moved aside.
 
-The verdict on each tolerance: "credible", no sign of masking was found; "masked", what the published attack left
-falls to another gradient, to transferred examples or without a gradient, or the model hides its gradients;
-"inconclusive", the attacks are too weak to say; "not robust", the published attack turns nine images in ten.
+Two answers at each tolerance: whether the model's own gradients are honest, absent, misleading, shattered or random,
+and how much robustness is left: at most so much, and which attack set it. The verdict follows: "credible", no sign of
+masking was found; "masked", the gradients are hidden, or what the published attack left falls to another gradient, to
+transferred examples or without a gradient; "inconclusive", the attacks are too weak to say; "not robust", the attacks
+turn nine images in ten.
 """
 
 import tensorflow as tf
@@ -57,6 +60,7 @@ _integer(
     f"Test images looked at (default: {NUM_EXAMPLES}, or all of fewer).",
     FLAGS,
 )
+_text("twin", None, "A run whose model is a smooth twin of this one, to take gradients from too.", flag_values=FLAGS)
 absl_flags.DEFINE_enum("budget", "quick", list(BUDGETS), "How hard to try.", flag_values=FLAGS)
 flags.define_data_flags(FLAGS, dataset=None)
 
@@ -77,6 +81,9 @@ def main(argv: list[str]) -> None:
     print(f"diagnosing {newest}{run.path}, on {name}", flush=True)
     images = _images(run, name)
     check_images(model, images.x, images.y, name)
+    twin = Run.open(FLAGS.twin).load_model() if FLAGS.twin else None
+    if twin is not None:
+        check_images(twin, images.x, images.y, name)
     digest = sha256(run.model_path)
     aside = set_aside(run, digest)
     if aside:
@@ -90,6 +97,7 @@ def main(argv: list[str]) -> None:
         budget=FLAGS.budget,
         tols=FLAGS.tol,
         batch_size=FLAGS.batch_size,
+        twin=twin,
         named={"data set": name},
     )
     print(writer.summary(done.found).to_text())

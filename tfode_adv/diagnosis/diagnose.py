@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ from tfode_adv.analysis.probe import Probe
 from tfode_adv.analysis.stages import Stages
 from tfode_adv.attacks import checks
 from tfode_adv.attacks.norms import NORMS
+from tfode_adv.attacks.sources import as_function
 from tfode_adv.diagnosis import fingerprint, writer
 from tfode_adv.diagnosis.reader import NAME, sections
 from tfode_adv.errors import RunError, UsageError, check_choice, check_integer, check_range
@@ -55,6 +56,7 @@ def diagnose(
     fine_tol: float = 1e-4,
     budget: str = "quick",
     validation: np.ndarray | None = None,
+    twin: Callable | None = None,
     batch_size: int = 128,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -78,6 +80,9 @@ def diagnose(
         budget: how hard to try: quick or full.
         validation: clean images [M, H, W, C] that the model was not trained on, to set detectors' thresholds; none
             leaves the detectors out.
+        twin: from the same images to as many logits, and smooth: attacks take its gradient, and the model judges what
+            they find. The model without what hides its gradient, say. Pieces of a twin that is no Keras model are
+            not found again by another process.
         batch_size: images that go through the model at once.
         seed: of everything random.
 
@@ -116,6 +121,7 @@ def diagnose(
         digest=fingerprint.of_model(model),
         budget=budget,
         tols=tols,
+        twin=_checked_twin(twin, images),
         batch_size=check_integer("batch_size", batch_size, low=1),
     )
     shown = Report(f"Diagnosis of {model.name}", [], sections(model.name, done.document, folder), done.document)
@@ -133,18 +139,22 @@ def carry_out(
     budget: str,
     tols: Sequence[float],
     batch_size: int = 128,
+    twin: Callable | None = None,
     named: Mapping[str, Any] | None = None,
 ) -> Diagnosed:
     """Diagnoses a model and writes the document with its pictures; `diagnose` for what is checked already.
 
     Args:
         digest: of the model; its finished pieces are found again by it.
+        twin: see `diagnose`.
         named: more of what the document's settings show, before the rest.
     """
     probe = Probe(model, batch_size)
     # By what the images are, not where they lie: a run may move to another machine.
     arrays = images.x, images.y, images.validation
     settings = {"model": digest, "images": fingerprint.of_arrays(arrays), "version": __version__}
+    if twin is not None:
+        settings["twin"] = fingerprint.of_model(twin) if isinstance(twin, keras.layers.Layer) else f"at {id(twin)}"
     stages = Stages(folder / PIECES, settings)
     total = diagnosis.pieces(probe, protocol, budget, tols)
     with bar(total=total, desc="diagnosis", unit="piece") as progress:
@@ -153,7 +163,7 @@ def carry_out(
             progress.set_postfix(now=words)
             progress.update()
 
-        found = diagnosis.run(probe, images, protocol, budget=budget, tols=tols, stages=stages, step=step)
+        found = diagnosis.run(probe, images, protocol, budget=budget, tols=tols, stages=stages, step=step, twin=twin)
     shown = {
         **(named or {}),
         "test images": len(images.x),
@@ -181,6 +191,17 @@ def _checked(model: keras.layers.Layer, x: np.ndarray, y: np.ndarray, validation
         raise UsageError(f"validation images have shape {held_out.shape[1:]}, but the test images {x.shape[1:]}")
     check_images(model, x, y, "x and y")
     return Images(x, y, held_out)
+
+
+def _checked_twin(twin: Callable | None, images: Images) -> Callable | None:
+    if twin is None:
+        return None
+    if not callable(twin):
+        raise UsageError(f"twin is {twin!r}, but must be a Keras model or a function from images to logits")
+    shape = tuple(as_function(twin)(images.x[:1]).shape)
+    if len(shape) != 2 or shape[1] <= images.y.max():
+        raise UsageError(f"the twin returns shape {shape} for one image, but must return logits (1, classes)")
+    return twin
 
 
 def _left_out(probe: Probe, images: Images, found: Sequence[AtTolerance], tols: Sequence[float]) -> list[str]:

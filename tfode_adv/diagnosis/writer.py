@@ -11,7 +11,7 @@ from tfode_adv.analysis.detection import SCORES
 from tfode_adv.analysis.diagnosis import AtTolerance
 from tfode_adv.analysis.gradient_audit import COLUMNS
 from tfode_adv.analysis.indicators import GROUPS
-from tfode_adv.analysis.verdict import CHANGES
+from tfode_adv.analysis.verdict import CHANGES, GRADIENTS
 from tfode_adv.diagnosis.figures import pictures
 from tfode_adv.diagnosis.reader import NAME
 from tfode_adv.rendering.charts import Picture
@@ -101,6 +101,23 @@ def summary(found: Sequence[AtTolerance]) -> Table:
     return Table("How much robustness is left", headers, rows, note)
 
 
+def answers(found: Sequence[AtTolerance]) -> Table:
+    """The two questions at each tolerance: are the gradients hidden, and how much robustness is left?"""
+    rows = [
+        [
+            at.tol,
+            at.verdict.gradients,
+            GRADIENTS[at.verdict.gradients],
+            Rate(at.verdict.worst_case, at.verdict.images),
+            at.verdict.set_by,
+        ]
+        for at in found
+    ]
+    headers = ["τ", "gradients", "which means that", "robustness left: at most", "set above all by"]
+    note = "The share is of all images; another attack may leave less, none that was tried does."
+    return Table("Two answers", headers, rows, note)
+
+
 def remarks(found: Sequence[AtTolerance]) -> list[str]:
     """What weakens the numbers: solves that failed, planted examples that chance finds."""
     lines = []
@@ -111,6 +128,11 @@ def remarks(found: Sequence[AtTolerance]) -> list[str]:
         if at.by_chance:
             share = f"{100 * at.by_chance:.1f} %"
             lines.append(f"Random points find {share} of the planted examples{where}: so much of that test is luck.")
+        if at.powered:
+            power = ", ".join(f"{name} {turned}" for name, turned in at.power.items())
+            lines.append(
+                f"Of {at.powered} images that gradients turned{where}, attacks without gradients turn: {power}."
+            )
     return lines
 
 
@@ -122,7 +144,7 @@ def _sections(found: Sequence[AtTolerance], settings: dict[str, Any], notes: Seq
             "title": "Is this robustness real?",
             "lines": [f"Settings: {shown}.", *notes, *remarks(found)],
             "verdicts": [at.verdict.sentence for at in found],
-            "tables": [summary(found), _attribution(found)],
+            "tables": [summary(found), _attribution(found), answers(found)],
         },
         {"name": "attacks", "title": "Attacks at equal ε", "tables": [_attacks(found)]},
         {
@@ -203,6 +225,7 @@ def _indicators(found: Sequence[AtTolerance]) -> Table:
             one.threshold,
             "pass" if one.passed else "fail",
             one.group,
+            None if one.total is None else Rate(one.count, one.total),
             one.explanation,
         ]
         for at in found
@@ -211,8 +234,12 @@ def _indicators(found: Sequence[AtTolerance]) -> Table:
     # By indicator, so that a row's neighbours are the same indicator at other tolerances.
     order = list(dict.fromkeys(row[0] for row in rows))
     rows.sort(key=lambda row: order.index(row[0]))
-    headers = ["indicator", "τ", "value", "passes up to", "result", "group", "what it is"]
-    return Table("Indicators", headers, rows)
+    headers = ["indicator", "τ", "value", "passes up to", "result", "group", "images", "what it is"]
+    note = (
+        "A failure tells only where it is beyond chance: the images counted are more than chance makes of so many, at "
+    )
+    note += "a significance of 5 % shared by all indicators that decide."
+    return Table("Indicators", headers, rows, note)
 
 
 def _audit(found: Sequence[AtTolerance]) -> Table:
@@ -222,8 +249,11 @@ def _audit(found: Sequence[AtTolerance]) -> Table:
         for index, row in enumerate(at.audit["rows"])
     ]
     note = "Medians over images; signs, rising losses, and gradients that are zero or not finite as shares. "
-    note += "Differences are central, of 1e-3, along random sign vectors. Step changes: how often noise of "
-    note += "1e-3 changes the number of accepted steps."
+    note += (
+        "Differences of the margin within [0, 1] along random sign vectors, at the scale that fits best of a hundredth "
+    )
+    note += "to half of ε, at images and at iterates. Step changes: how often noise of 1e-3 changes the number of "
+    note += "accepted steps."
     return Table("Gradient audit", ["τ", *COLUMNS, "step changes"], rows, note)
 
 
@@ -279,6 +309,7 @@ def _values(at: AtTolerance) -> dict[str, Any]:
         "failed_solves": at.failed,
         "strongest_gradient": at.strongest,
         "planted_found_by_chance": at.by_chance,
+        "gradient_free_power": {"found": at.power, "tried": at.powered},
         "attacks": [
             {
                 "name": outcome.name,

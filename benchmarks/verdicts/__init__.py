@@ -1,0 +1,1 @@
+"""Planted models whose truth is known, and what a diagnosis calls them."""

@@ -1,0 +1,72 @@
+"""What a diagnosis calls planted models whose truth is known.
+
+python -m benchmarks.verdicts [NAME ...]     # all, or some; a model that is done is not done again
+python -m benchmarks.verdicts --table        # results/verdicts/README.md from what is done
+"""
+
+import json
+import pathlib
+import sys
+import time
+
+import keras
+import numpy as np
+
+import tfode_adv as ta
+from benchmarks.verdicts import table
+from benchmarks.verdicts.independent import robust
+from benchmarks.verdicts.networks import FOLDER, IMAGES, images
+from benchmarks.verdicts.planted import MODELS
+
+DONE = FOLDER / "done"
+RESULTS = pathlib.Path(__file__).resolve().parents[2] / "results" / "verdicts"
+
+
+def diagnosed(name: str) -> dict:
+    """One planted model's truth, its diagnosis and the independent attack's bound."""
+    planted = MODELS[name]()
+    x, y = images("test", IMAGES)
+    y = y % planted.classes
+    clean, left = robust(planted, x, y)
+    begun, spent = time.time(), time.process_time()
+    folder = FOLDER / "diagnoses" / f"{name}-{time.time_ns()}"
+    document = ta.reports.diagnose(planted.model, x, y, folder, norm=planted.norm, eps=planted.eps, **planted.options)
+    verdict = document["verdict"]
+    values = {one["name"].split(" (")[0]: one["value"] for one in document["indicators"] if one["group"] == "masking"}
+    return {
+        "truth": planted.truth,
+        "norm": planted.norm,
+        "eps": planted.eps,
+        "independent": [int(clean.sum()), int(left.sum())],
+        "seconds": [time.time() - begun, time.process_time() - spent],
+        "indicators": values,
+        "deciding": [
+            one["name"] for one in document["indicators"] if one["group"] != "informing" and not one["passed"]
+        ],
+        **{key: verdict[key] for key in ("label", "gradients", "clean", "published", "worst_case", "hidden", "set_by")},
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the models named, or all, and writes the table."""
+    names = [one for one in arguments if not one.startswith("-")]
+    for name in [] if "--table" in arguments else names or MODELS:
+        if (DONE / f"{name}.json").exists():
+            continue
+        one = diagnosed(name)
+        DONE.mkdir(parents=True, exist_ok=True)
+        (DONE / f"{name}.json").write_text(json.dumps(one, default=float))
+        print(f"{name:18s} {one['truth']:7s} {one['label']:12s} {one['gradients']:10s}", end=" ")
+        print(f"{one['clean']} {one['published']} {one['worst_case']} independent {one['independent']}", end=" ")
+        print(f"{one['seconds'][0]:.0f} s, {one['set_by']}, {one['deciding']}", flush=True)
+        keras.backend.clear_session()
+    found = {name: DONE / f"{name}.json" for name in MODELS}
+    done = {name: json.loads(path.read_text()) for name, path in found.items() if path.exists()}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "README.md").write_text(table.text(done))
+    (RESULTS / "verdicts.json").write_text(json.dumps(done, indent=1, sort_keys=True, default=float) + "\n")
+    print(np.round(sum(one["seconds"][0] for one in done.values())), "s of diagnoses")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,383 @@
+"""The planted models: half hide their gradients, each by another mechanism, half are honest."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfode_adv as ta
+from benchmarks.verdicts import networks
+from benchmarks.verdicts.networks import EPS, SHAPE, adversarially, convolutional, naturally, trained
+
+
+class Apply(keras.layers.Layer):
+    """A function as a layer."""
+
+    def __init__(self, function: Callable, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+
+@dataclasses.dataclass
+class Planted:
+    """A model, its truth ("masked" or "honest"), a smooth twin for the independent attack, and the attack's size."""
+
+    model: keras.Model
+    truth: str
+    twin: Callable | None = None
+    norm: str = "linf"
+    eps: float = EPS["linf"]
+    random: bool = False
+    classes: int = 10
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+MODELS: dict[str, Callable[[], Planted]] = {}
+
+
+def planted(function):
+    """Enters a planted model under its function's name."""
+    MODELS[function.__name__] = function
+    return function
+
+
+def behind(front, network, after=None):
+    """front, network, after in a row, as one Keras model."""
+    image = keras.Input(SHAPE)
+    logits = network(image if front is None else Apply(front)(image))
+    return keras.Model(image, logits if after is None else Apply(after)(logits))
+
+
+def masked(model, twin, **options):
+    """A planted model that hides its gradients."""
+    return Planted(model, "masked", twin, **options)
+
+
+def honest(model, **options):
+    """One that does not."""
+    return Planted(model, "honest", **options)
+
+
+def natural():
+    return trained("natural", convolutional, naturally())
+
+
+def robust():
+    return trained("robust", convolutional, adversarially())
+
+
+def robust_l2():
+    return trained("robust_l2", convolutional, adversarially("l2", 1.0))
+
+
+def rounded(x):
+    return tf.round(x * 8) / 8
+
+
+L2 = {"norm": "l2", "eps": EPS["l2"]}
+
+
+# ---- masked: absent gradients
+@planted
+def quantiser():
+    return masked(behind(rounded, natural()), natural())
+
+
+@planted
+def quantiser_l2():
+    return masked(behind(rounded, natural()), natural(), **L2)
+
+
+@planted
+def quantised_robust():
+    return masked(behind(rounded, robust()), robust())
+
+
+@planted
+def thermometer():
+    levels = np.arange(1, 11, dtype=np.float32) / 11
+
+    def code(x):
+        return tf.cast(x > levels, tf.float32)
+
+    network = trained("thermometer", lambda: convolutional(channels=10), naturally(code))
+    return masked(behind(code, network), lambda z: network(tf.sigmoid(20 * (z - levels))))
+
+
+@planted
+def decision():
+    return masked(behind(None, natural(), lambda z: tf.one_hot(tf.argmax(z, -1), 10)), natural())
+
+
+@planted
+def decision_inside():
+    """The same in one layer: there is nothing to take out."""
+    network = natural()
+    image = keras.Input(SHAPE)
+    return masked(keras.Model(image, Apply(lambda x: tf.one_hot(tf.argmax(network(x), -1), 10))(image)), network)
+
+
+@planted
+def stopped():
+    return masked(behind(tf.stop_gradient, natural()), natural())
+
+
+@planted
+def not_finite():
+    """sqrt(x^2): the derivative at a black pixel is not a number."""
+    return masked(behind(lambda x: tf.sqrt(x * x), natural()), natural())
+
+
+@planted
+def binary_code():
+    def coder(middle):
+        layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(128, activation="relu")]
+        layers += [keras.layers.Dense(64, activation="tanh"), middle, keras.layers.Dense(128, activation="relu")]
+        return keras.Sequential([*layers, keras.layers.Dense(196, activation="sigmoid"), keras.layers.Reshape(SHAPE)])
+
+    def train(network):
+        x, _ = networks.images("train", networks.TRAINED_ON)
+        network.compile(keras.optimizers.Adam(2e-3), "mse")
+        network.fit(x, x, epochs=15, batch_size=64, verbose=0)
+
+    soft = trained("coder", lambda: coder(Apply(lambda h: h + tf.stop_gradient(tf.sign(h) - h))), train)
+    network = trained("decoded", convolutional, naturally(soft))
+    hard = coder(Apply(tf.sign))
+    hard.set_weights(soft.get_weights())
+    image = keras.Input(SHAPE)
+    return masked(keras.Model(image, network(hard(image))), lambda z: network(soft(z)))
+
+
+# ---- masked: misleading gradients
+@planted
+def permuted():
+    order = np.random.default_rng(0).permutation(196)
+
+    @tf.custom_gradient
+    def same(x):
+        return tf.identity(x), lambda g: tf.reshape(tf.gather(tf.reshape(g, [-1, 196]), order, axis=1), tf.shape(g))
+
+    return masked(behind(same, natural()), natural())
+
+
+@planted
+def permuted_l2():
+    return dataclasses.replace(permuted(), **L2)
+
+
+@planted
+def detour():
+    network, matrix = natural(), tf.constant(np.random.default_rng(0).normal(size=(196, 10)), tf.float32)
+
+    def false(pair):
+        other = tf.reshape(pair[1], [-1, 196]) @ matrix
+        return tf.stop_gradient(pair[0] - other) + other
+
+    image = keras.Input(SHAPE)
+    return masked(keras.Model(image, Apply(false)([network(image), image])), network)
+
+
+# ---- masked: shattered, exploding and vanishing gradients
+@planted
+def ripple():
+    network = natural()
+
+    def front(x):
+        return x + 0.02 * tf.sin(300 * x)
+
+    return masked(behind(front, network), lambda z: network(z + tf.stop_gradient(front(z) - z)))
+
+
+@planted
+def ripple_robust():
+    network = robust()
+
+    def front(x):
+        return x + 0.02 * tf.sin(300 * x)
+
+    return masked(behind(front, network), lambda z: network(z + tf.stop_gradient(front(z) - z)))
+
+
+@planted
+def sharpened():
+    """Many steps of smoothing towards black or white: the gradient vanishes and explodes."""
+
+    def front(x):
+        for _ in range(12):
+            x = x * x * (3 - 2 * x)
+        return x
+
+    def once(x):
+        return tf.sigmoid(12 * (x - 0.5))
+
+    network = trained("sharpened", convolutional, naturally(front))
+    return masked(behind(front, network), lambda z: network(once(z)), eps=0.2)
+
+
+@planted
+def saturated():
+    """Logits x 1000: the cross-entropy's gradient vanishes in float32."""
+    return masked(behind(None, natural(), lambda z: 1000 * z), natural())
+
+
+# ---- masked: random gradients
+@planted
+def dithered():
+    def front(x):
+        return tf.floor(8 * x + tf.random.uniform(tf.shape(x))) / 8
+
+    return masked(behind(front, natural()), natural(), random=True)
+
+
+# ---- masked: the solvers' own
+@planted
+def coarse_adjoint():
+    network = trained("flow", lambda: networks.flow(tol=0.1), naturally(epochs=8, rate=5e-3))
+    return masked(network, None, eps=0.05, options={"tols": [1.0], "gradient": "adjoint"})
+
+
+class RoundedDynamics(keras.layers.Layer):
+    """Convolution, tanh, convolution of a state rounded to quarters, with a straight-through gradient or none."""
+
+    def __init__(self, through: bool, **kwargs):
+        super().__init__(**kwargs)
+        self.through = through
+        self.first, self.second = (keras.layers.Conv2D(8, 3, padding="same") for _ in range(2))
+
+    def build(self, t_shape=None, h_shape=None):
+        self.first.build((None, None, None, 8))
+        self.second.build((None, None, None, 8))
+        self.built = True
+
+    def call(self, t, h):
+        coarse = tf.round(4 * h) / 4
+        return self.second(tf.tanh(self.first(h + tf.stop_gradient(coarse - h) if self.through else coarse)))
+
+    def compute_output_shape(self, t_shape=None, h_shape=None):
+        return h_shape
+
+
+@planted
+def rounded_dynamics():
+    def build(through=True):
+        return networks.flow(RoundedDynamics(through), solver="euler", num_steps=3)
+
+    soft = trained("rounded_flow", build, naturally(epochs=8, rate=5e-3))
+    hard = build(False)
+    hard.set_weights(soft.get_weights())
+    return masked(behind(rounded, hard), soft, eps=0.05)
+
+
+# ---- honest
+@planted
+def pgd_trained():
+    return honest(robust())
+
+
+@planted
+def pgd_trained_l2():
+    return honest(robust_l2(), **L2)
+
+
+@planted
+def trades():
+    return honest(trained("trades", convolutional, adversarially(trades=3.0)))
+
+
+@planted
+def smooth_robust():
+    return honest(trained("smooth", lambda: convolutional(activation="softplus"), adversarially()))
+
+
+@planted
+def linear_robust():
+    return honest(trained("linear", networks.linear, adversarially(eps=0.05)), eps=0.04)
+
+
+@planted
+def certified_l2():
+    def build():
+        return convolutional(kernel_constraint=networks.Spectral())
+
+    return honest(trained("certified", build, naturally(epochs=12, rate=3e-3, scale=8.0)), norm="l2", eps=0.4)
+
+
+@planted
+def two_classes():
+    network = trained("two", lambda: convolutional(2), adversarially(classes=2))
+    return honest(network, classes=2)
+
+
+@planted
+def constant():
+    network = networks.linear()
+    network.set_weights([np.zeros((196, 10), np.float32), np.eye(10, dtype=np.float32)[1]])
+    return honest(network)
+
+
+@planted
+def hot():
+    return honest(behind(None, robust(), lambda z: 15 * z))
+
+
+@planted
+def cold():
+    return honest(behind(None, robust(), lambda z: 0.05 * z))
+
+
+@planted
+def natural_falls():
+    return honest(natural(), eps=0.25)
+
+
+@planted
+def natural_small():
+    return honest(natural(), eps=0.03)
+
+
+@planted
+def logit_noise():
+    return honest(behind(None, robust(), lambda z: z + 0.1 * tf.random.normal(tf.shape(z))), twin=robust(), random=True)
+
+
+@planted
+def input_noise():
+    noisy = behind(lambda x: x + 0.02 * tf.random.normal(tf.shape(x)), robust())
+    return honest(noisy, twin=robust(), random=True)
+
+
+@planted
+def square_root():
+    def front(x):
+        return tf.sqrt(x + 0.01)
+
+    return honest(behind(front, trained("root", convolutional, naturally(front))), eps=0.03)
+
+
+@planted
+def straight_through():
+    return honest(behind(lambda x: x + tf.stop_gradient(rounded(x) - x), robust()))
+
+
+@planted
+def fixed_steps():
+    network = trained("rk4", lambda: networks.flow(solver="rk4", num_steps=3), naturally(epochs=8, rate=5e-3))
+    return honest(network, eps=0.03)
+
+
+@planted
+def adaptive():
+    network = trained("flow", lambda: networks.flow(tol=0.1), naturally(epochs=8, rate=5e-3))
+    return honest(network, eps=0.03, options={"tols": [0.01]})
+
+
+@planted
+def random_tolerance():
+    network = trained("flow", lambda: networks.flow(tol=0.1), naturally(epochs=8, rate=5e-3))
+    return honest(ta.models.RandomSolver(network, 1e-3, 1e-1), twin=network, eps=0.03, random=True)

@@ -1,0 +1,61 @@
+"""Ways round a model's own gradient, found when it looks hidden: a twin, straight-through layers, a student."""
+
+import functools
+from collections.abc import Callable
+
+import keras
+
+from tfode_adv import layers
+from tfode_adv.analysis import straight_through, student
+from tfode_adv.analysis.attack_table import AVERAGED, STRAIGHT, STUDENT, TWIN
+from tfode_adv.analysis.measurements import Bench, Tolerance
+
+# Of the images, so many are enough to see what a layer does.
+SHOWN = 16
+
+
+def always(bench: Bench) -> dict[str, Callable]:
+    """Those tried on every model: the user's twin, and without ODE blocks, where they cost little, mean gradients."""
+    found = {} if bench.twin is None else {TWIN: lambda: bench.twin}
+    return found if bench.probe.blocks else {**found, AVERAGED: _nothing}
+
+
+def when_hidden(bench: Bench, tol: Tolerance) -> dict[str, Callable]:
+    """Those tried on a model whose gradient looks hidden."""
+
+    @functools.cache
+    def past_layers():
+        if not isinstance(bench.probe.original, keras.layers.Layer):
+            return [], None
+        with layers.solver_settings(**_settings(bench, tol)):
+            names, way = straight_through.detour(bench.probe.original, bench.images.x[:SHOWN])
+        return names, way and functools.partial(_solved, way, _settings(bench, tol))
+
+    @functools.cache
+    def taught():
+        def ask(x):
+            return bench.probe.logits(x, **bench.forward(tol))
+
+        protocol = bench.protocol
+        return student.distil(ask, bench.images.x, norm=protocol.norm, eps=protocol.eps, seed=protocol.seed)
+
+    def look():
+        return {"layers": past_layers()[0]}, {}
+
+    found = {AVERAGED: _nothing, STUDENT: taught}
+    if bench.stage("layers without a gradient", tol, look)[0]["layers"]:
+        found[STRAIGHT] = lambda: past_layers()[1]
+    return found
+
+
+def _settings(bench: Bench, tol: Tolerance) -> dict:
+    return {"on_failure": "status", **bench.forward(tol)} if bench.probe.blocks else {}
+
+
+def _solved(way: Callable, settings: dict, images):
+    with layers.solver_settings(**settings):
+        return way(images)
+
+
+def _nothing() -> None:
+    """Mean gradients are the model's own: they need no other."""
