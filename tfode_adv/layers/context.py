@@ -19,6 +19,9 @@ SETTINGS = (
     "on_failure",
     "adjoint_tol",
     "adjoint_solver",
+    "endpoint",
+    "min_step",
+    "max_step",
 )
 
 
@@ -61,8 +64,8 @@ def solver_settings(**settings: Any) -> Iterator[None]:
 
     Args:
         tol: a scalar, or one tolerance a sample, `[B]`; a number or a tensor.
-        solver, gradient, num_steps, checkpoint, max_num_steps, on_failure, adjoint_tol, adjoint_solver: as in
-            `ODEBlock`. None, for any of them, leaves the block's own.
+        solver, gradient, num_steps, checkpoint, max_num_steps, on_failure, adjoint_tol, adjoint_solver, endpoint,
+        min_step, max_step: as in `ODEBlock`. None, for any of them, leaves the block's own.
 
     Raises:
         UsageError: for the name of a setting there is not.

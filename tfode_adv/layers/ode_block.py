@@ -16,7 +16,7 @@ from tfode_adv.layers.stock import solve_stock
 from tfode_adv.solvers.followed import refuse_followed
 from tfode_adv.solvers.graph import in_xla
 from tfode_adv.solvers.runge_kutta import exact
-from tfode_adv.solvers.solver import CHECKPOINTS, GRADIENTS, MOST_STEPS, ON_FAILURE
+from tfode_adv.solvers.solver import CHECKPOINTS, ENDPOINTS, GRADIENTS, MOST_STEPS, ON_FAILURE
 from tfode_adv.solvers.status import check_status, without_failed
 
 
@@ -85,6 +85,12 @@ class ODEBlock(keras.layers.Layer):
             whose adjoint solve fails (under XLA its gradient is NaN, and that of all weights); "status": its last
             good state is returned, and its status stands in the statistics; if its adjoint solve fails, its gradient
             is zero and that of all weights NaN.
+        endpoint: "interpolate": an adaptive solver's last step may pass `final_time`, and the state there is read off
+            its dense output (the papers'); "clip": the last step is shortened, so that the dynamics is never
+            evaluated past `final_time`, nor by the adjoint before 0.
+        min_step: size below which an adaptive solver proposes no step, > 0; a sample that is rejected with it fails.
+        max_step: size above which it proposes none, > 0: where the error is far below the tolerance, as near a state
+            at rest, steps grow past the bound of stability, and so does the gradient. None for either: no bound.
 
     `fit`, `evaluate` and `predict` do not use XLA unless the whole model is put into a `tf.function` of your own with
     `jit_compile=True`. A solve that a `GradientTape` records there takes at most 128 steps, rejected ones included: a
@@ -108,6 +114,9 @@ class ODEBlock(keras.layers.Layer):
         adjoint_solver: str | None = None,
         max_num_steps: int = 1000,
         on_failure: str = "raise",
+        endpoint: str = "interpolate",
+        min_step: float | None = None,
+        max_step: float | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -119,6 +128,7 @@ class ODEBlock(keras.layers.Layer):
         self.solver, self.gradient, self.checkpoint = solver, gradient, checkpoint
         self.final_time, self.max_num_steps, self.on_failure = final_time, max_num_steps, on_failure
         self.adjoint_tol, self.adjoint_solver = adjoint_tol, adjoint_solver
+        self.endpoint, self.min_step, self.max_step = endpoint, min_step, max_step
         # Keras compiles models by XLA of its own accord where there is a GPU; XLA drops the check for failed solves.
         self.supports_jit = False
         # Plain TensorFlow variables: settings that compiled functions read anew at each call, not weights.
@@ -171,6 +181,16 @@ class ODEBlock(keras.layers.Layer):
     )
     on_failure = CheckedSetting(
         lambda name, value: check_choice(name, value, ON_FAILURE), "What becomes of failed samples: raise or status."
+    )
+
+    endpoint = CheckedSetting(
+        lambda name, value: check_choice(name, value, ENDPOINTS), "How the last step ends: interpolate or clip."
+    )
+    min_step = CheckedSetting(
+        lambda name, value: None if value is None else _checked_tol(name, value), "Shortest step; None: no bound."
+    )
+    max_step = CheckedSetting(
+        lambda name, value: None if value is None else _checked_tol(name, value), "Longest step; None: no bound."
     )
 
     def build(self, input_shape: Any) -> None:
@@ -281,6 +301,9 @@ class ODEBlock(keras.layers.Layer):
             "on_failure": self.on_failure,
             "adjoint_tol": self.adjoint_tol,
             "adjoint_solver": self.adjoint_solver,
+            "endpoint": self.endpoint,
+            "min_step": self.min_step,
+            "max_step": self.max_step,
         }
         settings = own | current_settings()
         refuse_followed(tol=settings["tol"])
@@ -291,7 +314,10 @@ class ODEBlock(keras.layers.Layer):
 
     def _make_solver(self, settings: dict[str, Any]) -> solvers.RungeKuttaSolver:
         def make(name: str, tol: Any, **options: Any) -> solvers.RungeKuttaSolver:
-            steps = {"rtol": tol, "atol": tol} if solvers.is_adaptive(name) else {"num_steps": settings["num_steps"]}
+            if solvers.is_adaptive(name):
+                steps = {"rtol": tol, "atol": tol} | {k: settings[k] for k in ("endpoint", "min_step", "max_step")}
+            else:
+                steps = {"num_steps": settings["num_steps"]}
             options |= {"max_num_steps": settings["max_num_steps"], "validate_args": True}
             return solvers.get(name, **steps, **options)
 

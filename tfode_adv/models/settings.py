@@ -23,6 +23,9 @@ TRACED = (
     "adjoint_solver",
     "max_num_steps",
     "on_failure",
+    "endpoint",
+    "min_step",
+    "max_step",
 )
 
 

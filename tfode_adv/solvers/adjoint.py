@@ -6,6 +6,7 @@ grow with the number of steps. The parameters' integral is summed by the method'
 error control: it feeds back into nothing.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -26,6 +27,7 @@ def solve_adjoint(
     rtol: tf.Tensor,
     atol: tf.Tensor,
     settings: Settings,
+    one_a_sample: Callable[[], bool | tf.Tensor],
 ) -> tuple[Gradients, tf.Tensor, tf.Tensor]:
     """Pulls the cotangents of a solve's outputs back to its initial rows and to `parameters`.
 
@@ -62,6 +64,7 @@ def solve_adjoint(
             rtol,
             atol,
             settings,
+            one_a_sample=one_a_sample,
             integral=Integral(totals, parameter_integrand) if parameters else None,
             where=succeeded & tf.equal(status, int(Status.OK)),
         )

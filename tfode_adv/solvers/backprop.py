@@ -232,14 +232,14 @@ class _Backpropagation:
         """Pulls back through a step, recomputed from its start; arguments as in `_from_kept`."""
         method, h = self.method, step.h
         # Of samples that did not take the step, finite slopes: the parameters' sums run over all rows.
-        t, *y = rk.stand_in(h > 0, [step.t, *step.y])
+        t, t_next, *y = rk.stand_in(h > 0, [step.t, step.t_next, *step.y])
         start, cotangents, at_end = self._cotangents(step, adjoint)
         slope_here = _only(h > 0, slope) if slope else []
         slopes: list[Slope] = []
 
         def evaluate(i: int) -> Slope:
             state = rk.advance(y, h, method.a[i], [s.value for s in slopes[:i]])
-            return self.evaluate(t + rk.exact(method.c[i], t.dtype) * h, state)
+            return self.evaluate(rk.stage_time(method.c[i], t, h, t_next), state)
 
         def at_the_end() -> Gradients:
             given = cotangents.of(last)

@@ -16,6 +16,7 @@ class _Fields(NamedTuple):
     final_time: tf.Tensor
     num_jacobian_evaluations: tf.Tensor
     num_matrix_factorizations: tf.Tensor
+    num_steps_at_rest: tf.Tensor
 
 
 class Diagnostics(_Fields, TfpDiagnostics):
@@ -31,6 +32,8 @@ class Diagnostics(_Fields, TfpDiagnostics):
         final_time: time reached; the solution at later times is the last good state where status is not 0.
         num_jacobian_evaluations: 0: explicit methods need none.
         num_matrix_factorizations: 0.
+        num_steps_at_rest: accepted steps whose error estimate was exactly zero. It says nothing there: the size of the
+            next step follows from how strongly the field answers beside the state.
     """
 
     __slots__ = ()

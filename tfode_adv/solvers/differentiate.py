@@ -2,13 +2,13 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import tensorflow as tf
-from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import forwardprop_util, imperative_grad, record
 
 from tfode_adv.solvers.graph import current_graph
+from tfode_adv.solvers.reading import reads_what_was_read
 from tfode_adv.solvers.slopes import Gradients
 
 SECOND_DERIVATIVE = "second derivatives through an ODE solve are not implemented: its gradient is a constant to them"
@@ -20,48 +20,6 @@ PullBack = Callable[[list[tf.Tensor], bool], Gradients]
 def stop_recording() -> contextlib.AbstractContextManager[None]:
     """No tape sees the operations inside: their gradient is given apart."""
     return record.stop_recording()
-
-
-def recording_stopped() -> bool:
-    """Whether this is inside `stop_recording`."""
-    return pywrap_tfe.TFE_Py_TapeSetIsStopped()
-
-
-@contextlib.contextmanager
-def _recording() -> Iterator[None]:
-    """Tapes see the operations inside, within `stop_recording` too."""
-    stopped = recording_stopped()
-    if stopped:
-        pywrap_tfe.TFE_Py_TapeSetRestartOnThread()
-    try:
-        yield
-    finally:
-        if stopped:
-            pywrap_tfe.TFE_Py_TapeSetStopOnThread()
-
-
-class VariablesRead:
-    """Collects the trainable variables read inside `reading` blocks, in the order of their first reading.
-
-    Tapes see the blocks: a dynamics may have a tape of its own, and a `tf.function` that was traced before names its
-    variables only where one could record the call. Hand a block tensors that no tape around the solve follows: such
-    a tape then drops what it has seen as soon as the slope is gone.
-
-    Attributes:
-        began: whether there was a block.
-    """
-
-    def __init__(self):
-        self.variables: list[tf.Variable] = []
-        self.began = False
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        self.began = True
-        with _recording(), record.VariableWatcher() as watcher:
-            yield
-        known = {id(v) for v in self.variables}
-        self.variables += [v for v in watcher.watched_variables() if id(v) not in known]
 
 
 def differentiable(
@@ -77,7 +35,7 @@ def differentiable(
     state's gradient is asked for.
 
     Args:
-        constants: floating or complex.
+        constants: floating or complex, those that the field closes over among them.
         pull_back: `pull_back(cotangents, with_parameters)`; parameters are the variables, then the constants.
     """
     parameters = [tf.convert_to_tensor(v) for v in variables] + constants
@@ -91,7 +49,8 @@ def differentiable(
         for known, gradients in memory:
             if all(a is b for a, b in zip(known, cotangents, strict=True)):
                 return gradients
-        gradients = _first_order(pull_back, cotangents, state, parameters, with_parameters)
+        with reads_what_was_read(graph):
+            gradients = _first_order(pull_back, cotangents, state, parameters, with_parameters)
         if with_parameters:
             memory.append((cotangents, gradients))
         return gradients

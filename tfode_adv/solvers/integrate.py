@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tfode_adv.solvers import outputs as out
 from tfode_adv.solvers import runge_kutta as rk
-from tfode_adv.solvers.control import IController, hairer_first_step
+from tfode_adv.solvers.control import AT_REST_EVALUATIONS, IController, hairer_first_step, longest_at_rest
 from tfode_adv.solvers.graph import in_xla, isolated
 from tfode_adv.solvers.status import Status
 from tfode_adv.solvers.steps import StepStore
@@ -19,6 +20,8 @@ from tfode_adv.solvers.tableaus import Tableau
 COMPACTION_UNITS = 8
 # Remembered in place of smaller ones: zero errors would make the next proportional-integral factor zero.
 SMALLEST_RATIO = 1e-4
+# Units in the last place of the time that a first step has at least: a shorter one might not move the time at all.
+SMALLEST_FIRST_STEP = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Settings:
         max_num_steps: steps tried, rejected ones included, before a sample fails.
         endpoint: "interpolate": the last step may pass the end, and the state is read off the dense output;
             "clip": the last step is shortened to end there.
+        min_step: size below which no step is proposed; a sample that is rejected with it fails.
+        max_step: size above which no step is proposed, or None.
     """
 
     method: Tableau
@@ -39,6 +44,24 @@ class Settings:
     first_step: Any = None
     max_num_steps: Any = 10_000
     endpoint: str = "interpolate"
+    min_step: Any = None
+    max_step: Any = None
+
+    def read(self) -> "Settings":
+        """The same, with the present values of what are variables."""
+        variables = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = {k: tf.convert_to_tensor(v) for k, v in variables.items() if isinstance(v, tf.Variable)}
+        return dataclasses.replace(self, **values)
+
+    def bounded(self, step: tf.Tensor) -> tf.Tensor:
+        """`step` between `min_step` and `max_step`."""
+        if self.min_step is not None:
+            step = tf.maximum(step, rk.exact(self.min_step, step.dtype))
+        return step if self.max_step is None else tf.minimum(step, rk.exact(self.max_step, step.dtype))
+
+    def bounded_first(self, step: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
+        """`bounded`, and never below a few units in the last place of the time `t`."""
+        return tf.maximum(self.bounded(step), SMALLEST_FIRST_STEP * np.finfo(t.dtype.as_numpy_dtype).eps * tf.abs(t))
 
     @property
     def lands_on_end(self) -> bool:
@@ -68,6 +91,7 @@ class Totals(NamedTuple):
     status: tf.Tensor
     t: tf.Tensor  # time reached
     step: tf.Tensor  # next step size proposed
+    at_rest: tf.Tensor  # accepted steps with an error of exactly zero
 
     def update(self, index: tf.Tensor, added: dict[str, tf.Tensor], replaced: dict[str, tf.Tensor]) -> "Totals":
         where = index[:, tf.newaxis]
@@ -127,6 +151,7 @@ def integrate(
     store: StepStore | None = None,
     integral: Integral | None = None,
     where: tf.Tensor | bool = True,
+    one_a_sample: Callable[[], bool | tf.Tensor] = lambda: False,
 ) -> Solution:
     """Integrates every sample from `t0` and reads its state at `times`.
 
@@ -139,14 +164,17 @@ def integrate(
         store: an empty store for what the backward pass needs, to be filled; None where there will be none.
         integral: integrated along, if given.
         where: `[B]`, the samples to integrate; the others' outputs are their initial rows, their status is OK.
+        one_a_sample: whether `f` may read something of each sample from a place of its own, so that no sample can
+            be left out; asked once `f` was evaluated.
     """
-    return _Integration(f, t0, times, settings, store, integral, where).run(y0, rtol, atol)
+    return _Integration(f, t0, times, settings, store, integral, where, one_a_sample).run(y0, rtol, atol)
 
 
 class _Integration:
-    def __init__(self, f, t0, times, settings: Settings, store: StepStore | None, integral: Integral | None, where):
+    def __init__(self, f, t0, times, settings, store: StepStore | None, integral: Integral | None, where, one_a_sample):
         self.f, self.t0, self.times, self.settings = f, t0, times, settings
         self.store, self.integral, self.where = store, integral, where
+        self.one_a_sample = one_a_sample
         self.method = settings.method
         self.end = times[-1]
         self.xla = in_xla()
@@ -168,7 +196,7 @@ class _Integration:
         def body(i, batch, totals, outputs, recorded, value):
             attempt, following, totals, residuals = work(i, batch, totals)
             if store:
-                recorded = store.having(recorded).write(i, batch, attempt, residuals).variables
+                recorded = store.having(recorded).write(i, batch, attempt, residuals, self.one_a_sample()).variables
             if self.integral:
                 value = add_to_integral(value, batch, attempt)
             outputs = self._read_outputs(outputs, batch, attempt)
@@ -224,7 +252,7 @@ class _Integration:
         y, slope = rows[: len(y0)], rows[len(y0) :]
         batch = Batch(tf.range(self.full), good & (t < self.end), t, first, tf.ones_like(t), rtol, atol, y, slope)
         store = self.store and self.store.write_start(residuals, good)
-        return batch, Totals(zeros + evaluations, zeros, zeros, status, t, step), store
+        return batch, Totals(zeros + evaluations, zeros, zeros, status, t, step, zeros), store
 
     @property
     def _chooses_first_step(self) -> bool:
@@ -238,21 +266,22 @@ class _Integration:
         if self.method.first_same_as_last:
             slope = self._remembering(residuals)(t, y0)
         if self._chooses_first_step:
-            return slope, hairer_first_step(self.f, self.method, t, y0, slope, rtol, atol), residuals
-        if self.method.adaptive:
-            step = rk.exact(self.settings.first_step, t.dtype)
+            step = hairer_first_step(self.f, self.method, t, y0, slope, rtol, atol, self.end)
+        elif self.method.adaptive:
+            step = tf.zeros_like(t) + rk.exact(self.settings.first_step, t.dtype)
         else:
-            step = (self.end - self.t0) / tf.cast(self.num_steps, t.dtype)
-        return slope, tf.zeros_like(t) + step, residuals
+            return slope, tf.zeros_like(t) + (self.end - self.t0) / tf.cast(self.num_steps, t.dtype), residuals
+        return slope, self.settings.bounded_first(step, t), residuals
 
     def _work(self, i: tf.Tensor, batch: Batch, totals: Totals) -> tuple[Attempt, Batch, Totals, list]:
         """Tries one step of every sample in `batch`; the last result is what its evaluations leave to be kept."""
         t_next, h = self._next_time(i, batch)
         residuals = []
-        slopes, y_next = rk.stages(self._remembering(residuals), self.method, batch.t, h, batch.y, batch.slope or None)
+        first = batch.slope or None
+        slopes, y_next = rk.stages(self._remembering(residuals), self.method, batch.t, h, batch.y, first, t_next)
         if not self.method.first_same_as_last:
             y_next = rk.advance(batch.y, h, self.method.b, slopes)
-        accepted, step, ratio, status = self._judge(i, batch, t_next, h, y_next, slopes)
+        accepted, step, ratio, status, at_rest = self._judge(i, batch, t_next, h, y_next, slopes)
         failed = tf.not_equal(status, int(Status.OK))
         still = batch.active & ~failed & ~(accepted & (t_next >= self.end))
 
@@ -267,7 +296,9 @@ class _Integration:
         totals = totals.update(
             batch.index,
             added={
-                "nfe": tf.where(batch.active, self.method.evaluations_per_step, 0),
+                "nfe": tf.where(batch.active, self.method.evaluations_per_step, 0)
+                + tf.where(at_rest & still, AT_REST_EVALUATIONS, 0),
+                "at_rest": at_rest,
                 "accepted": accepted,
                 "rejected": batch.active & ~accepted,
                 "status": status,
@@ -285,27 +316,53 @@ class _Integration:
 
     def _judge(
         self, i: tf.Tensor, batch: Batch, t_next: tf.Tensor, h: tf.Tensor, y_next: list, slopes: list
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Whether each step is accepted, the next step's size, the error ratio to remember, and the status."""
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Whether each step is accepted, the next step's size, the error ratio to remember, the status, and rest."""
         if self.method.adaptive:
             ratio = rk.error_ratio(self.method, h, batch.y, y_next, slopes, batch.rtol, batch.atol)
         else:
             ratio = rk.not_finite(y_next, h.dtype)
-        # An infinite ratio is a step much too long; one that is not a number, a state or slope that overflowed.
-        finite = ~tf.math.is_nan(ratio)
+            if self.method.hands_on_unjudged:
+                ratio += rk.not_finite(slopes[-1], h.dtype)
+        broken = tf.math.is_nan(ratio)
         accepted = batch.active & (ratio <= 1)
-        step, stuck = batch.step, tf.zeros_like(finite)
+        unfinished = batch.active & ~(accepted & (t_next >= self.end))
+        step, stuck, at_rest = batch.step, broken, tf.zeros_like(broken)
         if self.method.adaptive:
+            # A step that leaves the field's domain is one much too long.
+            ratio = tf.where(broken, tf.constant(np.inf, ratio.dtype), ratio)
+            at_rest = accepted & tf.equal(ratio, 0)
             step = h * self.settings.controller.factor(ratio, batch.ratio, accepted, self.method.control_order)
+            step = self.settings.bounded(step)
+            step = tf.where(broken & (t_next > self.end), self.end - batch.t, step)
+            rests = at_rest & unfinished
+
+            def unusual(rests=rests, step=step) -> tuple[tf.Tensor, tf.Tensor]:
+                return self._not_past_rest(rests, step, batch, t_next, y_next, slopes), broken & _overflow(slopes)
+
+            step, overflows = tf.cond(tf.reduce_any(rests | broken), unusual, lambda step=step: (step, broken))
             # What a finished sample would try next, which a further solve may start with, is not tried here.
             step = tf.where(batch.active, step, batch.step)
             t = tf.where(accepted, t_next, batch.t)
-            stuck = t + step <= t
+            # A slope that overflows is the solution's own end; one without a value lies outside the field's domain.
+            stuck = (t + step <= t) | overflows
+            if self.settings.min_step is not None:
+                stuck |= ~accepted & (h <= rk.exact(self.settings.min_step, h.dtype))
         ratio = tf.where(accepted, tf.maximum(ratio, SMALLEST_RATIO), batch.ratio)
-        unfinished = batch.active & ~(accepted & (t_next >= self.end))
         status = tf.where(unfinished & (i + 1 >= self.max_num_steps), int(Status.MAX_NUM_STEPS), int(Status.OK))
-        status = tf.where(unfinished & stuck, int(Status.UNDERFLOW), status)
-        return accepted, step, ratio, tf.where(unfinished & ~finite, int(Status.NON_FINITE), status)
+        failure = tf.where(broken, int(Status.NON_FINITE), int(Status.UNDERFLOW))
+        return accepted, step, ratio, tf.where(unfinished & stuck, failure, status), at_rest
+
+    def _not_past_rest(
+        self, where: tf.Tensor, step: tf.Tensor, batch: Batch, t: tf.Tensor, y: list[tf.Tensor], slopes: list
+    ) -> tf.Tensor:
+        """`step`, but for samples at rest, `where` `[n]`, no longer than their neighbours could take it."""
+
+        def limited() -> tf.Tensor:
+            longest = longest_at_rest(self.f, self.method, t, y, slopes[-1], batch.rtol, batch.atol)
+            return tf.where(where, tf.minimum(step, longest), step)
+
+        return tf.cond(tf.reduce_any(where), limited, lambda: step)
 
     def _add_to_integral(self, value: list[tf.Tensor], batch: Batch, attempt: Attempt) -> list[tf.Tensor]:
         """Adds an accepted step's share, up to the end where it passes the end."""
@@ -317,7 +374,7 @@ class _Integration:
             weight = tf.where(attempt.accepted, attempt.h * weights[i], 0)
 
             def share(a=a, c=c, i=i, weight=weight) -> list[tf.Tensor]:
-                t = batch.t + rk.exact(c, attempt.h.dtype) * attempt.h
+                t = rk.stage_time(c, batch.t, attempt.h, attempt.t_next)
                 y = rk.advance(batch.y, attempt.h, a, attempt.slopes[:i])
                 t, *y = rk.stand_in(tf.not_equal(weight, 0), [t, *y])
                 return self.integral.integrand(t, y, weight)
@@ -362,7 +419,8 @@ class _Integration:
 
     def _compact(self, batch: Batch) -> Batch:
         """Leaves finished samples out once they fill a unit of the batch; a few stay to keep sizes few."""
-        if self.xla:
+        together = self.one_a_sample()
+        if self.xla or together is True:
             return batch
         unit = tf.maximum(self.full // COMPACTION_UNITS, 1)
         active = tf.reduce_sum(tf.cast(batch.active, tf.int32))
@@ -374,7 +432,15 @@ class _Integration:
             positions = tf.sort(positions)
             return tf.nest.map_structure(lambda x: tf.gather(x, positions), batch)
 
-        return tf.cond((size < tf.size(batch.t)) & (active > 0), smaller, lambda: batch)
+        return tf.cond(
+            (size < tf.size(batch.t)) & (active > 0) & ~tf.convert_to_tensor(together), smaller, lambda: batch
+        )
+
+
+def _overflow(slopes: list[list[tf.Tensor]]) -> tf.Tensor:
+    """Whether a slope of a row is infinite, `[n]`."""
+    rows = [tf.reshape(tf.math.is_inf(tf.abs(k)), [tf.shape(k)[0], -1]) for stage in slopes for k in stage]
+    return tf.reduce_any([tf.reduce_any(r, 1) for r in rows], 0)
 
 
 def adaptive_step(settings: Settings, t: tf.Tensor, step: tf.Tensor, end: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -383,7 +449,8 @@ def adaptive_step(settings: Settings, t: tf.Tensor, step: tf.Tensor, end: tf.Ten
     if settings.endpoint == "clip":
         over = t_next >= end
         return tf.where(over, end, t_next), tf.where(over, end - t, step)
-    return t_next, step
+    # A step that was rejected past the end is tried again up to it.
+    return tf.where(tf.equal(step, end - t), end, t_next), step
 
 
 def step_weights(method: Tableau, where: tf.Tensor, t: tf.Tensor, t_next: tf.Tensor, end: tf.Tensor) -> list[tf.Tensor]:

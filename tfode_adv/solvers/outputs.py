@@ -65,7 +65,10 @@ def put(outputs: list[tf.Tensor], at: Crossings, values: list[tf.Tensor], xla: b
         # Where there is one row, the choice forgets that.
         return [tf.ensure_shape(tf.where(m, v, o), o.shape) for m, v, o in zip(masks, values, outputs, strict=True)]
     rows = at.row[:, tf.newaxis]
-    return [tf.tensor_scatter_nd_update(o, rows, v) for v, o in zip(values, outputs, strict=True)]
+    # There is no place to put nothing.
+    empty = [o.shape[1:].num_elements() == 0 for o in outputs]
+    trios = zip(values, outputs, empty, strict=True)
+    return [o if none else tf.tensor_scatter_nd_update(o, rows, v) for v, o, none in trios]
 
 
 def states_inside(

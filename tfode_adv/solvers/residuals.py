@@ -107,6 +107,7 @@ class SplitField:
         field: Callable[[tf.Tensor, list[tf.Tensor], list[tf.Tensor]], list[tf.Tensor]],
         variables: Callable[[], list[tf.Variable]],
         constants: list[tf.Tensor],
+        followed: list[tf.Tensor],
         t: tf.Tensor,
         y: list[tf.Tensor],
         to_parameters: bool | None = None,
@@ -117,8 +118,9 @@ class SplitField:
             field: `field(t, y, constants)`, with times `[n]` and rows `[n, ...]` for any n.
             variables: the trainable variables it has read so far.
             constants: tensors.
+            followed: the constants, and the tensors besides that the field closes over.
             t, y: an example of what it is called with.
-            to_parameters: whether to derive by variables and constants too; None: if a tape watches one of them.
+            to_parameters: whether to derive by variables and `followed` too; None: if a tape watches one of them.
         """
         self._rows = len(y)
         traced = {}
@@ -129,14 +131,15 @@ class SplitField:
             to_all = tf.GradientTape(persistent=True)
             with to_rows, to_all:
                 to_rows.watch(y)
-                to_all.watch([*y, *own])
+                closed_over = followed[len(constants) :]
+                to_all.watch([*y, *own, *closed_over])
                 slope = field(t, list(y), own)
             parameters = variables()
             pullers = {False: _Backward(to_rows, slope, y)}
             # A tape that watches accessed variables, as training does, has noticed them by now.
-            handles = [v.handle for v in parameters] + constants
+            handles = [v.handle for v in parameters] + followed
             if to_parameters or (to_parameters is None and handles and record.should_record_backprop(handles)):
-                pullers[True] = _Backward(to_all, slope, [*y, *parameters, *own])
+                pullers[True] = _Backward(to_all, slope, [*y, *parameters, *own, *closed_over])
             graph, residuals = tf.compat.v1.get_default_graph(), []
             for puller in pullers.values():
                 puller.number(residuals, graph)
@@ -156,7 +159,7 @@ class SplitField:
 
     @property
     def to_parameters(self) -> bool:
-        """Whether it is derived by variables and constants."""
+        """Whether it is derived by variables and followed tensors."""
         return True in self._pull_back
 
     def slope(self, t: tf.Tensor, y: list[tf.Tensor], with_parameters: bool) -> Slope:
@@ -165,6 +168,6 @@ class SplitField:
         return Slope(value, lambda cotangents: self.pull_back(residuals, cotangents, with_parameters))
 
     def pull_back(self, residuals: list[tf.Tensor], cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
-        """Cotangents of the rows, and of variables and constants where asked for, from those of the slope."""
+        """Cotangents of the rows, and of variables and followed tensors where asked for, from those of the slope."""
         flat = self._pull_back[with_parameters](residuals, cotangents)
         return Gradients(flat[: self._rows], flat[self._rows :])

@@ -127,6 +127,11 @@ class Rows:
         slope = self._ode_fn(time, tf.nest.pack_sequence_as(self._state, values), **constants)
         return self._slope_rows(slope, values)
 
+    def _of_equal_shape(self, slope: tf.TensorShape, state: tf.TensorShape) -> bool:
+        # One row is not one for each of any number of samples, though TensorFlow finds the shapes compatible.
+        single = self._batch_ndims and state.rank and state[0] is None and self._flat[0].shape[0] != 1
+        return slope.is_compatible_with(state) and not (single and slope.rank and slope[0] == 1)
+
     def _slope_rows(self, slope: Any, values: list[tf.Tensor]) -> list[tf.Tensor]:
         if any(s is None for s in tf.nest.flatten(slope)):
             raise UsageError(f"the dynamics returned {slope!r}, but must return a slope of the state's structure")
@@ -140,7 +145,7 @@ class Rows:
             ) from None
         flat = [tf.convert_to_tensor(s) for s in tf.nest.flatten(slope)]
         for s, v in zip(flat, values, strict=True):
-            if not s.shape.is_compatible_with(v.shape):
+            if not self._of_equal_shape(s.shape, v.shape):
                 raise UsageError(
                     f"the dynamics returned shape {s.shape} for a state of shape {v.shape}, but they must be equal"
                 )

@@ -73,19 +73,25 @@ def advance(y: list[Row], h: tf.Tensor, weights: Sequence[float | tf.Tensor], sl
 
 
 def stages(
-    f: Field, method: Tableau, t: tf.Tensor, h: tf.Tensor, y: list[Row], first: list[Row] | None
+    f: Field, method: Tableau, t: tf.Tensor, h: tf.Tensor, y: list[Row], first: list[Row] | None, t_next: tf.Tensor
 ) -> tuple[list[list[Row]], list[Row]]:
     """The slopes of all stages, and the state the last stage was evaluated at.
 
     Args:
         first: the slope at the start where it is known already, else None.
+        t_next: the step's end.
     """
     slopes = [f(t, y) if first is None else first]
     state = y
     for a, c in zip(method.a[1:], method.c[1:], strict=True):
         state = advance(y, h, a, slopes)
-        slopes.append(f(t + exact(c, t.dtype) * h, state))
+        slopes.append(f(stage_time(c, t, h, t_next), state))
     return slopes, state
+
+
+def stage_time(c: float, t: tf.Tensor, h: tf.Tensor, t_next: tf.Tensor) -> tf.Tensor:
+    """The time at the fraction `c` of a step; at its end that end itself, which a rounded sum may pass."""
+    return t_next if c == 1 else t + exact(c, t.dtype) * h
 
 
 def dense_weights(method: Tableau, theta: tf.Tensor, at_end: tf.Tensor) -> list[tf.Tensor]:
@@ -116,6 +122,8 @@ def _polynomials(coefficients: Rows, at_one: Sequence[float], theta: tf.Tensor) 
 def mean_square(rows: Row) -> tf.Tensor:
     """Mean over all but the first axis of |rows|^2, `[n]`, in a real type."""
     square = tf.math.real(rows * tf.math.conj(rows)) if rows.dtype.is_complex else tf.square(rows)
+    if rows.shape[1:].num_elements() == 0:
+        return tf.zeros(tf.shape(rows)[:1], square.dtype)
     return tf.reduce_mean(tf.reshape(square, [tf.shape(rows)[0], _size(rows)]), axis=1)
 
 
@@ -165,10 +173,14 @@ def error_ratio(
     rtol: tf.Tensor,
     atol: tf.Tensor,
 ) -> tf.Tensor:
-    """Root mean square, `[n]`, of error / (atol + rtol max(|y|, |y_next|)); the largest over the components."""
+    """Root mean square, `[n]`, of error / (atol + rtol max(|y|, |y_next|)); the largest over the components.
+
+    Not a number where the new state is not finite: an error over infinity would be zero.
+    """
     ratios = []
     for a, b, *terms in zip(y, y_next, *slopes, strict=True):
         error = weighted_sum(method.error, terms)
         scale = per_row(atol, tf.abs(a)) + per_row(rtol, tf.abs(a)) * tf.maximum(tf.abs(a), tf.abs(b))
+        scale = tf.where(tf.math.is_inf(scale), tf.constant(np.nan, scale.dtype), scale)
         ratios.append(root_mean_square(error / tf.cast(scale, error.dtype)) * tf.cast(h, scale.dtype))
     return largest(ratios, h.dtype)

@@ -15,12 +15,13 @@ from tfode_adv.solvers.adjoint_together import solve_adjoint_together
 from tfode_adv.solvers.backprop import backpropagate
 from tfode_adv.solvers.control import CONTROLLERS, hairer_first_step
 from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
-from tfode_adv.solvers.differentiate import VariablesRead, differentiable, recording_stopped, stop_recording
+from tfode_adv.solvers.differentiate import differentiable, stop_recording
 from tfode_adv.solvers.followed import refuse_followed
 from tfode_adv.solvers.graph import current_graph, in_xla
 from tfode_adv.solvers.integrate import Settings, Solution, integrate
 from tfode_adv.solvers.interface import ChosenBySolver, Results, Solver
 from tfode_adv.solvers.kept import AUTO_BYTES, KeptStages
+from tfode_adv.solvers.reading import Reading, has_gradient, recording_stopped
 from tfode_adv.solvers.residuals import SplitField
 from tfode_adv.solvers.rows import Rows
 from tfode_adv.solvers.runge_kutta import exact
@@ -73,6 +74,8 @@ class RungeKuttaSolver(Solver):
         checkpoint: str = "auto",
         on_failure: str = "raise",
         on_gradient_failure: str = "raise",
+        min_step: Any = None,
+        max_step: Any = None,
     ):
         """Initializes the solver.
 
@@ -111,6 +114,11 @@ class RungeKuttaSolver(Solver):
             on_gradient_failure: "raise" (under XLA, which raises nothing, the gradients of samples whose adjoint
                 solve fails, and those of all variables and constants, are NaN), or "status": such samples have
                 gradient zero, variables and constants NaN.
+            min_step: size below which no step is proposed, a scalar > 0; a sample whose step of that size is rejected
+                fails with `Status.UNDERFLOW`. None: what the type of numbers resolves.
+            max_step: size above which no step is proposed, a scalar > 0. Where the error is far below the tolerance
+                steps grow past the bound of stability, and the gradient with them: this keeps it right. None: no
+                bound, but where the error is exactly zero (`Diagnostics.num_steps_at_rest`) the field itself is asked.
 
         Raises:
             UsageError: for a value out of range or an unknown choice.
@@ -126,6 +134,13 @@ class RungeKuttaSolver(Solver):
             for key, value in {"rtol": rtol, "atol": atol, "first_step_size": first_step_size}.items():
                 for each in _known(value):
                     check_range(key, each, low=0, low_open=key != "atol")
+            for key, value in {"min_step": min_step, "max_step": max_step}.items():
+                for each in _known(value):
+                    check_range(key, each, low=0, low_open=True)
+            if _known(min_step) and _known(max_step) and min_step > max_step:
+                raise UsageError(f"min_step is {min_step}, but must not be above max_step, {max_step}")
+        elif min_step is not None or max_step is not None:
+            raise UsageError(f"{self.tableau.name} takes num_steps equal steps: it has no min_step and no max_step")
         for key, value in {"num_steps": num_steps, "max_num_steps": max_num_steps}.items():
             for each in _known(value):
                 check_integer(key, each, low=1, high=MOST_STEPS)
@@ -138,6 +153,8 @@ class RungeKuttaSolver(Solver):
             first_step=first_step_size,
             max_num_steps=DEFAULT_MAX_NUM_STEPS if max_num_steps is None else max_num_steps,
             endpoint=check_choice("endpoint", endpoint, ENDPOINTS),
+            min_step=min_step,
+            max_step=max_step,
         )
         self._gradient = check_choice(
             "gradient", gradient or ("adjoint" if make_adjoint_solver_fn else "backprop"), GRADIENTS
@@ -168,8 +185,10 @@ class RungeKuttaSolver(Solver):
         independently. The samples of several batch dimensions come in the first of them, the others are 1. With
         `batch_ndims` None or 0 the state is one sample, and the time a scalar.
 
-        Gradients reach `initial_state`, `constants` and the trainable variables that `ode_fn` reads; times, tolerances
-        and numbers of steps have none, and one that a `GradientTape` follows is refused. Under XLA
+        Gradients reach `initial_state`, `constants`, the trainable variables that `ode_fn` reads and the floating
+        tensors that it closes over; times, tolerances and numbers of steps have none, and one that a `GradientTape`
+        follows is refused. A constant or closed-over tensor with one entry a sample, `[B, ...]`, keeps all samples
+        together: those that are done are integrated no further, but evaluated along. Under XLA
         "backprop" and "backprop_steps" have room for 128 steps, rejected ones included: where a `GradientTape`
         records, samples that try more fail with `Status.MAX_NUM_STEPS`. That tape must be inside the compiled function.
 
@@ -201,7 +220,8 @@ class RungeKuttaSolver(Solver):
         refuse_followed(initial_time=initial_time, solution_times=solution_times, **self._given())
         with tf.name_scope(self._name):
             rows = Rows(ode_fn, initial_state, batch_ndims)
-            constants = tf.nest.map_structure(tf.convert_to_tensor, constants or {})
+            # Copies, so that the tensor a user has handed in is another one where the dynamics closes over it.
+            constants = tf.nest.map_structure(lambda c: tf.identity(tf.convert_to_tensor(c)), constants or {})
             problem = _Problem(self, rows, constants, initial_time, previous_solver_internal_state)
             if isinstance(solution_times, ChosenBySolver):
                 solution_times = problem.chosen_times(solution_times.final_time)
@@ -212,7 +232,10 @@ class RungeKuttaSolver(Solver):
         return {"rtol": self._rtol, "atol": self._atol} | settings
 
     def _tolerances(self, rows: Rows) -> tuple[tf.Tensor, tf.Tensor]:
-        return rows.sample_values(self._rtol, rows.dtype), rows.sample_values(self._atol, rows.dtype)
+        atol = rows.sample_values(self._atol, rows.dtype)
+        # An entry of zero with no tolerance but a relative one: no error over no scale is no error.
+        atol = tf.maximum(atol, np.finfo(rows.dtype.as_numpy_dtype).tiny)
+        return rows.sample_values(self._rtol, rows.dtype), atol
 
     def _solve(self, ode_fn, initial_time, initial_state, solution_times, *unused, batch_ndims=None, **also_unused):
         with stop_recording():
@@ -221,10 +244,6 @@ class RungeKuttaSolver(Solver):
     def _initialize_solver_internal_state(self, ode_fn, initial_time, initial_state):
         rows = Rows(ode_fn, initial_state, None)
         return _Problem(self, rows, {}, initial_time, None).first_state()
-
-
-def _has_gradient(constant: tf.Tensor) -> bool:
-    return constant.dtype.is_floating or constant.dtype.is_complex
 
 
 def _known(value: Any) -> list:
@@ -239,17 +258,20 @@ class _Problem:
 
     def __init__(self, solver: RungeKuttaSolver, rows: Rows, constants: dict, initial_time: Any, warm_start: Any):
         self.solver, self.rows, self.constants = solver, rows, constants
-        self.smooth = [c for c in tf.nest.flatten(constants) if _has_gradient(c)]
+        self.smooth = [c for c in tf.nest.flatten(constants) if has_gradient(c)]
         self.xla = in_xla()
-        self.y0 = rows.initial()
+        self.y0 = [tf.identity(c) for c in rows.initial()]
         with stop_recording():
             # What no tape follows, so that none keeps what the dynamics computes.
             self.t0 = tf.stop_gradient(exact(initial_time, rows.dtype))
             self.start = [tf.stop_gradient(y) for y in self.y0]
             self.still = [tf.stop_gradient(c) for c in self.smooth]
         self.graph = current_graph()
-        self.read = VariablesRead()
-        self.settings = solver._settings
+        self.read = Reading()
+        self.reads = True
+        # Whatever the backward pass needs is read now: in a loop's derivative it cannot be.
+        self.tolerances = solver._tolerances(rows)
+        self.settings = solver._settings.read()
         if warm_start is not None:
             self.settings = dataclasses.replace(
                 self.settings, first_step=rows.sample_values(warm_start.step_size, rows.dtype)
@@ -263,23 +285,37 @@ class _Problem:
         if smooth is None:
             smooth = self.still if recording_stopped() else self.smooth
         rest = iter(smooth)
-        constants = tf.nest.map_structure(lambda c: next(rest) if _has_gradient(c) else c, self.constants)
-        with self.read.reading():
+        constants = tf.nest.map_structure(lambda c: next(rest) if has_gradient(c) else c, self.constants)
+        if not self.reads:
             return self.rows.field(t, y, constants)
+        with self.read.reading(t, y, smooth, self.constants):
+            return self.rows.field(t, y, constants)
+
+    def one_a_sample(self) -> bool | tf.Tensor:
+        return self.read.one_a_sample(tf.nest.flatten(self.constants), self.y0)
+
+    @property
+    def followed(self) -> list[tf.Tensor]:
+        """The tensors besides the state that have a gradient: constants, and what the field closes over."""
+        known = {id(c) for c in self.smooth}
+        return self.smooth + [x for x in self.read.followed if id(x) not in known]
 
     def solve(self, times: tf.Tensor) -> Results:
         solver = self.solver
-        rtol, atol = solver._tolerances(self.rows)
         wanted = not tf.executing_eagerly() or record.could_possibly_record()
+        if not tf.executing_eagerly():
+            with stop_recording():
+                self._trace()
+        adjoint = self._adjoint_problem() if wanted and solver._gradient == "adjoint" else None
         store = self._store() if wanted else None
         with stop_recording():
-            solution = integrate(self.field, self.t0, self.start, times, rtol, atol, self.settings, store=store)
+            solution = self._integrate(times, store)
             if wanted and not self.read.began:
                 # Without a sample to integrate nothing was evaluated, and nothing is known of the variables.
-                self.field(tf.fill(tf.shape(self.y0[0])[:1], self.t0), self.start)
+                self.field(*self._example())
         outputs, totals = solution.outputs, solution.totals
         if wanted:
-            outputs = self._differentiable(times, solution)
+            outputs = self._differentiable(times, solution, adjoint)
         if solver._on_failure == "raise":
             with tf.control_dependencies(check_status(totals.status, totals.t)):
                 outputs = [tf.identity(o) for o in outputs]
@@ -289,6 +325,7 @@ class _Problem:
             *map(self.rows.per_sample, (totals.nfe, totals.accepted, totals.rejected, totals.status, totals.t)),
             num_jacobian_evaluations=tf.constant(0),
             num_matrix_factorizations=tf.constant(0),
+            num_steps_at_rest=self.rows.per_sample(totals.at_rest),
         )
         state = SolverState(self.rows.per_sample(totals.step))
         return Results(times, self.rows.states(outputs), diagnostics, state)
@@ -330,8 +367,16 @@ class _Problem:
         return KeptStages.empty(split, self.settings.method, None if demanded else AUTO_BYTES)
 
     def _split(self, to_parameters: bool | None = None) -> SplitField:
-        t = tf.fill(tf.shape(self.y0[0])[:1], self.t0)
-        return SplitField(self.field, lambda: list(self.read.variables), self.smooth, t, self.y0, to_parameters)
+        if not self.read.began:
+            self._trace()
+        variables = lambda: list(self.read.variables)  # noqa: E731
+        return SplitField(self.field, variables, self.smooth, self.followed, *self._example(), to_parameters)
+
+    def _example(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        return tf.fill(tf.shape(self.y0[0])[:1], self.t0), self.start
+
+    def _trace(self) -> None:
+        self.read.trace(lambda t, y: self.field(t, y, self.smooth), *self._example())
 
     def _evaluation(self, solution: Solution, parameters: list) -> Callable[[tf.Tensor, list[tf.Tensor]], Slope]:
         """How the backward pass evaluates the field where nothing was kept."""
@@ -344,34 +389,36 @@ class _Problem:
             split = self._split(with_parameters)
         return lambda t, y: split.slope(t, y, with_parameters)
 
-    def _differentiable(self, times: tf.Tensor, solution: Solution) -> list[tf.Tensor]:
-        variables = list(self.read.variables)
+    def _differentiable(self, times: tf.Tensor, solution: Solution, adjoint: Any) -> list[tf.Tensor]:
+        variables, tensors = list(self.read.variables), self.followed
+        self.reads = False
 
         def pulled(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
-            parameters = variables + self.smooth if with_parameters else []
+            parameters = variables + tensors if with_parameters else []
             problem = (times, self._within_reach(times, solution), cotangents, parameters)
             if not self._recorded():
-                return self._adjoint(*problem)
+                return self._adjoint(adjoint, *problem)
             if not solution.steps:
                 raise UsageError(NOT_RECORDED)
             if self._recorded() is Step:
                 evaluate = self._evaluation(problem[1], parameters)
                 return backpropagate(evaluate, self.settings.method, self.t0, *problem)
-            tolerances = self.solver._tolerances(self.rows)
-            return backpropagate_with_step_sizes(self.field, self.settings, self.t0, *problem, self.y0, *tolerances)
+            return backpropagate_with_step_sizes(
+                self.field, self.settings, self.t0, *problem, self.y0, *self.tolerances
+            )
 
         def pull_back(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
             def flat(cotangents: list[tf.Tensor]) -> list[tf.Tensor]:
                 return tf.nest.flatten(pulled(cotangents, with_parameters))
 
-            like = Gradients(self.y0, variables + self.smooth if with_parameters else [])
+            like = Gradients(self.y0, variables + tensors if with_parameters else [])
             if self.graph is None and not tf.executing_eagerly():
                 return tf.nest.pack_sequence_as(like, eagerly(flat, cotangents, tf.nest.flatten(like)))
             if inside_pfor():
                 return tf.nest.pack_sequence_as(like, one_at_a_time(flat, cotangents))
             return pulled(cotangents, with_parameters)
 
-        return differentiable(solution.outputs, self.y0, variables, self.smooth, pull_back)
+        return differentiable(solution.outputs, self.y0, variables, tensors, pull_back)
 
     def _within_reach(self, times: tf.Tensor, solution: Solution) -> Solution:
         """`solution`, solved again where its steps cannot be read.
@@ -380,21 +427,27 @@ class _Problem:
         """
         if not solution.steps or not save_context.in_save_context():
             return solution
-        store = StepStore.empty(self._recorded(), self.y0, self.t0.dtype)
-        rtol, atol = self.solver._tolerances(self.rows)
         with stop_recording():
-            return integrate(self.field, self.t0, self.start, times, rtol, atol, self.settings, store=store)
+            return self._integrate(times, StepStore.empty(self._recorded(), self.y0, self.t0.dtype))
 
-    def _adjoint(self, times, solution, cotangents, parameters) -> Gradients:
+    def _integrate(self, times: tf.Tensor, store: StepStore | None) -> Solution:
+        problem = (self.field, self.t0, self.start, times, *self.tolerances, self.settings)
+        return integrate(*problem, store=store, one_a_sample=self.one_a_sample)
+
+    def _adjoint_problem(self) -> Solver | tuple[tf.Tensor, tf.Tensor, Settings]:
+        """The stock solver of the adjoint, or the tolerances and settings of ours."""
         solver = self.solver._make_adjoint_solver_fn()
+        if not isinstance(solver, RungeKuttaSolver):
+            return solver
+        settings = self.settings if solver is self.solver else solver._settings.read()
+        return *solver._tolerances(self.rows), dataclasses.replace(settings, first_step=None)
+
+    def _adjoint(self, adjoint, times, solution, cotangents, parameters) -> Gradients:
         problem = (self.field, self.t0, times, solution, cotangents, parameters)
-        if isinstance(solver, RungeKuttaSolver):
-            rtol, atol = solver._tolerances(self.rows)
-            settings = self.settings if solver is self.solver else solver._settings
-            settings = dataclasses.replace(settings, first_step=None)
-            gradients, status, reached = solve_adjoint(*problem, rtol, atol, settings)
+        if isinstance(adjoint, tuple):
+            gradients, status, reached = solve_adjoint(*problem, *adjoint, self.one_a_sample)
         else:
-            gradients, status, reached = solve_adjoint_together(solver, *problem)
+            gradients, status, reached = solve_adjoint_together(adjoint, *problem)
         marked = without(tf.not_equal(status, int(Status.OK)), gradients)
         if self.solver._on_gradient_failure == "status":
             return gradients._replace(parameters=marked.parameters)
@@ -409,12 +462,9 @@ class _Problem:
         end = exact(final_time, self.rows.dtype)
         if in_xla():
             raise UsageError("ChosenBySolver needs a number of times known beforehand under jit_compile=True")
-        rtol, atol = self.solver._tolerances(self.rows)
         with stop_recording():
             store = StepStore.empty(Step, self.y0, self.t0.dtype)
-            solution = integrate(
-                self.field, self.t0, self.start, end[tf.newaxis], rtol, atol, self.settings, store=store
-            )
+            solution = self._integrate(end[tf.newaxis], store)
             accepted = tf.where(tf.equal(solution.totals.status, int(Status.OK)), solution.totals.accepted, -1)
             # The place past the last one stands for nobody: no sample, or none that succeeded.
             sample = tf.argmax(tf.concat([accepted, [0]], 0), output_type=tf.int32)
@@ -433,7 +483,7 @@ class _Problem:
         return tf.concat([self.t0[tf.newaxis], times, end[tf.newaxis]], 0)
 
     def first_state(self) -> SolverState:
-        rtol, atol = self.solver._tolerances(self.rows)
+        rtol, atol = self.tolerances
         t = tf.zeros_like(rtol) + self.t0
         with stop_recording():
             slope = self.field(t, self.y0)

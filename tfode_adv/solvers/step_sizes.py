@@ -80,7 +80,9 @@ class _ThroughStepSizes:
 
         def first_step(y: list[tf.Tensor]) -> list[tf.Tensor]:
             slope = self.field(t, y)
-            return [hairer_first_step(self.field, self.settings.method, t, y, slope, self.rtol, self.atol)]
+            tolerances = self.rtol, self.atol
+            step = hairer_first_step(self.field, self.settings.method, t, y, slope, *tolerances, self.end)
+            return [self.settings.bounded_first(step, t)]
 
         return taped(first_step, y0, self.parameters).pull_back([cotangent])
 
@@ -116,16 +118,21 @@ class _ThroughStepSizes:
         """(t, step, ratio, y) after the trial, and the states read off it: the forward computation again."""
         method, controller, accepted = self.settings.method, self.settings.controller, trial.accepted
         t_next, h = adaptive_step(self.settings, t, step, self.end)
-        hopeless = ~accepted & (trial.step_next <= h * controller.min_factor * 1.001)
+        to_end = ~accepted & tf.equal(trial.step_next, self.end - trial.t) & (trial.t + trial.step > self.end)
+        shortest = self.settings.bounded(h * controller.min_factor)
+        hopeless = ~accepted & (trial.step_next <= shortest * 1.001) | to_end
         # What such a step computes leaves no trace but the clipped factor; a short one is computed in its place.
         tried = tf.where(hopeless, h * 1e-3, h)
-        slopes, y_next = rk.stages(self.field, method, t, tried, y, None)
+        slopes, y_next = rk.stages(self.field, method, t, tried, y, None, tf.where(hopeless, t + tried, t_next))
         if not method.first_same_as_last:
             y_next = rk.advance(y, tried, method.b, slopes)
         rtol, atol = (tf.gather(tolerance, trial.index) for tolerance in (self.rtol, self.atol))
         error = rk.error_ratio(method, tried, y, y_next, slopes, rtol, atol)
         factor = controller.factor(tf.maximum(error, _TINY_RATIO), ratio, accepted, method.control_order)
         step_next = h * tf.where(hopeless, rk.exact(controller.min_factor, h.dtype), factor)
+        step_next = tf.where(to_end, self.end - t, self.settings.bounded(step_next))
+        # Of a sample at rest the next step's size moves nothing.
+        step_next = tf.where(accepted & tf.equal(error, 0), trial.step_next, step_next)
 
         at = self._crossings(trial, t, t_next)
         if self.settings.lands_on_end and self.times.shape[0] == 1:

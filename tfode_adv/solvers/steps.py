@@ -120,12 +120,23 @@ class StepStore:
             return self
         return dataclasses.replace(self, kept=self.kept.write(0, residuals, good))
 
-    def write(self, i: tf.Tensor, batch: "Batch", attempt: "Attempt", residuals: list[list[tf.Tensor]]) -> "StepStore":
-        """Adds what is kept of the n steps of `attempt`, which started from `batch`, as element `i`."""
-        whole, kept = self.size is not None, self.kept
+    def write(
+        self,
+        i: tf.Tensor,
+        batch: "Batch",
+        attempt: "Attempt",
+        residuals: list[list[tf.Tensor]],
+        whole: bool | tf.Tensor = False,
+    ) -> "StepStore":
+        """Adds what is kept of the n steps of `attempt`, which started from `batch`, as element `i`.
+
+        Args:
+            whole: whether the samples that did not take the step stand among the others.
+        """
+        whole, kept = self.size is not None or whole, self.kept
         if kept:
             kept = kept.write(i + 1, residuals, attempt.accepted)
-            whole = kept.is_kept(i + 1)
+            whole = whole or kept.is_kept(i + 1) if isinstance(whole, bool) else whole | kept.is_kept(i + 1)
         step = self.kind.of(batch, attempt, whole)
         arrays = tf.nest.map_structure(lambda array, value: array.write(i, value), self.arrays, step)
         return dataclasses.replace(self, arrays=arrays, kept=kept)

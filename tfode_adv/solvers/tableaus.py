@@ -63,6 +63,11 @@ class Tableau:
         return tuple(self.a[-1]) == tuple(self.b[:-1]) and self.b[-1] == 0
 
     @property
+    def hands_on_unjudged(self) -> bool:
+        """Whether the slope handed on to the next step takes no part in the error estimate."""
+        return self.adaptive and self.first_same_as_last and self.error[-1] == 0
+
+    @property
     def evaluations_per_step(self) -> int:
         return self.stages - self.first_same_as_last
 

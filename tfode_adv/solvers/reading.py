@@ -1,0 +1,150 @@
+"""What a field reads beside its arguments: variables, and tensors that the user's function closes over."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python import pywrap_tfe
+from tensorflow.python.eager import record
+from tensorflow.python.framework import func_graph, op_callbacks
+
+
+def recording_stopped() -> bool:
+    """Whether tapes are told to see nothing."""
+    return pywrap_tfe.TFE_Py_TapeSetIsStopped()
+
+
+@contextlib.contextmanager
+def _recording() -> Iterator[None]:
+    """Tapes see the operations inside, within `stop_recording` too."""
+    stopped = recording_stopped()
+    if stopped:
+        pywrap_tfe.TFE_Py_TapeSetRestartOnThread()
+    try:
+        yield
+    finally:
+        if stopped:
+            pywrap_tfe.TFE_Py_TapeSetStopOnThread()
+
+
+class Reading:
+    """Collects what is read inside `reading` blocks, or by `trace`, in the order of its first reading.
+
+    Tapes see the blocks: a dynamics may have a tape of its own, and a `tf.function` that was traced before names its
+    variables only where one could record the call. Hand a block tensors that no tape around the solve follows: such
+    a tape then drops what it has seen as soon as the slope is gone.
+
+    Attributes:
+        variables: the trainable ones.
+        tensors: of any type; constants of the graph that they are read in are left out.
+        followed: those of `tensors` that may have a gradient: eagerly, if a tape follows them.
+        began: whether anything was read.
+    """
+
+    def __init__(self):
+        self.variables: list[tf.Variable] = []
+        self.tensors: list[tf.Tensor] = []
+        self.followed: list[tf.Tensor] = []
+        self.began = False
+
+    @contextlib.contextmanager
+    def reading(self, *arguments: Any) -> Iterator[None]:
+        """Everything read inside is noted; eagerly the tensors too, but for the `arguments`."""
+        self.began = True
+        watching = self._watching(tf.nest.flatten(arguments)) if tf.executing_eagerly() else contextlib.nullcontext()
+        with _recording(), watching, record.VariableWatcher() as watcher:
+            yield
+        self._add(self.variables, watcher.watched_variables())
+
+    def trace(self, field: Callable, *arguments: Any) -> None:
+        """Notes what `field` reads at tensors like `arguments`, while a graph is built."""
+        graph = func_graph.FuncGraph("reading")
+        flat = tf.nest.flatten(arguments)
+        signature = [tf.TensorSpec(x.shape, x.dtype) for x in flat]
+
+        def call(*values: tf.Tensor) -> Any:
+            return field(*tf.nest.pack_sequence_as(arguments, values))
+
+        func_graph.func_graph_from_py_func(graph.name, call, (), {}, signature=signature, func_graph=graph)
+        tensors = [outer for outer, _ in graph.captures if outer.dtype not in (tf.resource, tf.variant)]
+        self._add(self.tensors, [x for x in tensors if hasattr(x, "numpy") or x.op.type != "Const"])
+        self._add(self.followed, [x for x in self.tensors if has_gradient(x)])
+
+    @contextlib.contextmanager
+    def _watching(self, arguments: list[tf.Tensor]) -> Iterator[None]:
+        """Every eager operation inside is looked at: what it takes that none made is read from elsewhere."""
+        # References, since the place in memory of what is gone may be taken again.
+        known = {id(x): x for x in arguments}
+
+        def look(op_type, inputs, attrs, outputs, op_name=None, graph=None):
+            del op_type, attrs, op_name
+            if graph is not None:
+                return
+            read = [x for x in inputs if id(x) not in known and x.dtype not in (tf.resource, tf.variant)]
+            known.update((id(x), x) for x in (*inputs, *outputs))
+            self._add(self.tensors, read)
+            self._add(self.followed, [x for x in read if has_gradient(x) and record.should_record_backprop([x])])
+
+        op_callbacks.add_op_callback(look)
+        try:
+            yield
+        finally:
+            op_callbacks.remove_op_callback(look)
+
+    def _add(self, to: list, found: Any) -> None:
+        known = {id(x) for x in to}
+        to += [x for x in found if id(x) not in known]
+
+    def one_a_sample(self, constants: list[tf.Tensor], rows: list[tf.Tensor]) -> bool | tf.Tensor:
+        """Whether something read may hold one entry for each sample of `rows` `[B, ...]`: it has B of them.
+
+        Weights may have as many by chance, so that nothing is taken apart: samples that are done stay among the
+        others, where each finds its own entry. Of variables only those of as many axes as the state count.
+        """
+        static, full = rows[0].shape[0], tf.shape(rows[0])[0]
+        if static == 1:
+            return False
+        ranks = {r.shape.rank for r in rows}
+        read = [*constants, *self.tensors, *(v for v in self.variables if v.shape.rank in ranks)]
+        unsure = []
+        for x in read:
+            if x.shape.rank is not None and (x.shape.rank == 0 or x.shape[0] == 1):
+                continue
+            count = None if x.shape.rank is None else x.shape[0]
+            if count is None or static is None:
+                unsure.append(tf.equal(tf.shape(x)[0], full))
+            elif count == static:
+                return True
+        return tf.reduce_any(unsure) if unsure else False
+
+
+def has_gradient(x: tf.Tensor) -> bool:
+    return x.dtype.is_floating or x.dtype.is_complex
+
+
+@contextlib.contextmanager
+def reads_what_was_read(forward: tf.Graph | None) -> Iterator[None]:
+    """What is built inside reads variables and outer tensors by way of the graph `forward`, which has read them.
+
+    The derivative of a loop's body may read what the body has read, and nothing else.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    if forward is None or graph is forward or not hasattr(graph, "capture") or not hasattr(forward, "captures"):
+        yield
+        return
+    inside = {id(outer): (outer, inner) for outer, inner in forward.captures}
+    plain = graph.capture
+
+    def capture(tensor: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
+        if id(tensor) not in inside:
+            return plain(tensor, *args, **kwargs)
+        captured = plain(inside[id(tensor)][1])
+        captured._record_tape(tensor)
+        return captured
+
+    graph.capture = capture
+    try:
+        yield
+    finally:
+        del graph.capture
