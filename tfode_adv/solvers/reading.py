@@ -8,6 +8,7 @@ import tensorflow as tf
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import record
 from tensorflow.python.framework import func_graph, op_callbacks
+from tensorflow.python.saved_model import save_context
 
 
 def recording_stopped() -> bool:
@@ -130,7 +131,9 @@ def reads_what_was_read(forward: tf.Graph | None) -> Iterator[None]:
     The derivative of a loop's body may read what the body has read, and nothing else.
     """
     graph = tf.compat.v1.get_default_graph()
-    if forward is None or graph is forward or not hasattr(graph, "capture") or not hasattr(forward, "captures"):
+    # A saved gradient is a function of its own, outside of any loop.
+    apart = forward is None or graph is forward or save_context.in_save_context()
+    if apart or not hasattr(graph, "capture") or not hasattr(forward, "captures"):
         yield
         return
     inside = {id(outer): (outer, inner) for outer, inner in forward.captures}
