@@ -139,7 +139,17 @@ class Attack:
     def nothing(self, x: np.ndarray) -> AttackResult:
         """Returns the result for no images at all, [0, ...]."""
         none = np.zeros(0, np.int64)
-        return AttackResult(x, none.astype(bool), none.astype(np.float32), *[none] * 5, self.targeted)
+        return AttackResult(
+            x_adv=x,
+            success=none.astype(bool),
+            distance=none.astype(np.float32),
+            queries=none,
+            gradients=none,
+            label=none,
+            clean_prediction=none,
+            prediction=none,
+            targeted=self.targeted,
+        )
 
     def _attack(self, model, x, y, index, progress) -> AttackResult:
         size = self.batch_size or self.default_batch_size

@@ -10,8 +10,8 @@ import tensorflow as tf
 REGULAR = 1e-3, 1e3
 """The spread of a sample's logits within which losses that know a scale take them as they are."""
 _USUAL = 10.0
-_CERTAIN = 16.0
-"""How far ahead the label may be before float32 rounds its probability to 1, and the gradient to nothing."""
+_CERTAIN = 64.0
+"""How far ahead the label may be before the gradient, that of the other probabilities, nears the end of float32."""
 ROUNDING = 2.0**-8
 """Half a rounding step of bfloat16, whose logits are often equal."""
 

@@ -445,7 +445,8 @@ class _Problem:
     def _adjoint(self, adjoint, times, solution, cotangents, parameters) -> Gradients:
         problem = (self.field, self.t0, times, solution, cotangents, parameters)
         if isinstance(adjoint, tuple):
-            gradients, status, reached = solve_adjoint(*problem, *adjoint, self.one_a_sample)
+            rtol, atol, settings = adjoint
+            gradients, status, reached = solve_adjoint(*problem, rtol, atol, settings, self.one_a_sample)
         else:
             gradients, status, reached = solve_adjoint_together(adjoint, *problem)
         marked = without(tf.not_equal(status, int(Status.OK)), gradients)
