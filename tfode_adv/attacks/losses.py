@@ -10,8 +10,8 @@ import tensorflow as tf
 REGULAR = 1e-3, 1e3
 """The spread of a sample's logits within which losses that know a scale take them as they are."""
 _USUAL = 10.0
-_CERTAIN = 64.0
-"""How far ahead the label may be before the gradient, that of the other probabilities, nears the end of float32."""
+_CERTAIN = 17.5
+"""How far ahead the label may be before float32 has rounded its probability to 1, and its gradient to nothing."""
 ROUNDING = 2.0**-8
 """Half a rounding step of bfloat16, whose logits are often equal."""
 
