@@ -7,6 +7,8 @@ from typing import Any
 
 # A bad value may be a file's whole content: what is said of it stays a few lines.
 LONGEST = 800
+# TensorFlow counts in 32 bits.
+MOST_INTEGER = 2**31 - 1
 
 
 def cut(message: str) -> str:

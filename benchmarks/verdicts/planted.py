@@ -184,24 +184,21 @@ def detour():
 
 
 # ---- masked: shattered, exploding and vanishing gradients
-@planted
-def ripple():
-    network = natural()
-
+def rippled(network):
     def front(x):
         return x + 0.02 * tf.sin(300 * x)
 
     return masked(behind(front, network), lambda z: network(z + tf.stop_gradient(front(z) - z)))
+
+
+@planted
+def ripple():
+    return rippled(natural())
 
 
 @planted
 def ripple_robust():
-    network = robust()
-
-    def front(x):
-        return x + 0.02 * tf.sin(300 * x)
-
-    return masked(behind(front, network), lambda z: network(z + tf.stop_gradient(front(z) - z)))
+    return rippled(robust())
 
 
 @planted

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.errors import RunError, UsageError, check_range
+from tfode_adv.errors import MOST_INTEGER, RunError, UsageError, check_range
 
 Lengths = float | tuple[float, ...]
 """One length, or one for each image; given as any sequence or array."""
-LARGEST = {int: np.iinfo(np.int32).max, float: float(np.finfo(np.float32).max)}
+LARGEST = {int: MOST_INTEGER, float: float(np.finfo(np.float32).max)}
 """Of the types that hyperparameters become."""
 LONGEST = 1e15
 """Of lengths, which are squared on the way."""
@@ -121,7 +121,7 @@ def labels(y: Any, count: int) -> np.ndarray:
         raise UsageError(f"labels have shape {y.shape}, but the images call for ({count},), or as many one-hot rows")
     if y.size and not np.issubdtype(y.dtype, np.integer):
         raise UsageError(f"labels have dtype {y.dtype}, but must be integers")
-    if y.size and (y.min() < 0 or y.max() > np.iinfo(np.int32).max):
+    if y.size and (y.min() < 0 or y.max() > MOST_INTEGER):
         raise UsageError(f"a label is {y.min() if y.min() < 0 else y.max()}, but must be the number of a class")
     return y.astype(np.int32)
 

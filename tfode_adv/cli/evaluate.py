@@ -19,7 +19,7 @@ from absl import flags as absl_flags
 
 from tfode_adv import attacks, data, models
 from tfode_adv.cli import app, flags, workers
-from tfode_adv.errors import UsageError
+from tfode_adv.errors import MOST_INTEGER, UsageError
 from tfode_adv.evaluation import grid, results
 from tfode_adv.evaluation.records import FOLDER
 from tfode_adv.evaluation.runner import KEEP_IMAGES, Damaged, evaluate, forget, in_order
@@ -28,7 +28,6 @@ from tfode_adv.evaluation.subject import KerasSubject, check_images, match_class
 from tfode_adv.files import parse_json, sha256, write_json
 from tfode_adv.reports import overview
 from tfode_adv.runs import Run, versions
-from tfode_adv.training.recipe import MOST
 
 FLAGS = flags.new(__doc__)
 flags.define_solver_flags(FLAGS, several=True, tol=None, solver=None, gradient=None)
@@ -131,7 +130,7 @@ def _hyperparameters() -> dict[str, Any]:
             found[name] = text
     for name, value in found.items():
         # None of them is larger than 32 bits: as what they become, these would be others.
-        most = MOST if isinstance(value, int) else flags.LARGEST
+        most = MOST_INTEGER if isinstance(value, int) else flags.LARGEST
         if isinstance(value, int | float) and abs(value) > most:
             raise UsageError(f"{name} is {value}, but must fit into 32 bits")
     return found

@@ -14,8 +14,8 @@ from typing import Any
 
 from absl import flags
 
-from tfode_adv.errors import UsageError
-from tfode_adv.training.recipe import MAX_SEED, MOST
+from tfode_adv.errors import MOST_INTEGER, UsageError
+from tfode_adv.training.recipe import MAX_SEED
 
 # Of float32, in which numbers are computed with.
 SMALLEST, LARGEST = 2.0**-126, 3.4028234e38
@@ -123,8 +123,8 @@ class _Integer(flags.IntegerParser):
 
     def parse(self, argument: str | int) -> int:
         value = super().parse(argument)
-        if abs(value) > MOST:
-            raise ValueError(f"it is not in the range of 32 bits, at most {MOST}")
+        if abs(value) > MOST_INTEGER:
+            raise ValueError(f"it is not in the range of 32 bits, at most {MOST_INTEGER}")
         return value
 
 

@@ -17,7 +17,7 @@ from tfode_adv.solvers.status import failure_message
 
 
 class KerasSubject:
-    """A `reports.evaluation.Subject` on a Keras model.
+    """A `runner.Subject` on a Keras model.
 
     Args:
         model: NHWC images in [0, 1] to logits.

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfode_adv import solvers
-from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
+from tfode_adv.errors import MOST_INTEGER, UsageError, check_choice, check_integer, check_range
 from tfode_adv.layers import sharing
 from tfode_adv.layers.changing import check_deterministic
 from tfode_adv.layers.context import SETTINGS, Statistics, current_settings, record
@@ -16,7 +16,7 @@ from tfode_adv.layers.stock import solve_stock
 from tfode_adv.solvers.followed import refuse_followed
 from tfode_adv.solvers.graph import in_xla
 from tfode_adv.solvers.runge_kutta import exact
-from tfode_adv.solvers.solver import CHECKPOINTS, ENDPOINTS, GRADIENTS, MOST_STEPS, ON_FAILURE
+from tfode_adv.solvers.solver import CHECKPOINTS, ENDPOINTS, GRADIENTS, ON_FAILURE
 from tfode_adv.solvers.status import check_status, without_failed
 
 
@@ -177,7 +177,7 @@ class ODEBlock(keras.layers.Layer):
         lambda name, value: check_range(name, value, low=0, low_open=True), "The time integrated to, from 0."
     )
     max_num_steps = CheckedSetting(
-        lambda name, value: check_integer(name, value, low=1, high=MOST_STEPS), "Steps tried before a sample fails."
+        lambda name, value: check_integer(name, value, low=1, high=MOST_INTEGER), "Steps tried before a sample fails."
     )
     on_failure = CheckedSetting(
         lambda name, value: check_choice(name, value, ON_FAILURE), "What becomes of failed samples: raise or status."
@@ -378,7 +378,7 @@ def _checked_tol(name: str, value: float) -> float:
 
 
 def _checked_steps(value: int | None) -> int:
-    return check_integer("num_steps", 1 if value is None else value, low=1, high=MOST_STEPS)
+    return check_integer("num_steps", 1 if value is None else value, low=1, high=MOST_INTEGER)
 
 
 def _arguments_of(dynamics: Callable) -> Callable[[Any, Any], tuple]:

@@ -94,7 +94,7 @@ def hairer_first_step(
     Args:
         end: scalar; nothing is evaluated past it.
     """
-    scales = [per_row(atol, tf.abs(c)) + per_row(rtol, tf.abs(c)) * tf.abs(c) for c in y]
+    scales = _scales(y, rtol, atol)
 
     def norms(rows: list[Row]) -> list[tf.Tensor]:
         return [tf.cast(root_mean_square(r / tf.cast(s, r.dtype)), t.dtype) for r, s in zip(rows, scales, strict=True)]
@@ -118,6 +118,11 @@ def hairer_first_step(
     return tf.where(tf.math.is_finite(steepest), tf.minimum(100 * trial, step), trial)
 
 
+def _scales(y: list[Row], rtol: tf.Tensor, atol: tf.Tensor) -> list[Row]:
+    """What a change of each entry of `y` is measured by."""
+    return [per_row(atol, tf.abs(c)) + per_row(rtol, tf.abs(c)) * tf.abs(c) for c in y]
+
+
 def _up_to(end: tf.Tensor | None, t: tf.Tensor) -> tf.Tensor:
     return t if end is None else tf.minimum(t, end)
 
@@ -139,7 +144,7 @@ def longest_at_rest(
     2.5 * 0.01^(1/p) / L (1 / L for dopri5), for which a step's derivative is right to about a hundredth; infinite
     where nothing answers.
     """
-    scales = [per_row(atol, tf.abs(c)) + per_row(rtol, tf.abs(c)) * tf.abs(c) for c in y]
+    scales = _scales(y, rtol, atol)
 
     def size(rows: list[Row]) -> tf.Tensor:
         parts = zip(rows, scales, strict=True)

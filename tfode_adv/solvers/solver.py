@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.python.eager import record
 from tensorflow.python.saved_model import save_context
 
-from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
+from tfode_adv.errors import MOST_INTEGER, UsageError, check_choice, check_integer, check_range
 from tfode_adv.solvers.adjoint import solve_adjoint
 from tfode_adv.solvers.adjoint_together import solve_adjoint_together
 from tfode_adv.solvers.backprop import backpropagate
@@ -38,8 +38,6 @@ CHECKPOINTS = ("auto", "steps", "none")
 ENDPOINTS = ("interpolate", "clip")
 ON_FAILURE = ("raise", "status")
 DEFAULT_MAX_NUM_STEPS = 10_000
-# Steps are counted in 32 bits.
-MOST_STEPS = 2**31 - 1
 NOT_RECORDED = (
     "no GradientTape recorded a solve while jit_compile=True compiled it: put the tape inside the compiled function, "
     "or choose gradient='adjoint'"
@@ -143,7 +141,7 @@ class RungeKuttaSolver(Solver):
             raise UsageError(f"{self.tableau.name} takes num_steps equal steps: it has no min_step and no max_step")
         for key, value in {"num_steps": num_steps, "max_num_steps": max_num_steps}.items():
             for each in _known(value):
-                check_integer(key, each, low=1, high=MOST_STEPS)
+                check_integer(key, each, low=1, high=MOST_INTEGER)
         check_choice("controller", controller, CONTROLLERS)
         self._rtol, self._atol = rtol, atol
         self._settings = Settings(

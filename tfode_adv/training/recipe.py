@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv import data, models
-from tfode_adv.errors import RunError, UsageError, check_choice, check_integer, check_range
+from tfode_adv.errors import MOST_INTEGER, RunError, UsageError, check_choice, check_integer, check_range
 from tfode_adv.runs import METRICS, Run
 from tfode_adv.training import callbacks, checkpoints, distribution, losses, schedules, state
 from tfode_adv.training.artifacts import export, exported
@@ -20,8 +20,6 @@ from tfode_adv.training.optimizer import SGD
 
 PRECISIONS = {"none": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 KEEP = ("best", "last")
-# TensorFlow counts in 32 bits.
-MOST = 2**31 - 1
 # NumPy takes 32 bits, and KerasTuner gets one more than the recipe's.
 MAX_SEED = 2**32 - 2
 
@@ -82,16 +80,16 @@ class Recipe:
         check_choice("distribute", self.distribute, distribution.STRATEGIES)
         check_choice("export", self.export, KEEP)
         check_range("validation", self.validation, low=0, high=1, high_open=True)
-        check_integer("epochs", self.epochs, low=1, high=MOST)
-        check_integer("batch_size", self.batch_size, low=1, high=MOST)
+        check_integer("epochs", self.epochs, low=1, high=MOST_INTEGER)
+        check_integer("batch_size", self.batch_size, low=1, high=MOST_INTEGER)
         check_integer("seed", self.seed, low=0, high=MAX_SEED)
         check_integer("accumulate", self.accumulate, low=1, high=self.batch_size)
         check_range("momentum", self.momentum, low=0, high=1, high_open=True)
         check_range("weight_decay", self.weight_decay, low=0, high=1e6)
         if self.max_updates is not None:
-            check_integer("max_updates", self.max_updates, low=1, high=MOST)
+            check_integer("max_updates", self.max_updates, low=1, high=MOST_INTEGER)
         if self.num_train_examples is not None:
-            check_integer("num_train_examples", self.num_train_examples, low=1, high=MOST)
+            check_integer("num_train_examples", self.num_train_examples, low=1, high=MOST_INTEGER)
         if self.schedule == "plateau" and not self.validation:
             raise UsageError("schedule 'plateau' counts validation errors, but validation is 0")
         _statistics(self.normalization)
