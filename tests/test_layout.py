@@ -10,10 +10,10 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "tfode_adv"
 LAYERS = (
     ("errors", "files", "startup", "progress", "runs"),
     ("solvers", "data", "published", "rendering"),
-    ("layers",),
+    ("layers", "analysis"),
     ("models",),
     ("attacks", "interop"),
-    ("training", "analysis", "evaluation"),
+    ("training", "evaluation"),
     ("diagnosis",),
     ("papers", "reports"),
     ("cli",),

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tfode_adv.analysis import indicators, verdict
-from tfode_adv.analysis.attack_table import Row
-from tfode_adv.analysis.diagnosis import AtTolerance
-from tfode_adv.analysis.trajectories import Travel
 from tfode_adv.analysis.verdict import Outcome
 from tfode_adv.diagnosis import reader as reader
 from tfode_adv.diagnosis import writer
+from tfode_adv.diagnosis.attack_table import Row
+from tfode_adv.diagnosis.procedure import AtTolerance
+from tfode_adv.diagnosis.trajectories import Travel
 from tfode_adv.runs import Run
 
 IMAGES = 20

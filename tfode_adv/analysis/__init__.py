@@ -1,1 +1,1 @@
-"""Trajectories, gradient audits, indicators of attack failure, detection: is this robustness real?"""
+"""Numbers over measurements: indicators of attack failure, the verdict, detection rates. Knows no model."""

@@ -19,11 +19,11 @@ import tensorflow as tf
 from absl import flags as absl_flags
 
 from tfode_adv import data, models
-from tfode_adv.analysis.attack_table import BUDGETS, Protocol
-from tfode_adv.analysis.measurements import Images
 from tfode_adv.cli import app, flags
 from tfode_adv.diagnosis import writer
+from tfode_adv.diagnosis.attack_table import BUDGETS, Protocol
 from tfode_adv.diagnosis.diagnose import TOLERANCES, carry_out
+from tfode_adv.diagnosis.measurements import Images
 from tfode_adv.diagnosis.reader import FOLDER, NAME, set_aside
 from tfode_adv.errors import UsageError
 from tfode_adv.evaluation.subject import check_images, match_classes

@@ -10,17 +10,16 @@ import keras
 import numpy as np
 
 from tfode_adv import __version__, files
-from tfode_adv.analysis import diagnosis
-from tfode_adv.analysis.attack_table import BUDGETS, Protocol
-from tfode_adv.analysis.diagnosis import AtTolerance
-from tfode_adv.analysis.measurements import Images
-from tfode_adv.analysis.probe import Probe
-from tfode_adv.analysis.stages import Stages
 from tfode_adv.attacks import checks
 from tfode_adv.attacks.norms import NORMS
 from tfode_adv.attacks.sources import as_function
-from tfode_adv.diagnosis import fingerprint, writer
+from tfode_adv.diagnosis import fingerprint, procedure, writer
+from tfode_adv.diagnosis.attack_table import BUDGETS, Protocol
+from tfode_adv.diagnosis.measurements import Images
+from tfode_adv.diagnosis.probe import Probe
+from tfode_adv.diagnosis.procedure import AtTolerance
 from tfode_adv.diagnosis.reader import NAME, sections
+from tfode_adv.diagnosis.stages import Stages
 from tfode_adv.errors import RunError, UsageError, check_choice, check_integer, check_range
 from tfode_adv.evaluation.subject import check_images
 from tfode_adv.progress import bar
@@ -156,14 +155,14 @@ def carry_out(
     if twin is not None:
         settings["twin"] = fingerprint.of_model(twin) if isinstance(twin, keras.layers.Layer) else f"at {id(twin)}"
     stages = Stages(folder / PIECES, settings)
-    total = diagnosis.pieces(probe, protocol, budget, tols)
+    total = procedure.pieces(probe, protocol, budget, tols)
     with bar(total=total, desc="diagnosis", unit="piece") as progress:
 
         def step(words: str) -> None:
             progress.set_postfix(now=words)
             progress.update()
 
-        found = diagnosis.run(probe, images, protocol, budget=budget, tols=tols, stages=stages, step=step, twin=twin)
+        found = procedure.run(probe, images, protocol, budget=budget, tols=tols, stages=stages, step=step, twin=twin)
     shown = {
         **(named or {}),
         "test images": len(images.x),
@@ -206,7 +205,7 @@ def _checked_twin(twin: Callable | None, images: Images) -> Callable | None:
 
 def _left_out(probe: Probe, images: Images, found: Sequence[AtTolerance], tols: Sequence[float]) -> list[str]:
     """What was asked for and not looked at."""
-    skipped = sorted(set(diagnosis.tolerances_of(probe, tols)) - {at.tol for at in found})
+    skipped = sorted(set(procedure.tolerances_of(probe, tols)) - {at.tol for at in found})
     notes = [f"At τ = {tol:g} no image is classified correctly: there is nothing to attack." for tol in skipped]
     if probe.blocks and not len(images.validation):
         notes.append("There are no validation images to set thresholds on: no detectors.")

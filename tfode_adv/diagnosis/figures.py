@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tfode_adv.analysis.diagnosis import AtTolerance
+from tfode_adv.diagnosis.procedure import AtTolerance
 from tfode_adv.rendering.charts import Picture, Series, chart
 from tfode_adv.rendering.rates import Rate
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from tfode_adv import files
-from tfode_adv.analysis.detection import SCORES
-from tfode_adv.analysis.diagnosis import AtTolerance
-from tfode_adv.analysis.gradient_audit import COLUMNS
 from tfode_adv.analysis.indicators import GROUPS
 from tfode_adv.analysis.verdict import CHANGES, GRADIENTS
+from tfode_adv.diagnosis.detection import SCORES
 from tfode_adv.diagnosis.figures import pictures
+from tfode_adv.diagnosis.gradient_audit import COLUMNS
+from tfode_adv.diagnosis.procedure import AtTolerance
 from tfode_adv.diagnosis.reader import NAME
 from tfode_adv.rendering.charts import Picture
 from tfode_adv.rendering.rates import Rate

@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv import layers
-from tfode_adv.analysis import traced
-from tfode_adv.analysis.probe import Probe, calls_of
 from tfode_adv.analysis.roc import operating_point, roc
 from tfode_adv.attacks import losses
+from tfode_adv.diagnosis import traced
+from tfode_adv.diagnosis.probe import Probe, calls_of
 from tfode_adv.errors import UsageError, check_choice
 
 SCORES = {

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.analysis.probe import Probe, calls_of
+from tfode_adv.diagnosis.probe import Probe, calls_of
 from tfode_adv.errors import UsageError
 
 

@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 
 from tfode_adv import layers
-from tfode_adv.analysis import trajectories
-from tfode_adv.analysis.probe import Probe
+from tfode_adv.diagnosis import trajectories
+from tfode_adv.diagnosis.probe import Probe
 from tfode_adv.errors import UsageError
 
 RATE = 0.7

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfode_adv.analysis import straight_through
+from tfode_adv.diagnosis import straight_through
 
 SLOPES = np.array([[1.0, -2.0], [0.5, 1.0], [-1.0, 0.25], [2.0, 1.0]], np.float32)
 

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from tfode_adv import layers
-from tfode_adv.analysis.measurements import Images
-from tfode_adv.analysis.probe import Probe
+from tfode_adv.diagnosis.measurements import Images
+from tfode_adv.diagnosis.probe import Probe
 
 CLASSES = 3
 

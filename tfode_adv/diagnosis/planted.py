@@ -15,9 +15,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.analysis import traced
-from tfode_adv.analysis.probe import Probe, calls_of
 from tfode_adv.attacks import norms
+from tfode_adv.diagnosis import traced
+from tfode_adv.diagnosis.probe import Probe, calls_of
 
 INNER_SHARE = 0.95
 # Regularisation of the readouts, strongest first, as a share of the features' scatter.

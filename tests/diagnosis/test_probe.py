@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfode_adv.analysis.probe import Probe, calls_of
+from tfode_adv.diagnosis.probe import Probe, calls_of
 
 
 def test_batches_do_not_change_the_answer(honest, toy):

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.analysis.probe import Probe
 from tfode_adv.attacks import losses, norms
 from tfode_adv.attacks.ascent import value_and_gradient
+from tfode_adv.diagnosis.probe import Probe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,13 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfode_adv.analysis import attack_table, detours, indicators, measurements, trajectories
-from tfode_adv.analysis.attack_table import BACKPROP, OWN, Protocol, Row
+from tfode_adv.analysis import indicators
 from tfode_adv.analysis.indicators import Indicator
-from tfode_adv.analysis.measurements import Bench, Images, Piece, Tolerance
-from tfode_adv.analysis.probe import Probe
-from tfode_adv.analysis.stages import Stages
 from tfode_adv.analysis.verdict import HIDING, Outcome, Verdict, judge, worst_case
+from tfode_adv.diagnosis import attack_table, detours, measurements, trajectories
+from tfode_adv.diagnosis.attack_table import BACKPROP, OWN, Protocol, Row
+from tfode_adv.diagnosis.measurements import Bench, Images, Piece, Tolerance
+from tfode_adv.diagnosis.probe import Probe
+from tfode_adv.diagnosis.stages import Stages
 from tfode_adv.errors import RunError
 from tfode_adv.models import RandomSolver
 from tfode_adv.solvers import is_adaptive

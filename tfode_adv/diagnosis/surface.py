@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from tfode_adv.analysis.gradient_audit import exact_cross_entropy
-from tfode_adv.analysis.probe import Probe
+from tfode_adv.diagnosis.gradient_audit import exact_cross_entropy
+from tfode_adv.diagnosis.probe import Probe
 
 
 def loss_surface(

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tfode_adv.analysis import detection
-from tfode_adv.analysis.detection import Detector
+from tfode_adv.diagnosis import detection
+from tfode_adv.diagnosis.detection import Detector
 from tfode_adv.errors import UsageError
 
 BUDGET = {"norm": "linf", "eps": 0.2, "step_size": 0.05, "steps": 4}

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from tfode_adv import attacks
-from tfode_adv.analysis import attack_table
-from tfode_adv.analysis.attack_table import Protocol
-from tfode_adv.analysis.probe import Probe
 from tfode_adv.analysis.verdict import CHANGES, Outcome
+from tfode_adv.diagnosis import attack_table
+from tfode_adv.diagnosis.attack_table import Protocol
+from tfode_adv.diagnosis.probe import Probe
 from tfode_adv.errors import UsageError
 
 PROTOCOL = Protocol("linf", eps=0.1, step_size=0.025, steps=10)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from tfode_adv.analysis import attack_table, detection, diagnosis, measurements, verdict
-from tfode_adv.analysis.attack_table import Protocol
-from tfode_adv.analysis.measurements import Images
-from tfode_adv.analysis.stages import Stages
+from tfode_adv.analysis import verdict
+from tfode_adv.diagnosis import attack_table, detection, measurements, procedure, writer
 from tfode_adv.diagnosis import reader as reader
-from tfode_adv.diagnosis import writer
+from tfode_adv.diagnosis.attack_table import Protocol
+from tfode_adv.diagnosis.measurements import Images
+from tfode_adv.diagnosis.stages import Stages
 from tfode_adv.runs import Run
 
 TOLS = (1e-2, 1.0)
@@ -35,7 +35,7 @@ def found(ode_probe, ode_images, tmp_path_factory):
         patch.setattr(measurements, "plant", plant)
         patch.setattr(detection, "SCORES", {"outputs": detection.SCORES["outputs"]})
         stages = Stages(tmp_path_factory.mktemp("pieces"), {})
-        return diagnosis.run(ode_probe, Images(x, y, 1 - x), PROTOCOL, budget="quick", tols=TOLS[::-1], stages=stages)
+        return procedure.run(ode_probe, Images(x, y, 1 - x), PROTOCOL, budget="quick", tols=TOLS[::-1], stages=stages)
 
 
 def test_every_tolerance_has_its_sources_and_the_strongest_turns_most(found):

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from tfode_adv import attacks
-from tfode_adv.analysis.probe import Probe
 from tfode_adv.analysis.verdict import Outcome
 from tfode_adv.attacks import norms
+from tfode_adv.diagnosis.probe import Probe
 from tfode_adv.errors import check_choice
 
 OWN, BACKPROP, STEPS, ADJOINT = "own", "backprop", "backprop_steps", "adjoint"

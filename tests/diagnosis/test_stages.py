@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfode_adv.analysis.stages import Stages
+from tfode_adv.diagnosis.stages import Stages
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import keras
 
 from tfode_adv import layers
-from tfode_adv.analysis import straight_through, student
-from tfode_adv.analysis.attack_table import AVERAGED, STRAIGHT, STUDENT, TWIN
-from tfode_adv.analysis.measurements import Bench, Tolerance
+from tfode_adv.diagnosis import straight_through, student
+from tfode_adv.diagnosis.attack_table import AVERAGED, STRAIGHT, STUDENT, TWIN
+from tfode_adv.diagnosis.measurements import Bench, Tolerance
 
 # Of the images, so many are enough to see what a layer does.
 SHOWN = 16

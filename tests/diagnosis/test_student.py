@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfode_adv.analysis import student
+from tfode_adv.diagnosis import student
 
 
 def test_a_student_of_decisions_points_the_way_the_decisions_turn():

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tfode_adv.analysis import attack_table, diagnosis, indicators, measurements, verdict
-from tfode_adv.analysis.attack_table import Protocol
-from tfode_adv.analysis.measurements import Images
-from tfode_adv.analysis.probe import Probe
-from tfode_adv.analysis.stages import Stages
+from tfode_adv.analysis import indicators, verdict
+from tfode_adv.diagnosis import attack_table, measurements, procedure, writer
 from tfode_adv.diagnosis import reader as reader
-from tfode_adv.diagnosis import writer
+from tfode_adv.diagnosis.attack_table import Protocol
+from tfode_adv.diagnosis.measurements import Images
+from tfode_adv.diagnosis.probe import Probe
+from tfode_adv.diagnosis.stages import Stages
 from tfode_adv.errors import RunError
 from tfode_adv.runs import Run
 
@@ -21,7 +21,7 @@ PROTOCOL = Protocol("linf", eps=0.08, step_size=0.02, steps=10)
 def diagnose(model, images, folder, steps=None, protocol=PROTOCOL):
     stages = Stages(folder, {})
     step = steps.append if steps is not None else lambda words: None
-    return diagnosis.run(Probe(model), images, protocol, budget="quick", tols=[1.0], stages=stages, step=step)
+    return procedure.run(Probe(model), images, protocol, budget="quick", tols=[1.0], stages=stages, step=step)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +75,9 @@ def test_masking_is_asked_of_the_models_own_gradient(ode_probe, ode_images, tmp_
     """A surrogate that attacks best may have any gradient; the model's own must be the loss's."""
     x, y = ode_images
     bench = measurements.Bench(ode_probe, Images(x, y, x[:0]), PROTOCOL, "quick", [1.0], Stages(tmp_path, {}))
-    monkeypatch.setattr(diagnosis, "_indicators_of_table", lambda bench, at: [])
+    monkeypatch.setattr(procedure, "_indicators_of_table", lambda bench, at: [])
     asked = []
-    monkeypatch.setattr(diagnosis, "_indicators_of_attack", lambda bench, at, *of: asked.append(of) or [])
+    monkeypatch.setattr(procedure, "_indicators_of_attack", lambda bench, at, *of: asked.append(of) or [])
     good = {"gradient": np.ones((4, 2)), "reproduced": np.ones(4), "difference": np.ones(4)}
     bad = {"gradient": np.zeros((4, 2)), "reproduced": np.zeros(4), "difference": np.zeros(4)}
     rows = attack_table.rows_of(ode_probe, PROTOCOL, "quick", 1.0)
@@ -85,8 +85,8 @@ def test_masking_is_asked_of_the_models_own_gradient(ode_probe, ode_images, tmp_
     for misleading, failing in (("fixed step", set()), ("backprop_steps", {"masking"}), ("backprop", {"evaluation"})):
         kinds = {source: bad if source == misleading else good for source in sources}
         audit = {f"{name}/{source}": values for source, kind in kinds.items() for name, values in kind.items()}
-        at = diagnosis.AtTolerance(1.0, np.ones(24, bool), 2.0, 0, rows, strongest="fixed step", audit=audit)
-        found = diagnosis._indicators(bench, at)
+        at = procedure.AtTolerance(1.0, np.ones(24, bool), 2.0, 0, rows, strongest="fixed step", audit=audit)
+        found = procedure._indicators(bench, at)
         assert {one.group for one in found if not one.passed} == failing, misleading
         assert {one.name for one in found if one.group == "masking"} == {
             f"{name} gradients (backprop_steps)" for name in ("unavailable", "irreproducible", "misleading")
@@ -123,7 +123,7 @@ def test_a_finished_diagnosis_is_read_not_computed(honest, images, tmp_path):
     steps: list[str] = []
     again = diagnose(honest, images, tmp_path, steps)
     assert again[0].verdict == first[0].verdict
-    assert len(steps) <= diagnosis.pieces(Probe(honest), PROTOCOL, "quick", [1.0])
+    assert len(steps) <= procedure.pieces(Probe(honest), PROTOCOL, "quick", [1.0])
     assert sorted(path.stat().st_mtime_ns for path in tmp_path.iterdir()) == files
 
 
@@ -139,8 +139,8 @@ def test_the_document_is_what_the_report_reads(masked_found, tmp_path):
 
 
 def test_tolerances_are_looked_at_only_where_they_matter(honest, ode_probe):
-    assert diagnosis.tolerances_of(Probe(honest), [1.0, 0.1]) == [None]
-    assert diagnosis.tolerances_of(ode_probe, [1.0, 0.1, 1.0]) == [0.1, 1.0]
+    assert procedure.tolerances_of(Probe(honest), [1.0, 0.1]) == [None]
+    assert procedure.tolerances_of(ode_probe, [1.0, 0.1, 1.0]) == [0.1, 1.0]
 
 
 def test_groups_have_a_meaning(masked_found):
@@ -159,10 +159,10 @@ def test_a_tolerance_at_which_nothing_is_right_is_left_out(ode_probe, ode_images
     monkeypatch.setattr(
         measurements, "clean", lambda bench, tol: ({"steps": 2.0, "failed": 0}, {"correct": right[tol]})
     )
-    monkeypatch.setattr(diagnosis, "_attacked", lambda bench, tol, clean: pytest.fail(f"{tol} of {bench.tols}"))
+    monkeypatch.setattr(procedure, "_attacked", lambda bench, tol, clean: pytest.fail(f"{tol} of {bench.tols}"))
     stages = Stages(tmp_path, {})
     with pytest.raises(pytest.fail.Exception, match=r"0\.01 of \[0\.01\]"):
-        diagnosis.run(ode_probe, Images(x, y, x[:0]), PROTOCOL, budget="quick", tols=right, stages=stages)
+        procedure.run(ode_probe, Images(x, y, x[:0]), PROTOCOL, budget="quick", tols=right, stages=stages)
 
 
 def test_nothing_to_attack_is_said_in_one_line(honest, images, tmp_path):

@@ -1,4 +1,4 @@
-"""The pieces of a diagnosis, each kept as soon as it is done; `diagnosis` puts them together.
+"""The pieces of a diagnosis, each kept as soon as it is done; `procedure` puts them together.
 
 Every measurement takes the `Bench` it is made on, and returns (what JSON holds, named arrays).
 """
@@ -9,19 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tfode_adv.analysis import (
-    attack_table,
-    detection,
-    gradient_audit,
-    planted,
-    surface,
-    traced,
-    trajectories,
-)
-from tfode_adv.analysis.attack_table import ADJOINT, BACKPROP, OWN, STEPS, Protocol, Row
-from tfode_adv.analysis.probe import Probe
-from tfode_adv.analysis.stages import Stages
 from tfode_adv.attacks import norms
+from tfode_adv.diagnosis import attack_table, detection, gradient_audit, planted, surface, traced, trajectories
+from tfode_adv.diagnosis.attack_table import ADJOINT, BACKPROP, OWN, STEPS, Protocol, Row
+from tfode_adv.diagnosis.probe import Probe
+from tfode_adv.diagnosis.stages import Stages
 from tfode_adv.solvers import is_adaptive
 
 ADJOINT_FINE = "adjoint, fine tolerance"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfode_adv.analysis.probe import Probe
+from tfode_adv.diagnosis.probe import Probe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfode_adv.analysis import planted
-from tfode_adv.analysis.probe import Probe
+from tfode_adv.diagnosis import planted
+from tfode_adv.diagnosis.probe import Probe
 
 BUDGET = {"eps": 0.1, "step_size": 0.0125, "steps": 20}
 

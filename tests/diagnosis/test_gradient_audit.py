@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfode_adv.analysis import gradient_audit
-from tfode_adv.analysis.gradient_audit import COLUMNS
-from tfode_adv.analysis.probe import Probe
+from tfode_adv.diagnosis import gradient_audit
+from tfode_adv.diagnosis.gradient_audit import COLUMNS
+from tfode_adv.diagnosis.probe import Probe
 
 
 def test_backprop_and_adjoint_are_the_losss_own_at_a_fine_tolerance(ode_probe, ode_images):

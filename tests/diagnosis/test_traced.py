@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfode_adv.analysis import traced
-from tfode_adv.analysis.probe import Probe
+from tfode_adv.diagnosis import traced
+from tfode_adv.diagnosis.probe import Probe
 
 SLOPE = np.linspace(-1, 1, 12).reshape(2, 6, 1).astype(np.float32)
 BUDGET = {"step_size": 0.02, "steps": 10}
