@@ -23,22 +23,37 @@ SCREEN = 60
 
 
 def _imports(file):
-    """The parts of the package that a file imports, wherever in the file it does."""
+    """(dotted name, line) of all that a file imports, wherever in the file it does."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield "a relative import", node.lineno
-            continue
-        else:
-            continue
-        for module in modules:
-            head, _, rest = module.partition(".")
-            part = rest.partition(".")[0]
-            if head == "tfode_adv" and part and not part.startswith("__"):
-                yield part, node.lineno
+            dots = "." * node.level
+            yield from ((f"{dots}{node.module or ''}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def _parts_imported(file):
+    """The parts of the package that a file imports."""
+    for name, line in _imports(file):
+        head, _, rest = name.partition(".")
+        part = rest.partition(".")[0]
+        if not head:
+            yield "a relative import", line
+        elif head == "tfode_adv" and part and not part.startswith("__"):
+            yield part, line
+
+
+def _modules_imported(file):
+    """The package's modules that a file imports."""
+    for name, _ in _imports(file):
+        parts = name.split(".")
+        while len(parts) > 1 and parts[0] == "tfode_adv":
+            path = PACKAGE.parent.joinpath(*parts)
+            found = [one for one in (path.with_suffix(".py"), path / "__init__.py") if one.is_file()]
+            if found:
+                yield found[0]
+                break
+            parts.pop()
 
 
 def _files():
@@ -47,7 +62,7 @@ def _files():
 
 def _upward_imports(file):
     part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for imported, line in _imports(file):
+    for imported, line in _parts_imported(file):
         rank = RANK.get(imported, len(LAYERS))
         if not (rank < RANK[part] or imported == part or rank == RANK[part] == 0):
             yield f"{file.relative_to(PACKAGE)}:{line}: {part} must not import {imported}"
@@ -55,6 +70,14 @@ def _upward_imports(file):
 
 def test_imports_point_down():
     assert not [fault for file in _files() for fault in _upward_imports(file)]
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Imports for type checkers and imports inside functions count too."""
+    ahead = {file: set(_modules_imported(file)) for file in _files()}
+    while free := [file for file, needed in ahead.items() if not needed]:
+        ahead = {file: needed - {*free} for file, needed in ahead.items() if file not in free}
+    assert not [str(file.relative_to(PACKAGE)) for file in ahead]
 
 
 def _length(function):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.solvers import test_gradients
 from tfode_adv import solvers
 from tfode_adv.errors import UsageError
-from tfode_adv.solvers import kept, steps
+from tfode_adv.solvers import residual_store, step_store
 
 # One of each kind: the last slope handed on, not handed on, fixed steps. (The tests below take bosh3.)
 METHODS = ("dopri5", "heun2", "midpoint")
@@ -28,14 +28,14 @@ def assert_equal(found, expected, tolerance=1e-12):
 @pytest.fixture
 def groups_kept(monkeypatch):
     """Whether each group of evaluations written was kept, the initial slope's first where there is one."""
-    flags, write = [], kept.KeptStages.write
+    flags, write = [], residual_store.ResidualStore.write
 
     def noting(self, group, residuals, accepted):
         result = write(self, group, residuals, accepted)
         tf.py_function(lambda flag: flags.append(bool(flag)), [result.is_kept(group)], [])
         return result
 
-    monkeypatch.setattr(kept.KeptStages, "write", noting)
+    monkeypatch.setattr(residual_store.ResidualStore, "write", noting)
     return flags
 
 
@@ -168,9 +168,11 @@ def test_nothing_is_evaluated_twice(name):
 @pytest.mark.parametrize("watched", ["input", "weight"])
 def test_nothing_is_kept_for_weights_that_no_tape_watches(watched, monkeypatch):
     """An attack's tape watches the image alone: weights then leave no residuals, and no gradient."""
-    splits, empty = [], kept.KeptStages.empty.__func__
+    splits, empty = [], residual_store.ResidualStore.empty.__func__
     monkeypatch.setattr(
-        kept.KeptStages, "empty", classmethod(lambda cls, split, *a: splits.append(split) or empty(cls, split, *a))
+        residual_store.ResidualStore,
+        "empty",
+        classmethod(lambda cls, split, *a: splits.append(split) or empty(cls, split, *a)),
     )
     weight = tf.Variable(np.eye(6))
 
@@ -183,7 +185,7 @@ def test_nothing_is_kept_for_weights_that_no_tape_watches(watched, monkeypatch):
 
 
 def test_a_forward_pass_alone_keeps_nothing(monkeypatch):
-    monkeypatch.setattr(kept.KeptStages, "empty", lambda *_: pytest.fail("kept without a tape"))
+    monkeypatch.setattr(residual_store.ResidualStore, "empty", lambda *_: pytest.fail("kept without a tape"))
     solver = solvers.get("dopri5", checkpoint="none")
     solve = tf.function(lambda y: solver.solve(lambda t, y: -y, 0.0, y, [1.0], batch_ndims=1).states, autograph=False)
     assert solve(tf.ones([2, 1])).shape == (1, 2, 1)
@@ -288,7 +290,7 @@ def test_the_same_function_twice_on_large_states():
 
 def bytes_recorded(monkeypatch, num_steps, **options):
     """What a solve of an 8,000-byte state leaves in memory for its backward pass."""
-    recorded, having = [], steps.StepStore.having
+    recorded, having = [], step_store.StepStore.having
 
     def noting(self, variables, count=None):
         store = having(self, variables, count)
@@ -298,7 +300,7 @@ def bytes_recorded(monkeypatch, num_steps, **options):
             recorded.append(int(store.kept.bytes) if store.kept else 0)
         return store
 
-    monkeypatch.setattr(steps.StepStore, "having", noting)
+    monkeypatch.setattr(step_store.StepStore, "having", noting)
     y0 = tf.ones([10, 100], tf.float64)
     with tf.GradientTape() as tape:
         tape.watch(y0)

@@ -13,8 +13,8 @@ from tfode_adv.layers import sharing
 from tfode_adv.layers.changing import check_deterministic
 from tfode_adv.layers.context import SETTINGS, Statistics, current_settings, record
 from tfode_adv.layers.stock import solve_stock
-from tfode_adv.solvers.followed import refuse_followed
-from tfode_adv.solvers.graph import in_xla
+from tfode_adv.solvers.graph_mode import in_xla
+from tfode_adv.solvers.refused_gradients import refuse_followed
 from tfode_adv.solvers.runge_kutta import exact
 from tfode_adv.solvers.solver import CHECKPOINTS, ENDPOINTS, GRADIENTS, ON_FAILURE
 from tfode_adv.solvers.status import check_status, without_failed

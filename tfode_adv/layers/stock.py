@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfode_adv import solvers
 from tfode_adv.errors import UsageError
-from tfode_adv.solvers.followed import refuse_followed
+from tfode_adv.solvers.refused_gradients import refuse_followed
 from tfode_adv.solvers.runge_kutta import exact
 
 

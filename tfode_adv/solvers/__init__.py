@@ -1,7 +1,6 @@
 """ODE solvers behind the interface of `tfp.math.ode`, one step size a sample."""
 
 from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
-from tfode_adv.solvers.interface import ChosenBySolver, Results
 from tfode_adv.solvers.methods import (
     METHODS,
     RK4,
@@ -18,6 +17,7 @@ from tfode_adv.solvers.methods import (
 )
 from tfode_adv.solvers.solver import RungeKuttaSolver
 from tfode_adv.solvers.status import SolveError, Status
+from tfode_adv.solvers.tfp_interface import ChosenBySolver, Results
 
 __all__ = [
     "METHODS",

@@ -12,8 +12,9 @@ from typing import Any
 import tensorflow as tf
 
 from tfode_adv.solvers import runge_kutta as rk
-from tfode_adv.solvers.integrate import Integral, Settings, Solution, integrate
-from tfode_adv.solvers.slopes import Gradients, taped
+from tfode_adv.solvers.integrate import Integral, Solution, integrate
+from tfode_adv.solvers.pull_back import Gradients, taped
+from tfode_adv.solvers.states import Settings
 from tfode_adv.solvers.status import Status
 
 

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from tfode_adv.solvers import runge_kutta as rk
 from tfode_adv.solvers.integrate import Solution
-from tfode_adv.solvers.interface import Solver
-from tfode_adv.solvers.slopes import Gradients, taped
+from tfode_adv.solvers.pull_back import Gradients, taped
 from tfode_adv.solvers.status import Status
+from tfode_adv.solvers.tfp_interface import Solver
 
 
 def solve_adjoint_together(

@@ -5,13 +5,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfode_adv.solvers import outputs as out
+from tfode_adv.solvers import dense_output as out
 from tfode_adv.solvers import runge_kutta as rk
-from tfode_adv.solvers.graph import in_xla, isolated
+from tfode_adv.solvers.graph_mode import in_xla, isolated
 from tfode_adv.solvers.integrate import Solution, step_weights
-from tfode_adv.solvers.slopes import Gradients, Slope
+from tfode_adv.solvers.pull_back import Gradients, Slope
 from tfode_adv.solvers.status import Status
-from tfode_adv.solvers.steps import Step, StepStore
+from tfode_adv.solvers.step_store import Step, StepStore
 from tfode_adv.solvers.tableaus import Tableau
 
 
@@ -28,8 +28,8 @@ def backpropagate(
 
     The evaluations of an accepted step are pulled back from what was kept of them; or else the step is recomputed
     from its stored start. A rejected step costs nothing, or its share of a kept iteration that most samples accepted.
-    The dependence of the step sizes on the state is left out; see `tfode_adv.solvers.step_sizes` for the gradient
-    with it.
+    The dependence of the step sizes on the state is left out; see `tfode_adv.solvers.backprop_step_sizes`
+    for the gradient with it.
 
     Args:
         evaluate: `evaluate(t, y)`, an evaluation of the field, to be pulled back to `y` and `parameters`.

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfode_adv.solvers.interface import TfpDiagnostics
 from tfode_adv.solvers.status import Status
+from tfode_adv.solvers.tfp_interface import TfpDiagnostics
 
 
 class _Fields(NamedTuple):

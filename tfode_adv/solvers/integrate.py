@@ -1,115 +1,22 @@
 """The forward integration: one loop in which every sample has its own time, step size, error test and status."""
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.solvers import outputs as out
+from tfode_adv.solvers import dense_output as out
 from tfode_adv.solvers import runge_kutta as rk
-from tfode_adv.solvers.control import AT_REST_EVALUATIONS, IController, hairer_first_step, longest_at_rest
-from tfode_adv.solvers.graph import in_xla, isolated
+from tfode_adv.solvers import step_at_rest
+from tfode_adv.solvers.finished_samples import without_finished
+from tfode_adv.solvers.first_step import bounded_first_step, hairer_first_step
+from tfode_adv.solvers.graph_mode import in_xla, isolated
+from tfode_adv.solvers.states import Attempt, Batch, Settings, Totals
 from tfode_adv.solvers.status import Status
-from tfode_adv.solvers.steps import StepStore
+from tfode_adv.solvers.step_size_control import SMALLEST_RATIO
+from tfode_adv.solvers.step_store import StepStore
 from tfode_adv.solvers.tableaus import Tableau
-
-# A batch is made smaller in units of an eighth of its first size: few enough sizes that the kernels
-# specialised to each are reused, small enough that little work is wasted on finished samples.
-COMPACTION_UNITS = 8
-# Remembered in place of smaller ones: zero errors would make the next proportional-integral factor zero.
-SMALLEST_RATIO = 1e-4
-# Units in the last place of the time that a first step has at least: a shorter one might not move the time at all.
-SMALLEST_FIRST_STEP = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a solve is asked for.
-
-    Attributes:
-        num_steps: number of equal steps, for a method without an error estimate.
-        first_step: size of the first step (a scalar or one a sample), or None for Hairer's.
-        max_num_steps: steps tried, rejected ones included, before a sample fails.
-        endpoint: "interpolate": the last step may pass the end, and the state is read off the dense output;
-            "clip": the last step is shortened to end there.
-        min_step: size below which no step is proposed; a sample that is rejected with it fails.
-        max_step: size above which no step is proposed, or None.
-    """
-
-    method: Tableau
-    controller: IController = IController()
-    num_steps: Any = 1
-    first_step: Any = None
-    max_num_steps: Any = 10_000
-    endpoint: str = "interpolate"
-    min_step: Any = None
-    max_step: Any = None
-
-    def read(self) -> "Settings":
-        """The same, with the present values of what are variables."""
-        variables = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values = {k: tf.convert_to_tensor(v) for k, v in variables.items() if isinstance(v, tf.Variable)}
-        return dataclasses.replace(self, **values)
-
-    def bounded(self, step: tf.Tensor) -> tf.Tensor:
-        """`step` between `min_step` and `max_step`."""
-        if self.min_step is not None:
-            step = tf.maximum(step, rk.exact(self.min_step, step.dtype))
-        return step if self.max_step is None else tf.minimum(step, rk.exact(self.max_step, step.dtype))
-
-    def bounded_first(self, step: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
-        """`bounded`, and never below a few units in the last place of the time `t`."""
-        return tf.maximum(self.bounded(step), SMALLEST_FIRST_STEP * np.finfo(t.dtype.as_numpy_dtype).eps * tf.abs(t))
-
-    @property
-    def lands_on_end(self) -> bool:
-        return self.endpoint == "clip" or not self.method.adaptive
-
-
-class Batch(NamedTuple):
-    """The samples still integrated, n of the B of the full batch."""
-
-    index: tf.Tensor  # place in the full batch
-    active: tf.Tensor  # neither finished nor failed
-    t: tf.Tensor
-    step: tf.Tensor
-    ratio: tf.Tensor  # error ratio of the last accepted step
-    rtol: tf.Tensor
-    atol: tf.Tensor
-    y: list[tf.Tensor]
-    slope: list[tf.Tensor]  # at (t, y); empty for methods that do not reuse it
-
-
-class Totals(NamedTuple):
-    """What is known of each sample of the full batch, `[B]`."""
-
-    nfe: tf.Tensor
-    accepted: tf.Tensor
-    rejected: tf.Tensor
-    status: tf.Tensor
-    t: tf.Tensor  # time reached
-    step: tf.Tensor  # next step size proposed
-    at_rest: tf.Tensor  # accepted steps with an error of exactly zero
-
-    def update(self, index: tf.Tensor, added: dict[str, tf.Tensor], replaced: dict[str, tf.Tensor]) -> "Totals":
-        where = index[:, tf.newaxis]
-        new = {k: tf.tensor_scatter_nd_add(getattr(self, k), where, tf.cast(v, tf.int32)) for k, v in added.items()}
-        new |= {k: tf.tensor_scatter_nd_update(getattr(self, k), where, v) for k, v in replaced.items()}
-        return self._replace(**new)
-
-
-class Attempt(NamedTuple):
-    """One step tried by the n samples of a `Batch`, and what became of it."""
-
-    t_next: tf.Tensor
-    h: tf.Tensor
-    y_next: list[tf.Tensor]
-    slopes: list[list[tf.Tensor]]
-    accepted: tf.Tensor
-    failed: tf.Tensor
-    step_next: tf.Tensor
 
 
 class Integral(NamedTuple):
@@ -200,7 +107,8 @@ class _Integration:
             if self.integral:
                 value = add_to_integral(value, batch, attempt)
             outputs = self._read_outputs(outputs, batch, attempt)
-            return i + 1, self._compact(following), totals, outputs, recorded, value
+            following = without_finished(following, self.full, self.xla or self.one_a_sample())
+            return i + 1, following, totals, outputs, recorded, value
 
         variables = (tf.constant(0), batch, totals, outputs, recorded, value)
         count, _, totals, outputs, recorded, value = tf.while_loop(
@@ -271,7 +179,7 @@ class _Integration:
             step = tf.zeros_like(t) + rk.exact(self.settings.first_step, t.dtype)
         else:
             return slope, tf.zeros_like(t) + (self.end - self.t0) / tf.cast(self.num_steps, t.dtype), residuals
-        return slope, self.settings.bounded_first(step, t), residuals
+        return slope, bounded_first_step(self.settings, step, t), residuals
 
     def _work(self, i: tf.Tensor, batch: Batch, totals: Totals) -> tuple[Attempt, Batch, Totals, list]:
         """Tries one step of every sample in `batch`; the last result is what its evaluations leave to be kept."""
@@ -297,7 +205,7 @@ class _Integration:
             batch.index,
             added={
                 "nfe": tf.where(batch.active, self.method.evaluations_per_step, 0)
-                + tf.where(at_rest & still, AT_REST_EVALUATIONS, 0),
+                + tf.where(at_rest & still, step_at_rest.EVALUATIONS, 0),
                 "at_rest": at_rest,
                 "accepted": accepted,
                 "rejected": batch.active & ~accepted,
@@ -359,7 +267,7 @@ class _Integration:
         """`step`, but for samples at rest, `where` `[n]`, no longer than their neighbours could take it."""
 
         def limited() -> tf.Tensor:
-            longest = longest_at_rest(self.f, self.method, t, y, slopes[-1], batch.rtol, batch.atol)
+            longest = step_at_rest.longest_at_rest(self.f, self.method, t, y, slopes[-1], batch.rtol, batch.atol)
             return tf.where(where, tf.minimum(step, longest), step)
 
         return tf.cond(tf.reduce_any(where), limited, lambda: step)
@@ -416,25 +324,6 @@ class _Integration:
         first = tf.reduce_min(tf.where(self.times > self.t0, self.times, self.end))
         outputs = tf.cond(tf.reduce_any(attempt.accepted & (attempt.t_next >= first)), passed, lambda: outputs)
         return tf.cond(tf.reduce_any(attempt.failed), stuck, lambda: outputs)
-
-    def _compact(self, batch: Batch) -> Batch:
-        """Leaves finished samples out once they fill a unit of the batch; a few stay to keep sizes few."""
-        together = self.one_a_sample()
-        if self.xla or together is True:
-            return batch
-        unit = tf.maximum(self.full // COMPACTION_UNITS, 1)
-        active = tf.reduce_sum(tf.cast(batch.active, tf.int32))
-        size = -(-active // unit) * unit
-
-        def smaller() -> Batch:
-            positions = tf.argsort(tf.cast(~batch.active, tf.int32), stable=True)[:size]
-            # Their order is kept so that a sample's neighbours do not change places.
-            positions = tf.sort(positions)
-            return tf.nest.map_structure(lambda x: tf.gather(x, positions), batch)
-
-        return tf.cond(
-            (size < tf.size(batch.t)) & (active > 0) & ~tf.convert_to_tensor(together), smaller, lambda: batch
-        )
 
 
 def _overflow(slopes: list[list[tf.Tensor]]) -> tf.Tensor:

@@ -6,8 +6,8 @@ from typing import Any
 
 from tfode_adv.errors import UsageError, check_choice
 from tfode_adv.solvers import tableaus
-from tfode_adv.solvers.interface import DormandPrince, Solver, tensorflow_probability
 from tfode_adv.solvers.solver import RungeKuttaSolver
+from tfode_adv.solvers.tfp_interface import DormandPrince, Solver, tensorflow_probability
 
 
 class Dopri5(RungeKuttaSolver, DormandPrince):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.solvers.tableaus import Rows, Tableau
+from tfode_adv.solvers.tableaus import Coefficients, Tableau
 
 Row = tf.Tensor
 Field = Callable[[tf.Tensor, list[Row]], list[Row]]
@@ -109,7 +109,7 @@ def dense_weights(method: Tableau, theta: tf.Tensor, at_end: tf.Tensor) -> list[
     return _polynomials(method.dense, method.b, theta)
 
 
-def _polynomials(coefficients: Rows, at_one: Sequence[float], theta: tf.Tensor) -> list[tf.Tensor]:
+def _polynomials(coefficients: Coefficients, at_one: Sequence[float], theta: tf.Tensor) -> list[tf.Tensor]:
     weights = []
     for row, b in zip(coefficients, at_one, strict=True):
         value = tf.zeros_like(theta)
@@ -162,6 +162,11 @@ def largest(values: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
         value = tf.cast(value, dtype)
         result = tf.where(tf.math.is_nan(value), value, tf.maximum(result, value))
     return result
+
+
+def error_scales(y: list[Row], rtol: tf.Tensor, atol: tf.Tensor) -> list[Row]:
+    """What a change of each entry of `y` is measured by."""
+    return [per_row(atol, tf.abs(c)) + per_row(rtol, tf.abs(c)) * tf.abs(c) for c in y]
 
 
 def error_ratio(

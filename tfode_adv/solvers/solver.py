@@ -13,25 +13,27 @@ from tfode_adv.errors import MOST_INTEGER, UsageError, check_choice, check_integ
 from tfode_adv.solvers.adjoint import solve_adjoint
 from tfode_adv.solvers.adjoint_together import solve_adjoint_together
 from tfode_adv.solvers.backprop import backpropagate
-from tfode_adv.solvers.control import CONTROLLERS, hairer_first_step
+from tfode_adv.solvers.backprop_step_sizes import backpropagate_with_step_sizes
+from tfode_adv.solvers.closed_over import Reading, has_gradient, recording_stopped
+from tfode_adv.solvers.custom_gradient import differentiable, stop_recording
 from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
-from tfode_adv.solvers.differentiate import differentiable, stop_recording
-from tfode_adv.solvers.followed import refuse_followed
-from tfode_adv.solvers.graph import current_graph, in_xla
-from tfode_adv.solvers.integrate import Settings, Solution, integrate
-from tfode_adv.solvers.interface import ChosenBySolver, Results, Solver
-from tfode_adv.solvers.kept import AUTO_BYTES, KeptStages
-from tfode_adv.solvers.reading import Reading, has_gradient, recording_stopped
-from tfode_adv.solvers.residuals import SplitField
+from tfode_adv.solvers.first_step import hairer_first_step
+from tfode_adv.solvers.graph_mode import current_graph, in_xla
+from tfode_adv.solvers.inside_pfor import eagerly, inside_pfor, one_at_a_time
+from tfode_adv.solvers.integrate import Solution, integrate
+from tfode_adv.solvers.pull_back import Gradients, Slope, taped, without
+from tfode_adv.solvers.refused_gradients import refuse_followed
+from tfode_adv.solvers.residual_store import AUTO_BYTES, ResidualStore
 from tfode_adv.solvers.rows import Rows
 from tfode_adv.solvers.runge_kutta import exact
-from tfode_adv.solvers.slopes import Gradients, Slope, taped, without
+from tfode_adv.solvers.solution_times import checked_times
+from tfode_adv.solvers.split_field import SplitField
+from tfode_adv.solvers.states import Settings
 from tfode_adv.solvers.status import Status, check_status, without_failed
-from tfode_adv.solvers.step_sizes import backpropagate_with_step_sizes
-from tfode_adv.solvers.steps import Step, StepStore, Trial
+from tfode_adv.solvers.step_size_control import CONTROLLERS
+from tfode_adv.solvers.step_store import Step, StepStore, Trial
 from tfode_adv.solvers.tableaus import Tableau
-from tfode_adv.solvers.times import checked_times
-from tfode_adv.solvers.vectorized import eagerly, inside_pfor, one_at_a_time
+from tfode_adv.solvers.tfp_interface import ChosenBySolver, Results, Solver
 
 GRADIENTS = ("backprop", "backprop_steps", "adjoint")
 CHECKPOINTS = ("auto", "steps", "none")
@@ -342,7 +344,7 @@ class _Problem:
             return None
         return StepStore.empty(kind, self.y0, self.t0.dtype, self._kept() if kind is Step else None)
 
-    def _kept(self) -> KeptStages | None:
+    def _kept(self) -> ResidualStore | None:
         """An empty store for the intermediate results, where they are to be kept."""
         demanded = self.solver._checkpoint == "none"
         if self.solver._checkpoint == "steps" or not record.could_possibly_record():
@@ -362,7 +364,7 @@ class _Problem:
                     "inside: choose 'steps' or 'auto'"
                 )
             return None
-        return KeptStages.empty(split, self.settings.method, None if demanded else AUTO_BYTES)
+        return ResidualStore.empty(split, self.settings.method, None if demanded else AUTO_BYTES)
 
     def _split(self, to_parameters: bool | None = None) -> SplitField:
         if not self.read.began:

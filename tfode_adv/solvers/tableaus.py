@@ -10,7 +10,7 @@ from fractions import Fraction as F
 
 import numpy as np
 
-Rows = tuple[tuple[float, ...], ...]
+Coefficients = tuple[tuple[float, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Tableau:
 
     name: str
     order: int
-    a: Rows
+    a: Coefficients
     b: tuple[float, ...]
-    dense: Rows
+    dense: Coefficients
     dense_order: int
-    endpoint: Rows | None = None
+    endpoint: Coefficients | None = None
     error: tuple[float, ...] | None = None
     control_order: int | None = None
 
@@ -72,7 +72,7 @@ class Tableau:
         return self.stages - self.first_same_as_last
 
 
-def _quartic(b: np.ndarray, mid: np.ndarray) -> Rows:
+def _quartic(b: np.ndarray, mid: np.ndarray) -> Coefficients:
     """The quartic through both states, both slopes and the midpoint `y0 + h * mid . k`.
 
     `b` and `mid` have s entries; the first stage is the slope at the start, the last the slope at the end.
@@ -85,7 +85,7 @@ def _quartic(b: np.ndarray, mid: np.ndarray) -> Rows:
     return tuple(map(tuple, np.stack([start, second, third, fourth], axis=1).tolist()))
 
 
-def _hermite(b: np.ndarray) -> Rows:
+def _hermite(b: np.ndarray) -> Coefficients:
     """The cubic through both states and both slopes; stages as in `_quartic`."""
     s = len(b)
     start, end = np.eye(s)[0], np.eye(s)[-1]

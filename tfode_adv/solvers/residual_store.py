@@ -9,7 +9,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfode_adv.solvers.residuals import SplitField
+from tfode_adv.solvers.split_field import SplitField
 from tfode_adv.solvers.tableaus import Tableau
 
 # What checkpoint="auto" may take, in bytes. OON-MNIST keeps 1.0 GB for a batch of 128 at a tolerance of 1e-3, and
@@ -21,7 +21,7 @@ WORTHWHILE_SHARE = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
-class KeptStages:
+class ResidualStore:
     """TensorArrays, one a residual of the field's, that hold group after group of evaluations.
 
     Group 0 is the initial slope, where the method hands slopes on from step to step; group i + 1 is iteration i of
@@ -42,7 +42,7 @@ class KeptStages:
     bytes: tf.Tensor
 
     @classmethod
-    def empty(cls, split: SplitField, method: Tableau, limit: int | None) -> "KeptStages":
+    def empty(cls, split: SplitField, method: Tableau, limit: int | None) -> "ResidualStore":
         def array(dtype: tf.DType, shape: tf.TensorShape) -> tf.TensorArray:
             options = {"dynamic_size": True, "clear_after_read": False, "infer_shape": False}
             return tf.TensorArray(_stored(dtype), size=0, element_shape=shape, **options)
@@ -56,11 +56,11 @@ class KeptStages:
         """What changes over the loop."""
         return self.arrays, self.flags, self.bytes
 
-    def having(self, variables: tuple) -> "KeptStages":
+    def having(self, variables: tuple) -> "ResidualStore":
         arrays, flags, total = variables
         return dataclasses.replace(self, arrays=arrays, flags=flags, bytes=total)
 
-    def write(self, group: tf.Tensor | int, residuals: list[list[tf.Tensor]], accepted: tf.Tensor) -> "KeptStages":
+    def write(self, group: tf.Tensor | int, residuals: list[list[tf.Tensor]], accepted: tf.Tensor) -> "ResidualStore":
         """Keeps a group's evaluations, if that is worth while for the samples `accepted` `[n]` and there is room."""
         each = (tf.size(r, tf.int64) * r.dtype.size for r in residuals[0])
         size = len(residuals) * sum(each, tf.constant(0, tf.int64))

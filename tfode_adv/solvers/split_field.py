@@ -15,7 +15,7 @@ from tensorflow.python.eager import record
 from tensorflow.python.eager.polymorphic_function.concrete_function import ConcreteFunction
 from tensorflow.python.framework import func_graph
 
-from tfode_adv.solvers.slopes import Gradients, Slope, dense_gradients
+from tfode_adv.solvers.pull_back import Gradients, Slope, dense_gradients
 
 # Asked of a forward result in the backward pass, these keep the answer and not the result.
 _SMALL_ANSWERS = ("Shape", "ShapeN", "Size", "Rank")

@@ -1,15 +1,13 @@
 """What a solve records for its backward pass: one state for each step, and perhaps the stages' residuals."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfode_adv.solvers.graph import in_xla
-from tfode_adv.solvers.kept import KeptStages
-
-if TYPE_CHECKING:
-    from tfode_adv.solvers.integrate import Attempt, Batch
+from tfode_adv.solvers.graph_mode import in_xla
+from tfode_adv.solvers.residual_store import ResidualStore
+from tfode_adv.solvers.states import Attempt, Batch
 
 # Under XLA every buffer has a fixed size; a longer recorded solve is a MAX_NUM_STEPS failure there.
 XLA_MAX_RECORDED_STEPS = 128
@@ -28,7 +26,7 @@ class Step(NamedTuple):
     y: list[tf.Tensor]
 
     @classmethod
-    def of(cls, batch: "Batch", attempt: "Attempt", whole: bool | tf.Tensor) -> "Step":
+    def of(cls, batch: Batch, attempt: Attempt, whole: bool | tf.Tensor) -> "Step":
         """Of the n steps of `attempt`, which started from `batch`; where `whole`, the rejected ones too."""
         accepted = attempt.accepted
         t_next = tf.where(accepted, attempt.t_next, batch.t)
@@ -60,7 +58,7 @@ class Trial(NamedTuple):
     y: list[tf.Tensor]
 
     @classmethod
-    def of(cls, batch: "Batch", attempt: "Attempt", whole: bool | tf.Tensor) -> "Trial":
+    def of(cls, batch: Batch, attempt: Attempt, whole: bool | tf.Tensor) -> "Trial":
         counts = batch.active & ~attempt.failed
         tried = cls(batch.index, attempt.accepted, counts, batch.t, batch.step, attempt.step_next, batch.ratio, batch.y)
         return _only(counts, tried, whole)
@@ -84,11 +82,11 @@ class StepStore:
     kind: type
     arrays: Any
     size: int | None
-    kept: KeptStages | None = None
+    kept: ResidualStore | None = None
     count: tf.Tensor | None = None
 
     @classmethod
-    def empty(cls, kind: type, y0: list[tf.Tensor], time: tf.DType, kept: KeptStages | None = None) -> "StepStore":
+    def empty(cls, kind: type, y0: list[tf.Tensor], time: tf.DType, kept: ResidualStore | None = None) -> "StepStore":
         size = XLA_MAX_RECORDED_STEPS if in_xla() else None
 
         def array(dtype: tf.DType, shape: tf.TensorShape) -> tf.TensorArray:
@@ -123,8 +121,8 @@ class StepStore:
     def write(
         self,
         i: tf.Tensor,
-        batch: "Batch",
-        attempt: "Attempt",
+        batch: Batch,
+        attempt: Attempt,
         residuals: list[list[tf.Tensor]],
         whole: bool | tf.Tensor = False,
     ) -> "StepStore":

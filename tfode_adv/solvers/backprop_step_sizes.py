@@ -9,15 +9,17 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfode_adv.solvers import outputs as out
+from tfode_adv.solvers import dense_output as out
 from tfode_adv.solvers import runge_kutta as rk
 from tfode_adv.solvers.backprop import initial_cotangent, sweep
-from tfode_adv.solvers.control import hairer_first_step
-from tfode_adv.solvers.graph import in_xla, isolated
-from tfode_adv.solvers.integrate import SMALLEST_RATIO, Settings, Solution, adaptive_step
-from tfode_adv.solvers.slopes import Gradients, taped
+from tfode_adv.solvers.first_step import bounded_first_step, hairer_first_step
+from tfode_adv.solvers.graph_mode import in_xla, isolated
+from tfode_adv.solvers.integrate import Solution, adaptive_step
+from tfode_adv.solvers.pull_back import Gradients, taped
+from tfode_adv.solvers.states import Settings
 from tfode_adv.solvers.status import Status
-from tfode_adv.solvers.steps import Trial
+from tfode_adv.solvers.step_size_control import SMALLEST_RATIO
+from tfode_adv.solvers.step_store import Trial
 
 # Far below the ratio at which the largest factor is reached; the factor's own derivative is infinite at 0.
 _TINY_RATIO = 1e-20
@@ -82,7 +84,7 @@ class _ThroughStepSizes:
             slope = self.field(t, y)
             tolerances = self.rtol, self.atol
             step = hairer_first_step(self.field, self.settings.method, t, y, slope, *tolerances, self.end)
-            return [self.settings.bounded_first(step, t)]
+            return [bounded_first_step(self.settings, step, t)]
 
         return taped(first_step, y0, self.parameters).pull_back([cotangent])
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow.python.eager import forwardprop_util, imperative_grad, record
 
-from tfode_adv.solvers.graph import current_graph
-from tfode_adv.solvers.reading import reads_what_was_read
-from tfode_adv.solvers.slopes import Gradients
+from tfode_adv.solvers.closed_over import reads_what_was_read
+from tfode_adv.solvers.graph_mode import current_graph
+from tfode_adv.solvers.pull_back import Gradients
 
 SECOND_DERIVATIVE = "second derivatives through an ODE solve are not implemented: its gradient is a constant to them"
 FORWARD_MODE = "forward-mode derivatives (ForwardAccumulator) of an ODE solve are not implemented: use a GradientTape"
