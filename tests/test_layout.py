@@ -8,7 +8,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "tfode_adv"
 # Lowest first; those of one row stand beside each other and do not import one another, except that
 # the row of leaves may.
 LAYERS = (
-    ("errors", "files", "startup", "progress", "runs"),
+    ("errors", "files", "startup", "progress", "runs", "tensorflow_internals", "keras_internals"),
     ("solvers", "data", "published", "rendering"),
     ("layers", "analysis"),
     ("models",),

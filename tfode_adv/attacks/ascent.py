@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfode_adv.attacks import norms
 from tfode_adv.errors import check_range
+from tfode_adv.tensorflow_internals import NOT_INLINED
 
 
 def value_and_gradient(
@@ -62,7 +63,7 @@ def projected_ascent(
     x = tf.stop_gradient(x)
 
     # Out of line: TensorFlow's CPU graph optimiser leaks temporaries from loop bodies that sum tensors.
-    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
+    @tf.function(autograph=False, experimental_attributes=NOT_INLINED)
     def step(x_adv):
         _, gradient = value_and_gradient(loss_fn, x_adv)
         return norms.ascend(x, x_adv, gradient, kind, eps, step_size)

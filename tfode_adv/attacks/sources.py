@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfode_adv import layers, solvers
 from tfode_adv.attacks import checks, losses, norms, randomness
 from tfode_adv.attacks.ascent import value_and_gradient
-from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
+from tfode_adv.errors import LARGEST_FLOAT, SMALLEST_FLOAT, UsageError, check_choice, check_integer, check_range
+from tfode_adv.keras_internals import sublayers
 from tfode_adv.models.random_solver import RandomSolver
 from tfode_adv.solvers.solver import GRADIENTS
 
@@ -107,7 +107,7 @@ class Through(Source):
         if self.gradient is not None:
             check_choice("gradient", self.gradient, GRADIENTS)
         if self.tol is not None:
-            check_range("gradient_tol", self.tol, low=float(np.finfo(np.float32).tiny), high=checks.LARGEST[float])
+            check_range("gradient_tol", self.tol, low=SMALLEST_FLOAT, high=LARGEST_FLOAT)
         if self.solver is not None:
             check_choice("gradient_solver", self.solver, solvers.available())
         if self.num_steps is not None:
@@ -386,7 +386,7 @@ def _check_source(outer: str, source: Any) -> None:
 
 def _draws_tolerances(model: Any) -> bool:
     """Does `model`, a layer, hold a `RandomSolver`? Of a plain callable nothing is known."""
-    inner = model._flatten_layers() if hasattr(model, "_flatten_layers") else ()
+    inner = sublayers(model, include_self=True) if hasattr(model, "stateless_call") else ()
     return any(isinstance(layer, RandomSolver) for layer in inner)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
+from tfode_adv.keras_internals import sublayers
+
 
 def of_arrays(arrays: Iterable[np.ndarray]) -> str:
     """SHA-256, in hexadecimal, of the arrays' bytes, one after the other."""
@@ -25,7 +27,7 @@ def of_model(model: keras.layers.Layer) -> str:
     not take it for the same.
     """
     digest = hashlib.sha256()
-    for layer in (model, *model._flatten_layers(include_self=False)):
+    for layer in sublayers(model, include_self=True):
         digest.update(f"{type(layer).__module__}.{type(layer).__qualname__} {_settings(layer)}\n".encode())
     for weight in model.weights:
         values = np.asarray(keras.ops.convert_to_numpy(weight))

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tfode_adv.attacks import norms
 from tfode_adv.diagnosis import traced
 from tfode_adv.diagnosis.probe import Probe, calls_of
+from tfode_adv.keras_internals import sublayers
 
 INNER_SHARE = 0.95
 # Regularisation of the readouts, strongest first, as a share of the features' scatter.
@@ -43,7 +44,7 @@ def head_of(model: Any) -> keras.layers.Dense | None:
     """The last dense layer of a Keras model, whose input is the features; None if it has none."""
     if not isinstance(model, keras.layers.Layer):
         return None
-    dense = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Dense)]
+    dense = [layer for layer in sublayers(model, include_self=True) if isinstance(layer, keras.layers.Dense)]
     return dense[-1] if dense else None
 
 

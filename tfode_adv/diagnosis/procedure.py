@@ -16,6 +16,7 @@ from tfode_adv.diagnosis.measurements import Bench, Images, Piece, Tolerance
 from tfode_adv.diagnosis.probe import Probe
 from tfode_adv.diagnosis.stages import Stages
 from tfode_adv.errors import RunError
+from tfode_adv.keras_internals import sublayers
 from tfode_adv.models import RandomSolver
 from tfode_adv.solvers import is_adaptive
 
@@ -93,7 +94,7 @@ def tolerances_of(probe: Probe, tols: Sequence[float]) -> list[Tolerance]:
 
 
 def _layers(model: Any) -> list[keras.layers.Layer]:
-    return list(model._flatten_layers()) if isinstance(model, keras.layers.Layer) else []
+    return sublayers(model, include_self=True) if isinstance(model, keras.layers.Layer) else []
 
 
 def run(

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfode_adv.attacks.sources import as_function
 from tfode_adv.diagnosis.probe import calls_of
+from tfode_adv.keras_internals import sublayers
 
 # Of the spread of a layer's input: how far it is moved to see how its output changes.
 SCALES = (0.003, 0.03, 0.1, 0.3, 1.0)
@@ -34,9 +35,7 @@ def detour(model: keras.layers.Layer, x: np.ndarray, seed: int = 0) -> tuple[lis
         The layers' names, and a function from images to logits that differentiates past them: the model's own, except
         where such a layer is the last. None, and no names, where there are no such layers or no way past.
     """
-    inner = [
-        layer for layer in model._flatten_layers(include_self=False) if not isinstance(layer, keras.layers.InputLayer)
-    ]
+    inner = [layer for layer in sublayers(model) if not isinstance(layer, keras.layers.InputLayer)]
     with calls_of(inner) as calls:
         answer = model(tf.constant(x), training=False)
     rng = np.random.default_rng(seed)
@@ -49,7 +48,7 @@ def detour(model: keras.layers.Layer, x: np.ndarray, seed: int = 0) -> tuple[lis
                 # What makes the answer itself, a decision say, is left out: nothing else tells by how much it stands.
                 past[layer] = way, _same(arguments[1], answer)
     # Of a layer and those inside it, the inner ones alone are passed by.
-    chosen = {layer: way for layer, way in past.items() if not any(one in past for one in _inside(layer))}
+    chosen = {layer: way for layer, way in past.items() if not any(one in past for one in sublayers(layer))}
     if not chosen:
         return [], None
 
@@ -58,10 +57,6 @@ def detour(model: keras.layers.Layer, x: np.ndarray, seed: int = 0) -> tuple[lis
             return as_function(model)(images)
 
     return [layer.name for layer in chosen], differentiable
-
-
-def _inside(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    return list(layer._flatten_layers(include_self=False))
 
 
 def _plain(call: tuple) -> tuple[list[tf.Tensor], tf.Tensor, Callable] | None:

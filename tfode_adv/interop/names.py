@@ -4,6 +4,8 @@ import re
 
 import keras
 
+from tfode_adv.keras_internals import sublayers
+
 # Each rule rewrites a name; the layer's name comes out first, the weight's last.
 RULES = tuple(
     (re.compile(pattern), replacement)
@@ -91,12 +93,12 @@ def model_names(model: keras.Model) -> dict:
 
 
 def _weights(layer, prefix):
-    sublayers = list(layer._flatten_layers(recursive=False, include_self=False))
-    inner = {id(variable) for sublayer in sublayers for variable in sublayer.weights}
+    parts = sublayers(layer, recursive=False)
+    inner = {id(variable) for part in parts for variable in part.weights}
     for variable in layer.weights:
         if id(variable) not in inner and variable.name in WEIGHTS:
             yield f"{prefix}.{WEIGHTS[variable.name]}", variable
-    for sublayer in sublayers:
+    for sublayer in parts:
         # An ODE block stands for its dynamics: the block's own name is the layer's.
         yield from _weights(sublayer, prefix if is_dynamics(layer, sublayer) else f"{prefix}.{sublayer.name}")
 

@@ -3,6 +3,7 @@
 import keras
 
 from tfode_adv.errors import UsageError
+from tfode_adv.keras_internals import draws_random_numbers, sublayers
 
 # How much of it there is, by the names that Keras's own random layers and recurrent cells give it.
 _AMOUNTS = ("rate", "stddev", "dropout", "recurrent_dropout")
@@ -21,7 +22,7 @@ def check_deterministic(dynamics: keras.layers.Layer) -> None:
     Raises:
         UsageError: naming the layer.
     """
-    for layer in dynamics._flatten_layers():
+    for layer in sublayers(dynamics, include_self=True):
         if _is_random(layer) or _moves(layer):
             raise UsageError(
                 f"the dynamics holds the {type(layer).__name__} layer {layer.name!r}, whose output changes between the "
@@ -31,7 +32,7 @@ def check_deterministic(dynamics: keras.layers.Layer) -> None:
 
 def _is_random(layer: keras.layers.Layer) -> bool:
     amounts = [getattr(layer, name) for name in _AMOUNTS if hasattr(layer, name)]
-    return bool(layer._seed_generators) and (not amounts or any(amounts))
+    return draws_random_numbers(layer) and (not amounts or any(amounts))
 
 
 def _moves(layer: keras.layers.Layer) -> bool:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfode_adv import solvers
 from tfode_adv.errors import MOST_INTEGER, UsageError, check_choice, check_integer, check_range
+from tfode_adv.keras_internals import sublayers
 from tfode_adv.layers import sharing
 from tfode_adv.layers.changing import check_deterministic
 from tfode_adv.layers.context import SETTINGS, Statistics, current_settings, record
@@ -196,7 +197,8 @@ class ODEBlock(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Builds the dynamics, by calling it on symbols of the state's shapes."""
         # A layer without a `build` of its own, loaded from a file, counts as built while its sublayers are not.
-        if isinstance(self.dynamics, keras.layers.Layer) and not all(x.built for x in self.dynamics._flatten_layers()):
+        layer = isinstance(self.dynamics, keras.layers.Layer)
+        if layer and not all(each.built for each in sublayers(self.dynamics, include_self=True)):
             state = _symbols(input_shape, self.compute_dtype)
             rank = len(tf.nest.flatten(state)[0].shape)
             time = keras.KerasTensor((None, *[1] * (rank - 1)), dtype=self.compute_dtype)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv.errors import check_choice, check_range
+from tfode_adv.keras_internals import sublayers
 from tfode_adv.layers import ODEBlock, record_statistics
 from tfode_adv.layers.context import current_settings
 from tfode_adv.layers.ode_block import CheckedSetting
@@ -48,7 +49,7 @@ def ode_blocks(model: keras.layers.Layer) -> list[ODEBlock]:
         seen.add(id(layer))
         if isinstance(layer, ODEBlock):
             found.append(layer)
-        ahead += reversed(layer._flatten_layers(recursive=False, include_self=False))
+        ahead += reversed(sublayers(layer, recursive=False))
     return found
 
 

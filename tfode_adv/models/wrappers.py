@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfode_adv.errors import UsageError, check_range
+from tfode_adv.keras_internals import maker
 
 _ENDS = ("softmax", "sigmoid")
 
@@ -95,7 +96,7 @@ def _last(model: Any) -> Any:
     if isinstance(getattr(model, "model", None), keras.layers.Layer):
         return _last(model.model)
     if isinstance(model, keras.Model) and len(getattr(model, "outputs", None) or ()) == 1:
-        return _last(model.outputs[0]._keras_history.operation)
+        return _last(maker(model.outputs[0]))
     activation = getattr(getattr(model, "activation", None), "__name__", None)
     if isinstance(model, keras.layers.Softmax) or activation in _ENDS:
         return model

@@ -1,32 +1,12 @@
 """What a field reads beside its arguments: variables, and tensors that the user's function closes over."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python import pywrap_tfe
-from tensorflow.python.eager import record
-from tensorflow.python.framework import func_graph, op_callbacks
-from tensorflow.python.saved_model import save_context
 
-
-def recording_stopped() -> bool:
-    """Whether tapes are told to see nothing."""
-    return pywrap_tfe.TFE_Py_TapeSetIsStopped()
-
-
-@contextlib.contextmanager
-def _recording() -> Iterator[None]:
-    """Tapes see the operations inside, within `stop_recording` too."""
-    stopped = recording_stopped()
-    if stopped:
-        pywrap_tfe.TFE_Py_TapeSetRestartOnThread()
-    try:
-        yield
-    finally:
-        if stopped:
-            pywrap_tfe.TFE_Py_TapeSetStopOnThread()
+from tfode_adv.tensorflow_internals import captured_by, is_followed, recording, watching_operations, watching_variables
 
 
 class Reading:
@@ -54,44 +34,33 @@ class Reading:
         """Everything read inside is noted; eagerly the tensors too, but for the `arguments`."""
         self.began = True
         watching = self._watching(tf.nest.flatten(arguments)) if tf.executing_eagerly() else contextlib.nullcontext()
-        with _recording(), watching, record.VariableWatcher() as watcher:
+        with recording(), watching, watching_variables() as watcher:
             yield
         self._add(self.variables, watcher.watched_variables())
 
     def trace(self, field: Callable, *arguments: Any) -> None:
         """Notes what `field` reads at tensors like `arguments`, while a graph is built."""
-        graph = func_graph.FuncGraph("reading")
-        flat = tf.nest.flatten(arguments)
-        signature = [tf.TensorSpec(x.shape, x.dtype) for x in flat]
 
         def call(*values: tf.Tensor) -> Any:
             return field(*tf.nest.pack_sequence_as(arguments, values))
 
-        func_graph.func_graph_from_py_func(graph.name, call, (), {}, signature=signature, func_graph=graph)
-        tensors = [outer for outer, _ in graph.captures if outer.dtype not in (tf.resource, tf.variant)]
+        specs = [tf.TensorSpec(x.shape, x.dtype) for x in tf.nest.flatten(arguments)]
+        tensors = [x for x in captured_by(call, specs) if x.dtype not in (tf.resource, tf.variant)]
         self._add(self.tensors, [x for x in tensors if hasattr(x, "numpy") or x.op.type != "Const"])
         self._add(self.followed, [x for x in self.tensors if has_gradient(x)])
 
-    @contextlib.contextmanager
-    def _watching(self, arguments: list[tf.Tensor]) -> Iterator[None]:
+    def _watching(self, arguments: list[tf.Tensor]) -> contextlib.AbstractContextManager[None]:
         """Every eager operation inside is looked at: what it takes that none made is read from elsewhere."""
         # References, since the place in memory of what is gone may be taken again.
         known = {id(x): x for x in arguments}
 
-        def look(op_type, inputs, attrs, outputs, op_name=None, graph=None):
-            del op_type, attrs, op_name
-            if graph is not None:
-                return
+        def look(inputs: Sequence[tf.Tensor], outputs: Sequence[tf.Tensor]) -> None:
             read = [x for x in inputs if id(x) not in known and x.dtype not in (tf.resource, tf.variant)]
             known.update((id(x), x) for x in (*inputs, *outputs))
             self._add(self.tensors, read)
-            self._add(self.followed, [x for x in read if has_gradient(x) and record.should_record_backprop([x])])
+            self._add(self.followed, [x for x in read if has_gradient(x) and is_followed([x])])
 
-        op_callbacks.add_op_callback(look)
-        try:
-            yield
-        finally:
-            op_callbacks.remove_op_callback(look)
+        return watching_operations(look)
 
     def _add(self, to: list, found: Any) -> None:
         known = {id(x) for x in to}
@@ -122,32 +91,3 @@ class Reading:
 
 def has_gradient(x: tf.Tensor) -> bool:
     return x.dtype.is_floating or x.dtype.is_complex
-
-
-@contextlib.contextmanager
-def reads_what_was_read(forward: tf.Graph | None) -> Iterator[None]:
-    """What is built inside reads variables and outer tensors by way of the graph `forward`, which has read them.
-
-    The derivative of a loop's body may read what the body has read, and nothing else.
-    """
-    graph = tf.compat.v1.get_default_graph()
-    # A saved gradient is a function of its own, outside of any loop.
-    apart = forward is None or graph is forward or save_context.in_save_context()
-    if apart or not hasattr(graph, "capture") or not hasattr(forward, "captures"):
-        yield
-        return
-    inside = {id(outer): (outer, inner) for outer, inner in forward.captures}
-    plain = graph.capture
-
-    def capture(tensor: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
-        if id(tensor) not in inside:
-            return plain(tensor, *args, **kwargs)
-        captured = plain(inside[id(tensor)][1])
-        captured._record_tape(tensor)
-        return captured
-
-    graph.capture = capture
-    try:
-        yield
-    finally:
-        del graph.capture

@@ -1,25 +1,17 @@
 """Gives a solve's outputs a gradient of our own, computed only for what is asked."""
 
-import contextlib
-import sys
 from collections.abc import Callable
 
 import tensorflow as tf
-from tensorflow.python.eager import forwardprop_util, imperative_grad, record
 
-from tfode_adv.solvers.closed_over import reads_what_was_read
 from tfode_adv.solvers.graph_mode import current_graph
 from tfode_adv.solvers.pull_back import Gradients
+from tfode_adv.tensorflow_internals import has_tangents, is_followed, reads_by_way_of, sources_of_running_gradient
 
 SECOND_DERIVATIVE = "second derivatives through an ODE solve are not implemented: its gradient is a constant to them"
 FORWARD_MODE = "forward-mode derivatives (ForwardAccumulator) of an ODE solve are not implemented: use a GradientTape"
 
 PullBack = Callable[[list[tf.Tensor], bool], Gradients]
-
-
-def stop_recording() -> contextlib.AbstractContextManager[None]:
-    """No tape sees the operations inside: their gradient is given apart."""
-    return record.stop_recording()
 
 
 def differentiable(
@@ -40,16 +32,16 @@ def differentiable(
     """
     parameters = [tf.convert_to_tensor(v) for v in variables] + constants
     memory: list[tuple[list[tf.Tensor], Gradients]] = []
-    followed = bool(constants) and record.should_record_backprop(constants)
+    followed = bool(constants) and is_followed(constants)
     graph = current_graph()
-    if forwardprop_util.pack_tangents([*state, *parameters]).tangents:
+    if has_tangents([*state, *parameters]):
         raise NotImplementedError(FORWARD_MODE)
 
     def recall(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
         for known, gradients in memory:
             if all(a is b for a, b in zip(known, cotangents, strict=True)):
                 return gradients
-        with reads_what_was_read(graph):
+        with reads_by_way_of(graph):
             gradients = _first_order(pull_back, cotangents, state, parameters, with_parameters)
         if with_parameters:
             memory.append((cotangents, gradients))
@@ -88,16 +80,14 @@ def _asked_for(variables: list[tf.Variable]) -> bool:
 
     A tape pulls back to all it has watched, by default every variable read, whatever its sources are, and tells
     gradient functions nothing of them. Variables have no sources of their own, so the question is answered by the
-    tape's call itself, found on the stack. Where there is none (a compiled function's gradient, which is made
-    before anyone asks) the answer is yes.
+    tape's call itself. Where there is none (a compiled function's gradient, which is made before anyone asks) the
+    answer is yes.
     """
-    frame = sys._getframe()
-    while frame is not None:
-        if frame.f_code is imperative_grad.imperative_grad.__code__:
-            sources = {id(source) for source in tf.nest.flatten(frame.f_locals["sources"])}
-            return any(id(v.handle) in sources for v in variables)
-        frame = frame.f_back
-    return True
+    sources = sources_of_running_gradient()
+    if sources is None:
+        return True
+    asked_for = {id(source) for source in sources}
+    return any(id(v.handle) in asked_for for v in variables)
 
 
 def _first_order(pull_back, cotangents, state, parameters, with_parameters) -> Gradients:

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
+
+from tfode_adv.tensorflow_internals import NOT_INLINED, compiled_by_xla
 
 
 def in_xla() -> bool:
     """Whether the code being traced will be compiled by XLA, which needs static shapes and bounds."""
-    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+    return not tf.executing_eagerly() and compiled_by_xla(tf.compat.v1.get_default_graph())
 
 
 def current_graph() -> tf.Graph | None:
@@ -25,4 +26,4 @@ def isolated(function: Callable) -> Callable:
     """
     if tf.executing_eagerly():
         return function
-    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+    return tf.function(function, autograph=False, experimental_attributes=NOT_INLINED)

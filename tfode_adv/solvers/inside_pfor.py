@@ -7,21 +7,22 @@ only in many seconds. It is told to call the whole of it once a cotangent.
 from collections.abc import Callable
 
 import tensorflow as tf
-from tensorflow.python.ops.parallel_for import pfor
+
+from tfode_adv.tensorflow_internals import in_pfor_body, let_pfor_loop
 
 Pull = Callable[[list[tf.Tensor]], list[tf.Tensor]]
 
 
 def inside_pfor() -> bool:
     """Whether the graph being built is the body of a `pfor`."""
-    return not tf.executing_eagerly() and "loop_body" in tf.compat.v1.get_default_graph().get_name_scope()
+    return not tf.executing_eagerly() and in_pfor_body(tf.compat.v1.get_default_graph())
 
 
 def one_at_a_time(pull: Pull, cotangents: list[tf.Tensor]) -> list[tf.Tensor]:
     """`pull(cotangents)` as one operation, which `pfor` turns into a loop."""
     results = tf.function(lambda *c: pull(list(c)), autograph=False)(*cotangents)
     if results:
-        results[0].op.pfor_converter = pfor._fallback_converter
+        let_pfor_loop(results[0].op)
     return results
 
 

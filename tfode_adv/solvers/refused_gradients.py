@@ -3,9 +3,9 @@
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import record
 
 from tfode_adv.errors import UsageError
+from tfode_adv.tensorflow_internals import could_record, is_followed
 
 
 def refuse_followed(**settings: Any) -> None:
@@ -17,14 +17,14 @@ def refuse_followed(**settings: Any) -> None:
     Raises:
         UsageError: naming the first one that a tape follows.
     """
-    if not record.could_possibly_record():
+    if not could_record():
         return
     for name, value in settings.items():
         for each in tf.nest.flatten(value):
             if not (tf.is_tensor(each) or hasattr(each, "assign")):
                 continue
             # A variable is followed from its reading on.
-            if record.should_record_backprop([tf.convert_to_tensor(each)]):
+            if is_followed([tf.convert_to_tensor(each)]):
                 raise UsageError(
                     f"a GradientTape follows {name}, but a solve has no gradient to it: hand over "
                     f"tf.stop_gradient({name}), or a variable with trainable=False"

@@ -6,16 +6,14 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import record
-from tensorflow.python.saved_model import save_context
 
 from tfode_adv.errors import MOST_INTEGER, UsageError, check_choice, check_integer, check_range
 from tfode_adv.solvers.adjoint import solve_adjoint
 from tfode_adv.solvers.adjoint_together import solve_adjoint_together
 from tfode_adv.solvers.backprop import backpropagate
 from tfode_adv.solvers.backprop_step_sizes import backpropagate_with_step_sizes
-from tfode_adv.solvers.closed_over import Reading, has_gradient, recording_stopped
-from tfode_adv.solvers.custom_gradient import differentiable, stop_recording
+from tfode_adv.solvers.closed_over import Reading, has_gradient
+from tfode_adv.solvers.custom_gradient import differentiable
 from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
 from tfode_adv.solvers.first_step import hairer_first_step
 from tfode_adv.solvers.graph_mode import current_graph, in_xla
@@ -34,6 +32,7 @@ from tfode_adv.solvers.step_size_control import CONTROLLERS
 from tfode_adv.solvers.step_store import Step, StepStore, Trial
 from tfode_adv.solvers.tableaus import Tableau
 from tfode_adv.solvers.tfp_interface import ChosenBySolver, Results, Solver
+from tfode_adv.tensorflow_internals import could_record, recording_stopped, saving, stop_recording
 
 GRADIENTS = ("backprop", "backprop_steps", "adjoint")
 CHECKPOINTS = ("auto", "steps", "none")
@@ -302,7 +301,7 @@ class _Problem:
 
     def solve(self, times: tf.Tensor) -> Results:
         solver = self.solver
-        wanted = not tf.executing_eagerly() or record.could_possibly_record()
+        wanted = not tf.executing_eagerly() or could_record()
         if not tf.executing_eagerly():
             with stop_recording():
                 self._trace()
@@ -340,14 +339,14 @@ class _Problem:
         """An empty store for what the backward pass reads."""
         kind = self._recorded()
         # What XLA has compiled is differentiated inside of it or not at all, so that the tape is there by now.
-        if kind is None or (self.xla and not record.could_possibly_record()):
+        if kind is None or (self.xla and not could_record()):
             return None
         return StepStore.empty(kind, self.y0, self.t0.dtype, self._kept() if kind is Step else None)
 
     def _kept(self) -> ResidualStore | None:
         """An empty store for the intermediate results, where they are to be kept."""
         demanded = self.solver._checkpoint == "none"
-        if self.solver._checkpoint == "steps" or not record.could_possibly_record():
+        if self.solver._checkpoint == "steps" or not could_record():
             return None
         if in_xla():
             if demanded:
@@ -425,7 +424,7 @@ class _Problem:
 
         That is in a SavedModel, which holds no lists of tensors between functions.
         """
-        if not solution.steps or not save_context.in_save_context():
+        if not solution.steps or not saving():
             return solution
         with stop_recording():
             return self._integrate(times, StepStore.empty(self._recorded(), self.y0, self.t0.dtype))
