@@ -7,8 +7,9 @@ from typing import Any
 
 # A bad value may be a file's whole content: what is said of it stays a few lines.
 LONGEST = 800
-# TensorFlow counts in 32 bits.
+# TensorFlow counts in 32 bits, and what is computed with is float32: beyond these it is infinite, or loses precision.
 MOST_INTEGER = 2**31 - 1
+LARGEST_FLOAT, SMALLEST_FLOAT = (2 - 2**-23) * 2.0**127, 2.0**-126
 
 
 def cut(message: str) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.errors import MOST_INTEGER, RunError, UsageError, check_range
+from tfode_adv.errors import LARGEST_FLOAT, MOST_INTEGER, RunError, UsageError, check_range
 
 Lengths = float | tuple[float, ...]
 """One length, or one for each image; given as any sequence or array."""
-LARGEST = {int: MOST_INTEGER, float: float(np.finfo(np.float32).max)}
+LARGEST = {int: MOST_INTEGER, float: LARGEST_FLOAT}
 """Of the types that hyperparameters become."""
 LONGEST = 1e15
 """Of lengths, which are squared on the way."""

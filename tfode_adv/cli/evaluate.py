@@ -19,7 +19,7 @@ from absl import flags as absl_flags
 
 from tfode_adv import attacks, data, models
 from tfode_adv.cli import app, flags, workers
-from tfode_adv.errors import MOST_INTEGER, UsageError
+from tfode_adv.errors import LARGEST_FLOAT, MOST_INTEGER, UsageError
 from tfode_adv.evaluation import grid, results
 from tfode_adv.evaluation.records import FOLDER
 from tfode_adv.evaluation.runner import KEEP_IMAGES, Damaged, evaluate, forget, in_order
@@ -130,7 +130,7 @@ def _hyperparameters() -> dict[str, Any]:
             found[name] = text
     for name, value in found.items():
         # None of them is larger than 32 bits: as what they become, these would be others.
-        most = MOST_INTEGER if isinstance(value, int) else flags.LARGEST
+        most = MOST_INTEGER if isinstance(value, int) else LARGEST_FLOAT
         if isinstance(value, int | float) and abs(value) > most:
             raise UsageError(f"{name} is {value}, but must fit into 32 bits")
     return found

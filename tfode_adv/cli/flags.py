@@ -14,11 +14,8 @@ from typing import Any
 
 from absl import flags
 
-from tfode_adv.errors import MOST_INTEGER, UsageError
+from tfode_adv.errors import LARGEST_FLOAT, MOST_INTEGER, SMALLEST_FLOAT, UsageError
 from tfode_adv.training.recipe import MAX_SEED
-
-# Of float32, in which numbers are computed with.
-SMALLEST, LARGEST = 2.0**-126, 3.4028234e38
 
 GRADIENTS = ("backprop", "backprop_steps", "adjoint")
 NORMS = ("linf", "l2", "l2rms")
@@ -112,8 +109,8 @@ def _check_number(value: float, low: float | None, low_open: bool) -> None:
     if not math.isfinite(value):
         raise ValueError(f"{value} is not a finite number")
     # They are computed with as float32, where these would be infinite, or zero.
-    if abs(value) > LARGEST or 0 < abs(value) < SMALLEST:
-        raise ValueError(f"{value} is not in float32's range, {SMALLEST:.4g} to {LARGEST:.4g}")
+    if abs(value) > LARGEST_FLOAT or 0 < abs(value) < SMALLEST_FLOAT:
+        raise ValueError(f"{value} is not in float32's range, {SMALLEST_FLOAT:.4g} to {LARGEST_FLOAT:.4g}")
     if low is not None and (value < low or (low_open and value == low)):
         raise ValueError(f"must be {'greater than' if low_open else 'at least'} {low:g}")
 

@@ -1,4 +1,4 @@
-"""What the papers published, once: figures as data, the budgets and gradients of their attacks."""
+"""What the papers published, once: the figures in print, with their attacks, as data; how they took gradients."""
 
 import importlib.resources
 import json
