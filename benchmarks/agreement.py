@@ -16,7 +16,7 @@ from torch_oon import TorchOON, as_torch
 from torch_sonet import TorchSONet
 
 import tfode_adv as ta
-from tfode_adv.diagnosis.gradient_audit import cosine
+from tfode_adv.analysis.gradients import cosine
 from tfode_adv.interop.names import model_names, torch_name
 
 flags.DEFINE_integer("seeds", 12, "Draws of weights and images.", lower_bound=1)

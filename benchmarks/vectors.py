@@ -21,7 +21,7 @@ from torch_oon import TorchOON
 from torch_sonet import TorchSONet
 
 import tfode_adv as ta
-from tfode_adv.diagnosis.gradient_audit import cosine
+from tfode_adv.analysis.gradients import cosine
 
 flags.DEFINE_integer("draws", 6, "Draws of noise.", lower_bound=1)
 FLAGS = flags.FLAGS

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tfode_adv.analysis import indicators, verdict
+from tfode_adv.analysis.gradients import Audit
 from tfode_adv.diagnosis import attack_table, measurements, procedure, writer
 from tfode_adv.diagnosis import reader as reader
 from tfode_adv.diagnosis.attack_table import Protocol
@@ -78,14 +79,25 @@ def test_masking_is_asked_of_the_models_own_gradient(ode_probe, ode_images, tmp_
     monkeypatch.setattr(procedure, "_indicators_of_table", lambda bench, at: [])
     asked = []
     monkeypatch.setattr(procedure, "_indicators_of_attack", lambda bench, at, *of: asked.append(of) or [])
-    good = {"gradient": np.ones((4, 2)), "reproduced": np.ones(4), "difference": np.ones(4)}
-    bad = {"gradient": np.zeros((4, 2)), "reproduced": np.zeros(4), "difference": np.zeros(4)}
     rows = attack_table.rows_of(ode_probe, PROTOCOL, "quick", 1.0)
     sources = list(dict.fromkeys(row.source for row in rows if row.source != "none"))
     for misleading, failing in (("fixed step", set()), ("backprop_steps", {"masking"}), ("backprop", {"evaluation"})):
-        kinds = {source: bad if source == misleading else good for source in sources}
-        audit = {f"{name}/{source}": values for source, kind in kinds.items() for name, values in kind.items()}
-        at = procedure.AtTolerance(1.0, np.ones(24, bool), 2.0, 0, rows, strongest="fixed step", audit=audit)
+        good = {source: float(source != misleading) for source in sources}
+        gradients = {source: np.full((4, 2), value) for source, value in good.items()}
+        agreement = {source: np.full(4, value) for source, value in good.items()}
+        audit = Audit(
+            image=np.arange(4),
+            sources=sources,
+            gradients=gradients,
+            difference_cosine=agreement,
+            reproduced=agreement,
+            varies=np.ones(4, bool),
+            saturated=np.zeros(4, bool),
+            noise_change=np.zeros(4),
+            step_changes=None,
+            **dict.fromkeys(("cosine", "sign_agreement", "relative_norm", "attack_cosine", "uphill"), {}),
+        )
+        at = procedure.AtTolerance(1.0, np.ones(24, bool), 2.0, 0, rows, [], audit, strongest="fixed step")
         found = procedure._indicators(bench, at)
         assert {one.group for one in found if not one.passed} == failing, misleading
         assert {one.name for one in found if one.group == "masking"} == {
@@ -156,9 +168,7 @@ def test_numbers_that_json_lacks_become_null():
 def test_a_tolerance_at_which_nothing_is_right_is_left_out(ode_probe, ode_images, tmp_path, monkeypatch):
     x, y = ode_images
     right = {1e-2: np.ones(len(y), bool), 1.0: np.zeros(len(y), bool)}
-    monkeypatch.setattr(
-        measurements, "clean", lambda bench, tol: ({"steps": 2.0, "failed": 0}, {"correct": right[tol]})
-    )
+    monkeypatch.setattr(measurements, "clean", lambda bench, tol: measurements.Clean(right[tol], 2.0, 0))
     monkeypatch.setattr(procedure, "_attacked", lambda bench, tol, clean: pytest.fail(f"{tol} of {bench.tols}"))
     stages = Stages(tmp_path, {})
     with pytest.raises(pytest.fail.Exception, match=r"0\.01 of \[0\.01\]"):

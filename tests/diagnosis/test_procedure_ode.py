@@ -8,6 +8,7 @@ from tfode_adv.diagnosis import attack_table, detection, measurements, procedure
 from tfode_adv.diagnosis import reader as reader
 from tfode_adv.diagnosis.attack_table import Protocol
 from tfode_adv.diagnosis.measurements import Images
+from tfode_adv.diagnosis.planted import Planted
 from tfode_adv.diagnosis.stages import Stages
 from tfode_adv.runs import Run
 
@@ -26,7 +27,7 @@ def found(ode_probe, ode_images, tmp_path_factory):
         return [row for row in rows_of(*arguments) if row.kind in KINDS and "restarts" not in row.options]
 
     def plant(bench, tol, source, correct):
-        return {"by_chance": 0.0}, {"planted": np.ones(4, bool), "found": np.ones(4, bool)}
+        return Planted(np.ones(4, bool), np.ones(4, bool), 0.0)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(attack_table.BUDGETS["quick"], "long", 8)
@@ -86,10 +87,10 @@ def test_perturbations_are_followed_and_looked_for(found):
         assert travel.layer == "flow" and travel.l2.shape == (len(travel.times), min(turned.sum(), 48))
         # Before anything is integrated, the states are as far apart as the images made them.
         assert (travel.l2[0] > 0).all() and np.isfinite(travel.l2).all()
-        attacks = {row["attack"]: row for row in at.detection}
+        attacks = {one.attack: one for one in at.detection.by_score()}
         assert set(attacks) == {"PGD-2, adjoint", "PGD-4, backprop", "knows the detector"}
-        assert attacks["PGD-4, backprop"]["images"] == at.pgd("backprop", 4).turned.sum()
-        assert 0 <= attacks["knows the detector"]["escaped"] <= attacks["knows the detector"]["images"]
+        assert attacks["PGD-4, backprop"].images == at.pgd("backprop", 4).turned.sum()
+        assert 0 <= attacks["knows the detector"].escaped <= attacks["knows the detector"].images
 
 
 def test_all_of_it_is_written_and_read_back(found, tmp_path):

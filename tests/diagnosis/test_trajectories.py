@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tfode_adv import layers
+from tfode_adv.analysis.travel import Travel
 from tfode_adv.diagnosis import trajectories
 from tfode_adv.diagnosis.probe import Probe
 from tfode_adv.errors import UsageError
@@ -67,14 +68,14 @@ def test_classes_average_to_the_whole(travels):
 def test_where_the_perturbation_grows_most():
     times = np.linspace(0, 1, 5)
     l2 = np.array([[1.0], [1], [1], [4], [4]])
-    found = trajectories.Travel("block", times, l2, l2, l2, np.zeros(1)).growth()
+    found = Travel("block", times, l2, l2, l2, np.zeros(1)).growth()
     assert found["fastest"] == pytest.approx(0.625)
     assert found["amplification"] == pytest.approx(4)
 
 
 def test_no_perturbation_does_not_grow():
     zero = np.zeros((3, 2))
-    found = trajectories.Travel("block", np.linspace(0, 1, 3), zero, zero, zero, np.zeros(2)).growth()
+    found = Travel("block", np.linspace(0, 1, 3), zero, zero, zero, np.zeros(2)).growth()
     assert found["fastest"] is None and found["amplification"] is None
 
 

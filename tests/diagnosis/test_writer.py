@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 
 from tfode_adv.analysis import indicators, verdict
+from tfode_adv.analysis.gradients import Audit
+from tfode_adv.analysis.roc import Roc
+from tfode_adv.analysis.travel import Travel
 from tfode_adv.analysis.verdict import Outcome
 from tfode_adv.diagnosis import reader as reader
 from tfode_adv.diagnosis import writer
 from tfode_adv.diagnosis.attack_table import Row
+from tfode_adv.diagnosis.detection import Detection, Evasion
+from tfode_adv.diagnosis.measurements import Detectors, Surface
 from tfode_adv.diagnosis.procedure import AtTolerance
-from tfode_adv.diagnosis.trajectories import Travel
 from tfode_adv.runs import Run
 
 IMAGES = 20
@@ -33,19 +37,40 @@ def at_tolerance(tol, turned, blocks=1):
     times = np.linspace(0, 1, 5)
     l2 = np.exp(times)[:, None] * np.ones(3)
     travel = [Travel(f"block{k}", times, l2, 0.1 * l2, 0.2 * l2, np.array([0, 1, 1])) for k in range(blocks)]
-    audit = {"rows": [["backprop", 1.0, 1.0, 1.0, 0.99, 1.0, 0.0, 0.0]], "step_changes": 0.25}
+    ones = {"backprop": np.ones(2)}
+    same = dict.fromkeys(("cosine", "sign_agreement", "relative_norm", "uphill", "reproduced", "attack_cosine"), ones)
+    agrees = {"backprop": np.full(2, 0.99)}
+    flags = {"varies": np.ones(2, bool), "saturated": np.zeros(2, bool), "noise_change": np.zeros(2)}
+    audit = Audit(
+        np.arange(2),
+        ["backprop"],
+        {"backprop": np.ones((2, 3))},
+        difference_cosine=agrees,
+        step_changes=0.25,
+        **same,
+        **flags,
+    )
     rates = np.array([0.0, 0.5, 1.0])
-    detection = [
-        {"score": "states", "attack": "PGD", "images": 3, "auc": 0.7, "fpr": rates, "tpr": rates},
-        {"score": "states", "attack": "knows the detector", "images": 4, "escaped": 3},
-    ]
+    curve = Roc(rates, rates, 0.7)
+    detection = Detectors(
+        [Detection("states", "PGD", 3, 0.7, 0.05, 0.5, curve)], [Evasion("states", 4, escaped=3, escaped_unaware=2)]
+    )
     offsets = np.linspace(-0.1, 0.1, 3)
-    surface = {"offsets": offsets, "losses/backprop": np.add.outer(offsets, offsets)}
-    at = AtTolerance(tol, CORRECT, 2.0, 0, rows, outcomes)
-    at = dataclasses.replace(at, audit=audit, surface=surface, travel=travel, detection=detection)
-    at.indicators = [indicators.unbounded_attack_fails(np.zeros(3, bool), "published")]
-    at.verdict = verdict.judge(at.correct, at.outcomes, at.indicators, f"at τ = {tol:g}")
-    return at
+    signs = [indicators.unbounded_attack_fails(np.zeros(3, bool), "published")]
+    return AtTolerance(
+        tol,
+        CORRECT,
+        2.0,
+        0,
+        rows,
+        outcomes,
+        audit,
+        surface=Surface(0, offsets, {"backprop": np.add.outer(offsets, offsets)}),
+        travel=travel,
+        detection=detection,
+        indicators=signs,
+        verdict=verdict.judge(CORRECT, outcomes, signs, f"at τ = {tol:g}"),
+    )
 
 
 @pytest.fixture

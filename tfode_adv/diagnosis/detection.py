@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv import layers
-from tfode_adv.analysis.roc import operating_point, roc
+from tfode_adv.analysis.roc import Roc, operating_point, roc
 from tfode_adv.attacks import losses
 from tfode_adv.diagnosis import traced
 from tfode_adv.diagnosis.probe import Probe, calls_of
@@ -67,31 +67,54 @@ class Detector:
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-    """How a detector fares against one attack.
+    """How a detector fares against one attack that does not know it.
 
     Attributes:
+        score: a key of `SCORES`; attack: its name; images: how many adversarial ones.
         auc: area under the curve, clean against adversarial images; None without adversarial ones.
         false_positive_rate: share of clean test images flagged at the operating point.
         true_positive_rate: share of adversarial images flagged there; None without any.
-        curve: (false positive rates, true positive rates).
+        curve: the rates at all thresholds.
     """
 
+    score: str
+    attack: str
+    images: int
     auc: float | None
     false_positive_rate: float
     true_positive_rate: float | None
-    curve: tuple[np.ndarray, np.ndarray]
+    curve: Roc
 
 
-def detect(detector: Detector, probe: Probe, clean: np.ndarray, adversarial: np.ndarray) -> Detection:
-    """The rates of a calibrated detector on clean test images and on successful adversarial ones."""
+@dataclasses.dataclass(frozen=True)
+class Evasion:
+    """How the attack that knows a detector fares: the images tried, and those misclassified and not flagged.
+
+    Attributes:
+        score: a key of `SCORES`.
+        escaped: of the images, at any weight of the score; escaped_unaware: where the attack disregards the score.
+    """
+
+    score: str
+    images: int
+    escaped: int
+    escaped_unaware: int
+    attack: str = "knows the detector"
+
+
+def detect(detector: Detector, probe: Probe, clean: np.ndarray, adversarial: np.ndarray, attack: str = "") -> Detection:
+    """The rates of a calibrated detector on clean test images and on an attack's successful adversarial ones."""
     clean_scores = detector.scores(probe, clean)
     scores = detector.scores(probe, adversarial) if len(adversarial) else np.zeros(0)
     curve = roc(clean_scores, scores)
     return Detection(
+        score=detector.score,
+        attack=attack,
+        images=len(adversarial),
         auc=curve.auc if len(scores) else None,
         false_positive_rate=float((clean_scores > detector.threshold).mean()),
         true_positive_rate=float((scores > detector.threshold).mean()) if len(scores) else None,
-        curve=(curve.false_positive_rate, curve.true_positive_rate),
+        curve=curve,
     )
 
 

@@ -1,5 +1,6 @@
 """Ways round a model's own gradient, found when it looks hidden: a twin, straight-through layers, a student."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -12,6 +13,13 @@ from tfode_adv.diagnosis.measurements import Bench, Tolerance
 
 # Of the images, so many are enough to see what a layer does.
 SHOWN = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Hiding:
+    """The names of the layers whose gradient is missing or false."""
+
+    layers: list[str]
 
 
 def always(bench: Bench) -> dict[str, Callable]:
@@ -39,11 +47,11 @@ def when_hidden(bench: Bench, tol: Tolerance) -> dict[str, Callable]:
         protocol = bench.protocol
         return student.distil(ask, bench.images.x, norm=protocol.norm, eps=protocol.eps, seed=protocol.seed)
 
-    def look():
-        return {"layers": past_layers()[0]}, {}
+    def look() -> Hiding:
+        return Hiding(past_layers()[0])
 
     found = {AVERAGED: _nothing, STUDENT: taught}
-    if bench.stage("layers without a gradient", tol, look)[0]["layers"]:
+    if bench.stage("layers without a gradient", tol, Hiding, look).layers:
         found[STRAIGHT] = lambda: past_layers()[1]
     return found
 

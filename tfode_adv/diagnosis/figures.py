@@ -25,7 +25,7 @@ def pictures(found: Sequence[AtTolerance], steps: int) -> dict[str, list[Picture
     adaptive = [at for at in found if at.tol is not None]
     return {
         "verdict": [*_accuracies(adaptive), *_success_by_source(adaptive, steps)],
-        "gradients": [_surfaces(found)] if any(len(at.surface) > 1 for at in found) else [],
+        "gradients": [_surfaces(found)] if any(at.surface for at in found) else [],
         "trajectories": _trajectories(found),
         "detection": _curves(adaptive),
     }
@@ -105,13 +105,16 @@ def _curves(found: Sequence[AtTolerance]) -> list[Picture]:
     """ROC of each score at each tolerance, one line an attack."""
     drawn = []
     for at in found:
-        for score in dict.fromkeys(row["score"] for row in at.detection):
-            rows = [row for row in at.detection if row["score"] == score and row.get("auc") is not None]
-            if not rows:
-                continue
+        detections = [one for one in at.detection.detections if one.auc is not None] if at.detection else []
+        for score in dict.fromkeys(one.score for one in detections):
             series = [
-                Series(f"{row['attack']} (AUC {row['auc']:.2f})", row["fpr"].tolist(), row["tpr"].tolist())
-                for row in rows
+                Series(
+                    f"{one.attack} (AUC {one.auc:.2f})",
+                    one.curve.false_positive_rate.tolist(),
+                    one.curve.true_positive_rate.tolist(),
+                )
+                for one in detections
+                if one.score == score
             ]
             title = f"Detection by {score}, τ = {at.tol:g}"
             labels = {"x_label": "false positive rate", "y_label": "true positive rate"}
@@ -121,19 +124,18 @@ def _curves(found: Sequence[AtTolerance]) -> list[Picture]:
 
 def _surfaces(found: Sequence[AtTolerance]) -> Picture:
     """Loss around one image: a row for each gradient source, a column for each tolerance."""
-    drawn = [at for at in found if len(at.surface) > 1]
-    sources = list(dict.fromkeys(key for at in drawn for key in at.surface if key.startswith("losses/")))
-    losses = [at.surface[key] for at in drawn for key in sources if key in at.surface]
+    drawn = [at for at in found if at.surface]
+    sources = list(dict.fromkeys(source for at in drawn for source in at.surface.losses))
+    losses = [values for at in drawn for values in at.surface.losses.values()]
     low, high = min(map(np.nanmin, losses)), max(map(np.nanmax, losses))
     figure = Figure(figsize=(1.2 + 2.1 * len(drawn), 0.9 + 2.0 * len(sources)), layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(sources), len(drawn), squeeze=False, sharex=True, sharey=True)
-    for row, key in enumerate(sources):
+    for row, source in enumerate(sources):
         for column, at in enumerate(drawn):
             panel = panels[row][column]
-            offsets = at.surface["offsets"]
-            if key in at.surface:
-                values = at.surface[key]
+            offsets, values = at.surface.offsets, at.surface.losses.get(source)
+            if values is not None:
                 shown = panel.contourf(
                     offsets, offsets, values.T, levels=np.linspace(low, high + 1e-9, 13), cmap="cividis"
                 )
@@ -144,13 +146,14 @@ def _surfaces(found: Sequence[AtTolerance]) -> Picture:
             if row == len(sources) - 1:
                 panel.set_xlabel("along the gradient", fontsize=8)
             if column == 0:
-                panel.set_ylabel(f"{key.removeprefix('losses/')}\nrandom direction", fontsize=8)
+                panel.set_ylabel(f"{source}\nrandom direction", fontsize=8)
     figure.colorbar(shown, ax=panels, label="cross-entropy", shrink=0.8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     title = "Loss around one image, along its gradient's sign and a random sign vector"
-    names = ", ".join(key.removeprefix("losses/") for key in sources)
-    text = f"{title}: contours of the cross-entropy, a row for each gradient ({names}), a column for each τ"
+    text = (
+        f"{title}: contours of the cross-entropy, a row for each gradient ({', '.join(sources)}), a column for each τ"
+    )
     return Picture("surface", title, text, buffer.getvalue(), "png")
 
 

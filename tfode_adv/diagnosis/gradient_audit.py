@@ -9,76 +9,12 @@ within [0, 1], where a model is defined, and are taken at several scales: at the
 honest gradient looks wrong, as nothing changes or all at once; at the attack's own, a rippled surface's exact one.
 """
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
+from tfode_adv.analysis.gradients import Audit, cosine, flat, length, margin, same_sign
 from tfode_adv.diagnosis.probe import Probe
-
-
-@dataclasses.dataclass(frozen=True)
-class Audit:
-    """The measurements of one model at one tolerance.
-
-    Attributes:
-        sources: names, the reference first.
-        gradients: by source, [N, ...].
-        cosine, sign_agreement, relative_norm: by source, [N], against the reference source.
-        difference_cosine: by source, [N]: cosine of the changes that the gradient predicts along random directions
-            with those measured, at the scale that agrees best; NaN for an image whose loss does not change.
-        attack_cosine: by source, [N]: the same at the scales of an attack, an eighth and half of eps.
-        uphill: by source, [N] bool: the measured loss rises along the gradient's sign.
-        reproduced: by source, [N]: cosine of the same gradient taken twice, in shuffled batches.
-        varies: [N] bool: whether the loss changes anywhere that was looked at, beyond a randomised model's noise.
-        saturated: [N] bool: whether the cross-entropy's gradient, which attacks follow, is zero in float32.
-        noise_change: [N]: mean |loss(x + noise) - loss(x)| for noise of `probe_size`, of the images' median |loss|.
-        step_changes: share of (image, noise of `probe_size`) pairs in which the number of accepted
-            steps changed; None without ODE blocks.
-    """
-
-    sources: list[str]
-    gradients: dict[str, np.ndarray]
-    cosine: dict[str, np.ndarray]
-    sign_agreement: dict[str, np.ndarray]
-    relative_norm: dict[str, np.ndarray]
-    difference_cosine: dict[str, np.ndarray]
-    attack_cosine: dict[str, np.ndarray]
-    uphill: dict[str, np.ndarray]
-    reproduced: dict[str, np.ndarray]
-    varies: np.ndarray
-    saturated: np.ndarray
-    noise_change: np.ndarray
-    step_changes: float | None
-
-    def rows(self) -> list[list]:
-        """One row a source: name and the measurements' medians or shares, as `COLUMNS` names them."""
-        return [
-            [
-                name,
-                _median(self.cosine[name]),
-                _mean(self.sign_agreement[name]),
-                _median(self.relative_norm[name]),
-                _median(self.difference_cosine[name]),
-                _mean(self.uphill[name]),
-                _mean(~np.isfinite(_flat(self.gradients[name])).all(axis=1)),
-                _mean((_flat(self.gradients[name]) == 0).all(axis=1)),
-            ]
-            for name in self.sources
-        ]
-
-
-COLUMNS = [
-    "gradient",
-    "cosine with the first",
-    "same sign",
-    "relative norm",
-    "cosine with finite differences",
-    "loss rises along it",
-    "not finite",
-    "zero",
-]
-
 
 # Of eps: how far the differences go; the last two are an attack's own scales.
 SCALES = (1 / 100, 1 / 30, 1 / 8, 1 / 2)
@@ -149,29 +85,21 @@ def audit(
         return loss(np.clip(x + step, 0, 1)) > loss(np.clip(x - step, 0, 1))
 
     return Audit(
+        image=np.arange(len(x)),
         sources=list(sources),
         gradients=gradients,
         cosine={name: cosine(g, gradients[reference]) for name, g in gradients.items()},
-        sign_agreement={name: _same_sign(g, gradients[reference]) for name, g in gradients.items()},
-        relative_norm={name: _norm(g) / _norm(gradients[reference]) for name, g in gradients.items()},
+        sign_agreement={name: same_sign(g, gradients[reference]) for name, g in gradients.items()},
+        relative_norm={name: length(g) / length(gradients[reference]) for name, g in gradients.items()},
         difference_cosine={name: _best(values) for name, values in cosines.items()},
         attack_cosine={name: _best(values[-len(ATTACK_SCALES) :]) for name, values in cosines.items()},
         uphill={name: rises(g) for name, g in gradients.items()},
         reproduced={name: cosine(again[name], g, both_zero=1.0) for name, g in gradients.items()},
         varies=np.any(changes, axis=0),
-        saturated=(_flat(probe.gradient(x, y, **sources[reference])[1]) == 0).all(axis=1),
+        saturated=(flat(probe.gradient(x, y, **sources[reference])[1]) == 0).all(axis=1),
         noise_change=np.mean(noise_change, axis=0),
         step_changes=float(np.mean(changed)) if probe.blocks else None,
     )
-
-
-def margin(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The best rival's logit less the label's [N], in float64: above 0 where the image is misclassified."""
-    logits = np.array(logits, np.float64)
-    rows = np.arange(len(y))
-    label = logits[rows, y]
-    logits[rows, y] = -np.inf
-    return logits.max(axis=1) - label
 
 
 def _known(cosines: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -184,56 +112,6 @@ def _best(by_scale: np.ndarray) -> np.ndarray:
     return by_scale[int(np.argmax(medians))]
 
 
-def exact_cross_entropy(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Cross-entropy [N] in float64, accurate where it is far below float32's rounding of 1.
-
-    A confident image's loss is log(1 + sum of exp(z_j - z_y)), which differences need to full
-    relative precision.
-    """
-    logits = np.asarray(logits, np.float64)
-    others = logits - logits[np.arange(len(y)), y][:, None]
-    others[np.arange(len(y)), y] = -np.inf
-    top = np.maximum(others.max(axis=1), 0.0)
-    rest = np.exp(others - top[:, None]).sum(axis=1)
-    return np.where(top > 0, top + np.log(np.exp(-top) + rest), np.log1p(rest))
-
-
-def cosine(a: np.ndarray, b: np.ndarray, both_zero: float = 0.0) -> np.ndarray:
-    """Cosine [N] of arrays [N, ...]; 0 where one is zero or not finite, `both_zero` where both are zero."""
-    a, b = _flat(a).astype(np.float64), _flat(b).astype(np.float64)
-    usable = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
-    a, b = np.where(usable[:, None], a, 0), np.where(usable[:, None], b, 0)
-    size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    result = np.divide((a * b).sum(axis=1), size, out=np.zeros(len(a)), where=size > 0)
-    zero = usable & (a == 0).all(axis=1) & (b == 0).all(axis=1)
-    return np.where(zero, both_zero, result)
-
-
 def _predict(gradient: np.ndarray, directions: list[np.ndarray]) -> np.ndarray:
-    flat = _flat(gradient).astype(np.float64)
-    return np.stack([(flat * _flat(direction)).sum(axis=1) for direction in directions])
-
-
-def _same_sign(gradient: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Share of the elements [N] with the reference's sign, where the reference has one."""
-    signed = _flat(reference) != 0
-    agree = (np.sign(_flat(gradient)) == np.sign(_flat(reference))) & signed
-    return np.divide(agree.sum(axis=1), signed.sum(axis=1), out=np.zeros(len(agree)), where=signed.any(axis=1))
-
-
-def _norm(gradient: np.ndarray) -> np.ndarray:
-    # The smallest normal number, so that a zero reference gives a finite ratio.
-    return np.maximum(np.linalg.norm(_flat(gradient).astype(np.float64), axis=1), np.finfo(np.float32).tiny)
-
-
-def _flat(array: np.ndarray) -> np.ndarray:
-    return np.reshape(array, (len(array), int(np.prod(np.shape(array)[1:]))))
-
-
-def _median(values: np.ndarray) -> float | None:
-    known = np.asarray(values)[np.isfinite(values)]
-    return float(np.median(known)) if known.size else None
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(np.mean(values)) if np.size(values) else None
+    rows = flat(gradient).astype(np.float64)
+    return np.stack([(rows * flat(direction)).sum(axis=1) for direction in directions])

@@ -1,16 +1,27 @@
 """The pieces of a diagnosis, each kept as soon as it is done; `procedure` puts them together.
 
-Every measurement takes the `Bench` it is made on, and returns (what JSON holds, named arrays).
+Every measurement takes the `Bench` it is made on, and returns a dataclass of what it found.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from tfode_adv.analysis.gradients import Audit
+from tfode_adv.analysis.travel import Travel
 from tfode_adv.attacks import norms
-from tfode_adv.diagnosis import attack_table, detection, gradient_audit, planted, surface, traced, trajectories
+from tfode_adv.diagnosis import (
+    attack_table,
+    detection,
+    gradient_audit,
+    pieces,
+    planted,
+    surface,
+    traced,
+    trajectories,
+)
 from tfode_adv.diagnosis.attack_table import ADJOINT, BACKPROP, OWN, STEPS, Protocol, Row
 from tfode_adv.diagnosis.probe import Probe
 from tfode_adv.diagnosis.stages import Stages
@@ -18,14 +29,13 @@ from tfode_adv.solvers import is_adaptive
 
 ADJOINT_FINE = "adjoint, fine tolerance"
 Tolerance = float | None
-Piece = tuple[dict[str, Any], dict[str, np.ndarray]]
+Piece = TypeVar("Piece")
 
 RANDOM_IMAGES = 16
 # Logits of one image may differ by so much of their size when asked twice: sums taken in another order.
 ROUNDING = 1e-4
 EPS_MULTIPLES = (0.5, 1.0, 2.0, 4.0)
 UNBOUNDED_STEPS = 20
-TRAVEL_FIELDS = ("times", "l2", "cosine", "relative", "labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +84,19 @@ class Bench:
         """Indices of the first images in `mask` [N], as many as the budget has for `size`."""
         return np.flatnonzero(mask)[: attack_table.BUDGETS[self.budget][size]]
 
-    def stage(self, name: str, tol: Tolerance, compute: Callable[[], Piece], **settings: Any) -> Piece:
+    def stage(
+        self, name: str, tol: Tolerance, kind: type[Piece], compute: Callable[[], Piece], **settings: Any
+    ) -> Piece:
         """The piece `name`, read or computed; `settings`: what it depends on beyond bench and tolerance."""
         self.step(name if tol is None else f"{name}, tau = {tol:g}")
-        settings = {"protocol": dataclasses.asdict(self.protocol), "tol": tol, **settings}
-        return self.stages(name if tol is None else f"{name}-tau{tol:g}", compute, **settings)
+        settings = {
+            "protocol": dataclasses.asdict(self.protocol),
+            "tol": tol,
+            "form": pieces.form(kind),
+            **settings,
+        }
+        kept = self.stages(name if tol is None else f"{name}-tau{tol:g}", lambda: pieces.packed(compute()), **settings)
+        return pieces.unpacked(kind, *kept)
 
     def forward(self, tol: Tolerance) -> dict[str, Any]:
         """The settings that the model is judged under."""
@@ -100,104 +118,187 @@ class Bench:
         }
 
 
-def randomness(bench: Bench) -> Piece:
-    """ "random": whether the model answers twice the same images differently, beyond rounding."""
+@dataclasses.dataclass(frozen=True)
+class Randomness:
+    """Whether the model answers twice the same images differently, beyond rounding."""
 
-    def compute():
+    random: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Clean:
+    """Without an attack: correct [N]; steps: accepted ones, all blocks together, mean of images; failed solves."""
+
+    correct: np.ndarray
+    steps: float | None
+    failed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Attacked:
+    """What a row of the attack table did: turned [N], x_adv [N, ...], and the mean of queries per image tried."""
+
+    turned: np.ndarray
+    x_adv: np.ndarray
+    queries: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Power:
+    """By attack without gradients, how many images it turned."""
+
+    turned: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Iterates:
+    """Plain PGD step by step on M of N images: losses and turned [S + 1, M], made [N] bool, x_last [N, ...]."""
+
+    losses: np.ndarray
+    turned: np.ndarray
+    made: np.ndarray
+    x_last: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Transferred:
+    """What examples made at other tolerances do: names [K], tried and turned [K, N]."""
+
+    names: list[str]
+    tried: np.ndarray
+    turned: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Losses [E, M] reached at growing eps [E], and unbounded [M]: turned where everything may change."""
+
+    eps: list[float]
+    losses: np.ndarray
+    unbounded: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Surface:
+    """The loss around one image: offsets [P] and, along the gradient of each source, losses [P, P]."""
+
+    image: int
+    offsets: np.ndarray
+    losses: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Travels:
+    """How perturbations travel along t, by ODE block."""
+
+    blocks: list[Travel]
+
+
+@dataclasses.dataclass(frozen=True)
+class Detectors:
+    """Each score's detector against each attack that does not know it, and the attack that does."""
+
+    detections: list[detection.Detection]
+    evasions: list[detection.Evasion]
+
+    def by_score(self) -> list[detection.Detection | detection.Evasion]:
+        """All of them, those of one score together."""
+        scores = [one.score for one in self.evasions]
+        return sorted([*self.detections, *self.evasions], key=lambda one: scores.index(one.score))
+
+
+def randomness(bench: Bench) -> Randomness:
+    """Asks the same twice."""
+
+    def compute() -> Randomness:
         x = bench.images.x[:RANDOM_IMAGES]
         first, second = (bench.probe.logits(x, **bench.forward(bench.tols[0])) for _ in range(2))
         # Of a failed solve there is nothing to compare.
         apart = np.nanmax(np.abs(first - second), initial=0.0)
-        return {"random": bool(apart > ROUNDING * np.nanmax(np.abs(first), initial=0.0))}, {}
+        return Randomness(bool(apart > ROUNDING * np.nanmax(np.abs(first), initial=0.0)))
 
-    return bench.stage("randomness", bench.tols[0], compute)
+    return bench.stage("randomness", bench.tols[0], Randomness, compute)
 
 
-def power(bench: Bench, tol: Tolerance, rows: list[Row], tried: np.ndarray) -> dict[str, int]:
-    """By row, how many of the images `tried` [N], which gradients turned, attacks without gradients turn as well."""
+def power(bench: Bench, tol: Tolerance, rows: list[Row], tried: np.ndarray) -> Power:
+    """How many of the images `tried` [N], which gradients turned, attacks without gradients turn as well."""
 
-    def compute():
+    def compute() -> Power:
         found = {}
         for row in rows:
             outcome, _, _ = attack_table.run_row(
                 row, bench.probe, bench.protocol, bench.images.x, bench.images.y, tried, tol
             )
             found[row.name] = int(outcome.turned.sum())
-        return found, {}
+        return Power(found)
 
     images = np.flatnonzero(tried).tolist()
-    found, _ = bench.stage("power", tol, compute, images=images, rows=[[row.name, row.options] for row in rows])
-    return {row.name: found[row.name] for row in rows}
+    return bench.stage("power", tol, Power, compute, images=images, rows=[[row.name, row.options] for row in rows])
 
 
-def clean(bench: Bench, tol: Tolerance) -> Piece:
-    """correct [N]; "steps": accepted steps, all blocks together, mean of images; "failed": solves that failed."""
+def clean(bench: Bench, tol: Tolerance) -> Clean:
+    """The model's own answers."""
 
-    def compute():
+    def compute() -> Clean:
         forward = bench.forward(tol)
         steps, failed = bench.probe.steps(bench.images.x, **forward)
         mean = float(steps.sum(axis=1).mean()) if bench.probe.blocks else None
         correct = bench.probe.mostly(bench.images.x, bench.images.y, **forward)
-        return {"steps": mean, "failed": int(failed.sum())}, {"correct": correct}
+        return Clean(correct, mean, int(failed.sum()))
 
-    return bench.stage("clean", tol, compute)
+    return bench.stage("clean", tol, Clean, compute)
 
 
-def attack(bench: Bench, tol: Tolerance, row: Row, tried: np.ndarray) -> Piece:
-    """One row of the attack table: turned [N], x_adv [N, ...]; "queries": mean per image tried."""
+def attack(bench: Bench, tol: Tolerance, row: Row, tried: np.ndarray) -> Attacked:
+    """One row of the attack table on the images `tried` [N]."""
 
-    def compute():
+    def compute() -> Attacked:
         outcome, x_adv, queries = attack_table.run_row(
             row, bench.probe, bench.protocol, bench.images.x, bench.images.y, tried, tol
         )
-        return {"queries": queries}, {"turned": outcome.turned, "x_adv": x_adv}
+        return Attacked(outcome.turned, x_adv, queries)
 
-    return bench.stage(
-        row.name, tol, compute, options=row.options, source=row.source, images=np.flatnonzero(tried).tolist()
-    )
+    images = np.flatnonzero(tried).tolist()
+    return bench.stage(row.name, tol, Attacked, compute, options=row.options, source=row.source, images=images)
 
 
-def trace(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Piece:
-    """Plain PGD of twice the published steps: losses, turned [S + 1, M], made [N] bool, x_last [N, ...]."""
+def trace(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Iterates:
+    """Plain PGD of twice the published steps."""
     chosen = bench.some(correct, "traced")
 
-    def compute():
+    def compute() -> Iterates:
         x, y = bench.images.x[chosen], bench.images.y[chosen]
         path = traced.ascend(bench.probe, x, y, **bench.ascent(source, tol, 2 * bench.protocol.steps))
         images, made = bench.images.x.copy(), np.zeros(len(correct), bool)
         images[chosen], made[chosen] = path.x_last, True
-        return {}, {"losses": path.losses, "turned": path.turned, "made": made, "x_last": images}
+        return Iterates(path.losses, path.turned, made, images)
 
-    return bench.stage(f"traced PGD, {source}", tol, compute, images=len(chosen))
+    return bench.stage(f"traced PGD, {source}", tol, Iterates, compute, images=len(chosen))
 
 
-def transfer(bench: Bench, tol: Tolerance, correct: np.ndarray, examples: dict) -> Piece:
-    """What the examples made at other tolerances do: "names", tried and turned [len(names), N]."""
+def transfer(bench: Bench, tol: Tolerance, correct: np.ndarray, examples: dict[Tolerance, Iterates]) -> Transferred:
+    """What the examples made at other tolerances do."""
 
-    def compute():
-        outcomes = attack_table.transferred(bench.probe, bench.images.y, correct, tol, examples)
+    def compute() -> Transferred:
+        made = {other: (path.made, path.x_last) for other, path in examples.items()}
+        outcomes = attack_table.transferred(bench.probe, bench.images.y, correct, tol, made)
         tried, turned = (np.stack([getattr(one, name) for one in outcomes]) for name in ("tried", "turned"))
-        return {"names": [outcome.name for outcome in outcomes]}, {"tried": tried, "turned": turned}
+        return Transferred([outcome.name for outcome in outcomes], tried, turned)
 
-    return bench.stage("transfer", tol, compute, tols=bench.tols, budget=bench.budget)
+    return bench.stage("transfer", tol, Transferred, compute, tols=bench.tols, budget=bench.budget)
 
 
-def audit(bench: Bench, tol: Tolerance, correct: np.ndarray) -> Piece:
-    """The gradient audit of clean images and of iterates, where an attack also asks for gradients.
-
-    Returns:
-        "rows", "step_changes"; image [M], the audited images' numbers; varies, saturated, noise_change [M]; and by
-        source S gradient/S, difference/S, attack/S and reproduced/S.
-    """
+def audit(bench: Bench, tol: Tolerance, correct: np.ndarray) -> Audit:
+    """The gradient audit of clean images and of iterates, where an attack also asks for gradients."""
     chosen = bench.some(correct, "audited")
     chosen = chosen[: -(-len(chosen) // 2)]
     names = attack_table.sources_of(bench.probe, bench.protocol, tol)
     sources = {name: bench.gradient(name, tol) for name in sorted(names, key=lambda name: name != bench.own)}
     if tol is not None:
         sources[ADJOINT_FINE] = {"gradient": ADJOINT, "tol": min(bench.protocol.fine_tol, tol)}
-    on_the_way = trace(bench, tol, bench.own, correct)[1]["x_last"]
+    on_the_way = trace(bench, tol, bench.own, correct).x_last
 
-    def compute():
+    def compute() -> Audit:
         x, image = np.concatenate([bench.images.x[chosen], on_the_way[chosen]]), np.concatenate([chosen, chosen])
         found = gradient_audit.audit(
             bench.probe,
@@ -208,20 +309,13 @@ def audit(bench: Bench, tol: Tolerance, correct: np.ndarray) -> Piece:
             eps=attack_table.pixel_size(bench.protocol.norm, bench.protocol.eps, x.shape[1:]),
             seed=bench.protocol.seed,
         )
-        arrays = {"noise_change": found.noise_change, "image": image}
-        arrays |= {"varies": found.varies, "saturated": found.saturated}
-        for name in found.sources:
-            arrays[f"gradient/{name}"] = found.gradients[name]
-            arrays[f"difference/{name}"] = found.difference_cosine[name]
-            arrays[f"attack/{name}"] = found.attack_cosine[name]
-            arrays[f"reproduced/{name}"] = found.reproduced[name]
-        return {"rows": found.rows(), "step_changes": found.step_changes}, arrays
+        return dataclasses.replace(found, image=image)
 
-    return bench.stage("gradient audit", tol, compute, images=len(chosen))
+    return bench.stage("gradient audit", tol, Audit, compute, images=len(chosen))
 
 
-def sweep(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Piece:
-    """losses [E, M] reached at growing eps ("eps"), and unbounded [M]: turned where everything may change."""
+def sweep(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Sweep:
+    """Plain PGD at growing eps, and where everything may change."""
     chosen = bench.some(correct, "swept")
     x, y = bench.images.x[chosen], bench.images.y[chosen]
     everything = float(np.sqrt(x[0].size)) if bench.protocol.norm == "l2" and len(x) else 1.0
@@ -230,75 +324,67 @@ def sweep(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Pie
         ascent = {**bench.ascent(source, tol, steps), "eps": eps, "step_size": 2.5 * eps / steps}
         return traced.ascend(bench.probe, x, y, **ascent)
 
-    def compute():
+    def compute() -> Sweep:
         radii = [min(everything, multiple * bench.protocol.eps) for multiple in EPS_MULTIPLES]
         # A failed solve has no loss, and must not hide those of the other iterates.
         losses = [np.fmax.reduce(reached(eps, bench.protocol.steps).losses) for eps in radii]
-        return {"eps": radii}, {
-            "losses": np.stack(losses),
-            "unbounded": reached(everything, UNBOUNDED_STEPS).found,
-        }
+        return Sweep(radii, np.stack(losses), reached(everything, UNBOUNDED_STEPS).found)
 
-    return bench.stage(f"eps sweep, {source}", tol, compute, images=len(chosen))
+    return bench.stage(f"eps sweep, {source}", tol, Sweep, compute, images=len(chosen))
 
 
-def plant(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Piece:
-    """The planted examples: planted, found [M]; "by_chance"."""
+def plant(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> planted.Planted:
+    """The planted examples, looked for along a source's gradient."""
     chosen = bench.some(correct, "planted")
 
-    def compute():
+    def compute() -> planted.Planted:
         ascent = bench.ascent(source, tol, 2 * bench.protocol.steps)
         del ascent["judged"]
-        test = planted.run(
+        return planted.run(
             bench.probe,
             bench.images.x[chosen],
             **ascent,
             forward=bench.forward(tol),
             seed=bench.protocol.seed,
         )
-        return {"by_chance": test.by_chance}, {"planted": test.planted, "found": test.found}
 
-    return bench.stage(f"planted examples, {source}", tol, compute, images=len(chosen))
+    return bench.stage(f"planted examples, {source}", tol, planted.Planted, compute, images=len(chosen))
 
 
-def loss_surface(bench: Bench, tol: Tolerance, sources: list[str], image: int) -> Piece:
-    """offsets [P] and losses/S [P, P] around one image, along the gradient of each source S."""
+def loss_surface(bench: Bench, tol: Tolerance, sources: list[str], image: int) -> Surface:
+    """The loss around one image, along the gradient of each source."""
     shape = bench.images.x.shape[1:]
     # In the Euclidean norms, the sign vector that just reaches the ball's surface.
     pixel = norms.unit(bench.protocol.norm, shape) if bench.protocol.norm != "linf" else 1.0
     pixel = pixel / np.sqrt(np.prod(shape)) if bench.protocol.norm != "linf" else pixel
 
-    def compute():
-        arrays = {}
-        for source in sources:
-            arrays["offsets"], arrays[f"losses/{source}"] = surface.loss_surface(
-                bench.probe,
-                bench.images.x[image],
-                int(bench.images.y[image]),
-                eps=2 * bench.protocol.eps * pixel,
-                settings=bench.gradient(source, tol),
-                forward=bench.forward(tol),
-            )
-        return {"image": image}, arrays
+    def around(source: str) -> tuple[np.ndarray, np.ndarray]:
+        return surface.loss_surface(
+            bench.probe,
+            bench.images.x[image],
+            int(bench.images.y[image]),
+            eps=2 * bench.protocol.eps * pixel,
+            settings=bench.gradient(source, tol),
+            forward=bench.forward(tol),
+        )
 
-    return bench.stage("loss surface", tol, compute, sources=sources, image=image)
+    def compute() -> Surface:
+        found = {source: around(source) for source in sources}
+        offsets, _ = found[sources[0]]
+        return Surface(image, offsets, {source: losses for source, (_, losses) in found.items()})
+
+    return bench.stage("loss surface", tol, Surface, compute, sources=sources, image=image)
 
 
-def travel(bench: Bench, tol: Tolerance, chosen: np.ndarray, x_adv: np.ndarray) -> list[trajectories.Travel]:
-    """How the perturbations of the images `chosen` travel along t, by ODE block."""
+def travel(bench: Bench, tol: Tolerance, chosen: np.ndarray, x_adv: np.ndarray) -> Travels:
+    """How the perturbations of the images `chosen` [N] bool travel along t, by ODE block."""
     chosen = bench.some(chosen, "traced")
 
-    def compute():
+    def compute() -> Travels:
         x, y = bench.images.x[chosen], bench.images.y[chosen]
-        found = trajectories.travel(bench.probe, x, x_adv[chosen], y, tol=tol)
-        arrays = {f"{index}/{field}": getattr(one, field) for index, one in enumerate(found) for field in TRAVEL_FIELDS}
-        return {"layers": [one.layer for one in found]}, arrays
+        return Travels(trajectories.travel(bench.probe, x, x_adv[chosen], y, tol=tol))
 
-    values, arrays = bench.stage("trajectories", tol, compute, budget=bench.budget, images=chosen.tolist())
-    return [
-        trajectories.Travel(layer, *(arrays[f"{index}/{field}"] for field in TRAVEL_FIELDS))
-        for index, layer in enumerate(values["layers"])
-    ]
+    return bench.stage("trajectories", tol, Travels, compute, budget=bench.budget, images=chosen.tolist())
 
 
 def detect(
@@ -307,38 +393,33 @@ def detect(
     references: tuple[float, ...],
     correct: np.ndarray,
     attacked: dict[str, np.ndarray],
-) -> Piece:
-    """Each detector against each attack: "rows"; I/fpr and I/tpr, the curve of row I where it has one.
+) -> Detectors:
+    """Each detector against each attack.
 
     Args:
         attacked: successful adversarial images [M, ...] by the attack's name.
     """
     chosen = np.flatnonzero(correct)
 
-    def compute():
-        rows, arrays = [], {}
+    def compute() -> Detectors:
+        detections, evasions = [], []
         for score in detection.SCORES:
             detector = detection.Detector(score, tol, references)
             detector = detector.calibrated(bench.probe, bench.images.validation)
-            for name, adversarial in attacked.items():
-                found = detection.detect(detector, bench.probe, bench.images.x[chosen], adversarial)
-                arrays[f"{len(rows)}/fpr"], arrays[f"{len(rows)}/tpr"] = found.curve
-                numbers = dataclasses.asdict(dataclasses.replace(found, curve=()))
-                rows.append({**numbers, "score": score, "attack": name, "images": len(adversarial)})
-            rows.append({"score": score, **_evasion(bench, tol, detector, bench.some(correct, "evaded"))})
-        return {"rows": rows, "references": references}, arrays
+            clean = bench.images.x[chosen]
+            detections += [
+                detection.detect(detector, bench.probe, clean, adversarial, name)
+                for name, adversarial in attacked.items()
+            ]
+            evasions.append(_evasion(bench, tol, detector, bench.some(correct, "evaded")))
+        return Detectors(detections, evasions)
 
-    return bench.stage("detection", tol, compute, references=references, budget=bench.budget)
+    return bench.stage("detection", tol, Detectors, compute, references=references, budget=bench.budget)
 
 
-def _evasion(bench: Bench, tol: float, detector: detection.Detector, chosen: np.ndarray) -> dict[str, Any]:
+def _evasion(bench: Bench, tol: float, detector: detection.Detector, chosen: np.ndarray) -> detection.Evasion:
     ascent = bench.ascent(BACKPROP, tol, 2 * bench.protocol.steps)
     del ascent["settings"], ascent["judged"]
     paths = detection.evade(detector, bench.probe, bench.images.x[chosen], bench.images.y[chosen], **ascent)
     best = np.any([path.found for path in paths.values()], axis=0)
-    return {
-        "attack": "knows the detector",
-        "images": len(chosen),
-        "escaped": int(best.sum()),
-        "escaped_unaware": int(paths[0.0].found.sum()),
-    }
+    return detection.Evasion(detector.score, len(chosen), int(best.sum()), int(paths[0.0].found.sum()))

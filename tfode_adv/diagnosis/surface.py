@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tfode_adv.diagnosis.gradient_audit import exact_cross_entropy
+from tfode_adv.analysis.gradients import exact_cross_entropy
 from tfode_adv.diagnosis.probe import Probe
 
 

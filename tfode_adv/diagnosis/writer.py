@@ -1,4 +1,4 @@
-"""A diagnosis as a JSON file and its pictures, in the form that `reports.diagnosis` reads."""
+"""A diagnosis as a JSON file and its pictures, in the form that `reader` reads."""
 
 import pathlib
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from tfode_adv import files
+from tfode_adv.analysis.gradients import COLUMNS
 from tfode_adv.analysis.indicators import GROUPS
 from tfode_adv.analysis.verdict import CHANGES, GRADIENTS
-from tfode_adv.diagnosis.detection import SCORES
+from tfode_adv.diagnosis.detection import SCORES, Detection, Evasion
 from tfode_adv.diagnosis.figures import pictures
-from tfode_adv.diagnosis.gradient_audit import COLUMNS
 from tfode_adv.diagnosis.procedure import AtTolerance
 from tfode_adv.diagnosis.reader import NAME
 from tfode_adv.rendering.charts import Picture
@@ -244,9 +244,9 @@ def _indicators(found: Sequence[AtTolerance]) -> Table:
 
 def _audit(found: Sequence[AtTolerance]) -> Table:
     rows = [
-        [at.tol, *row, at.audit["step_changes"] if index == 0 else None]
+        [at.tol, *row, at.audit.step_changes if index == 0 else None]
         for at in found
-        for index, row in enumerate(at.audit["rows"])
+        for index, row in enumerate(at.audit.rows())
     ]
     note = "Medians over images; signs, rising losses, and gradients that are zero or not finite as shares. "
     note += (
@@ -288,11 +288,12 @@ def _travel_by_class(found: Sequence[AtTolerance]) -> Table:
 def _detection(found: Sequence[AtTolerance]) -> Table:
     rows = []
     for at in found:
-        for row in at.detection:
-            rates: list[Any] = [row.get("false_positive_rate"), row.get("true_positive_rate"), None]
-            if "escaped" in row:
-                rates = [None, None, Rate(row["escaped"], row["images"]) if row["images"] else None]
-            rows.append([at.tol, row["score"], row["attack"], row["images"], row.get("auc"), *rates])
+        for one in at.detection.by_score() if at.detection else ():
+            if isinstance(one, Evasion):
+                rates = [None, None, None, Rate(one.escaped, one.images) if one.images else None]
+            else:
+                rates = [one.auc, one.false_positive_rate, one.true_positive_rate, None]
+            rows.append([at.tol, one.score, one.attack, one.images, *rates])
     headers = ["τ", "score", "attack", "images", "AUC", "false positives", "true positives", "escapes"]
     note = "Thresholds flag 5 % of the clean validation images. Escapes: correctly classified images that the "
     note += "attack that knows the detector turned without being flagged."
@@ -320,8 +321,8 @@ def _values(at: AtTolerance) -> dict[str, Any]:
             }
             for outcome in at.outcomes
         ],
-        "gradient_audit": [dict(zip(COLUMNS, row, strict=True)) for row in at.audit["rows"]],
-        "step_changes": at.audit["step_changes"],
+        "gradient_audit": [dict(zip(COLUMNS, row, strict=True)) for row in at.audit.rows()],
+        "step_changes": at.audit.step_changes,
         "trajectories": [
             {
                 "layer": one.layer,
@@ -332,8 +333,13 @@ def _values(at: AtTolerance) -> dict[str, Any]:
             }
             for one in at.travel
         ],
-        "detection": [{k: v for k, v in row.items() if k not in ("fpr", "tpr", "curve")} for row in at.detection],
+        "detection": [_shown(one) for one in at.detection.by_score()] if at.detection else [],
     }
+
+
+def _shown(one: Detection | Evasion) -> dict[str, Any]:
+    """What the document says of a detector and an attack: all but the curve."""
+    return {name: value for name, value in vars(one).items() if name != "curve"}
 
 
 def plain(value: Any) -> Any:

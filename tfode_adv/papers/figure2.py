@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tfode_adv.analysis.travel import Travel
 from tfode_adv.diagnosis.probe import Probe
-from tfode_adv.diagnosis.trajectories import Travel, travel
+from tfode_adv.diagnosis.trajectories import travel
 from tfode_adv.evaluation.results import Result
 from tfode_adv.papers import layouts
 from tfode_adv.papers.layouts import Measurement
