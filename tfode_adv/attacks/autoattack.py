@@ -42,9 +42,9 @@ class AutoAttack(Attack):
     the model to find that out, about the first images, is in no count.
 
     Args:
-      steps: of each gradient attack.
-      queries_square: of Square, its steps.
-      targets: of APGD-T and FAB-T.
+      steps: how many steps each gradient attack takes, at least 1.
+      queries_square: how many steps Square takes, one query each, at least 1.
+      targets: how many classes APGD-T and FAB-T aim at, one after the other.
       source: where gradients come from (see `sources`); default: the model's own.
     """
 

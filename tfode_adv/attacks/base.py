@@ -31,7 +31,7 @@ class Attack:
       norm: the norm that the attack is bounded by, or minimises.
       eps: radius of the ball around the image, in `norm`, for images in [0, 1], whatever the model inside takes (see
         `models.Rescaled`): one, or [N], one for each image. None, where allowed: as near as possible.
-      seed: of all random numbers; the same seed gives the same result at any batch size.
+      seed: where all random numbers start, from 0 to 2^31 - 1; the same seed gives the same result at any batch size.
       batch_size: the most images that go through the model at once, draws and mirror images included; default: 128.
     """
 

@@ -24,7 +24,8 @@ class SPSAAdam:
     no `Adam(lr=...)`) and its estimate for a single image are replaced.
 
     Args:
-      lr, beta_1, beta_2, epsilon: of Adam.
+      lr: Adam's learning rate.
+      beta_1, beta_2, epsilon: Adam's other constants.
       delta: size of the perturbations that the differences are taken over.
       signs: maps the estimate's number to [B, S, ...] of -1 and 1.
       estimates: how many estimates make one step's gradient.

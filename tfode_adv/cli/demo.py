@@ -22,7 +22,7 @@ from tfode_adv.runs import CONFIG, Run
 FLAGS = flags.new(__doc__)
 absl_flags.DEFINE_string("run_dir", "runs/demo", "The run folder; an earlier demo in it goes.", flag_values=FLAGS)
 flags.define_integer("epochs", 5, "Epochs of training.", FLAGS)
-flags.define_integer("num_examples", 100, "Images attacked.", FLAGS)
+flags.define_integer("num_examples", 100, "How many images are attacked.", FLAGS)
 flags.define_integer("filters", 16, "Width of the network.", FLAGS)
 
 # Found by trying: a narrow network learns digits in a few hundred steps at this rate and batch size.

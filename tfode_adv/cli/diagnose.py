@@ -61,7 +61,13 @@ _integer(
     FLAGS,
 )
 _text("twin", None, "A run whose model is a smooth twin of this one, to take gradients from too.", flag_values=FLAGS)
-absl_flags.DEFINE_enum("budget", "quick", list(BUDGETS), "How hard to try.", flag_values=FLAGS)
+absl_flags.DEFINE_enum(
+    "budget",
+    "quick",
+    list(BUDGETS),
+    "How hard the attacks try: quick, for a look, or full, for a paper.",
+    flag_values=FLAGS,
+)
 flags.define_data_flags(FLAGS, dataset=None)
 
 

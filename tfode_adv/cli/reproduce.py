@@ -31,23 +31,32 @@ from tfode_adv.runs import versions
 _FIGURE_IMAGES = 100
 
 FLAGS = flags.new(__doc__)
-absl_flags.DEFINE_enum("paper", "wifs2019", PAPERS, "The paper.", flag_values=FLAGS)
-absl_flags.DEFINE_integer("table", None, "wifs2019: 1, 2, 3 or 4; msml2022: 1.", flag_values=FLAGS)
-absl_flags.DEFINE_integer("figure", None, "wifs2019: 2.", flag_values=FLAGS)
-absl_flags.DEFINE_enum("dataset", None, tuple(layouts.TEST_IMAGES), "Default: the table's own.", flag_values=FLAGS)
+absl_flags.DEFINE_enum("paper", "wifs2019", PAPERS, "Which paper's table is set.", flag_values=FLAGS)
+absl_flags.DEFINE_integer("table", None, "Number of the table: 1 to 4 of wifs2019, 1 of msml2022.", flag_values=FLAGS)
+absl_flags.DEFINE_integer("figure", None, "Number of the figure: 2 of wifs2019.", flag_values=FLAGS)
+absl_flags.DEFINE_enum(
+    "dataset",
+    None,
+    tuple(layouts.TEST_IMAGES),
+    "The data set of the table, where the paper has one for each.",
+    flag_values=FLAGS,
+)
 flags.define_integer(
     "num_examples", None, f"The first so many test images (default: all; {_FIGURE_IMAGES} for a figure).", FLAGS
 )
 flags.define_names(
     "gradient",
     None,
-    f"Of the attack (default: the paper's, {', '.join(f'{name}: {how}' for name, how in GRADIENTS.items())}).",
+    "How the attack's gradients are taken (default: as the paper did, "
+    f"{', '.join(f'{name}: {how}' for name, how in GRADIENTS.items())}).",
     FLAGS,
     choices=flags.GRADIENTS,
     several=True,
 )
 absl_flags.DEFINE_string("runs", "runs", "Where the run folders are.", flag_values=FLAGS)
-absl_flags.DEFINE_string("data_dir", None, "Handed to the commands.", flag_values=FLAGS)
+absl_flags.DEFINE_string(
+    "data_dir", None, "Where TFDS data sets are prepared; handed to the commands.", flag_values=FLAGS
+)
 absl_flags.DEFINE_string("out", None, "The report's folder (default: under --runs).", flag_values=FLAGS)
 absl_flags.DEFINE_boolean("evaluate", False, "Evaluate what is missing.", flag_values=FLAGS)
 absl_flags.DEFINE_boolean("train", False, "Train what is missing, and evaluate it.", flag_values=FLAGS)

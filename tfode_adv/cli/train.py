@@ -29,7 +29,7 @@ absl_flags.DEFINE_string("run_dir", None, "The run folder (default: runs/MODEL-D
 _boolean("overwrite", False, "Replace the run in --run_dir.")
 _boolean("resume", False, "Go on with the run in --run_dir, with its own flags.")
 flags.define_number("checkpoint_minutes", 10.0, "Minutes between checkpoints.", FLAGS, low=0.0, low_open=True)
-flags.define_integer("keep_checkpoints", 3, "How many stay.", FLAGS)
+flags.define_integer("keep_checkpoints", 3, "How many of the newest checkpoints stay.", FLAGS)
 _choice("on_nan", "stop", ON_NAN, "What to do when a batch's loss or solve fails.")
 _choice("export", "best", recipe.KEEP, "Weights that model.keras gets: of the best validation error, or the last.")
 _boolean("tensorboard", True, "Write event files.")

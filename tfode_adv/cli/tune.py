@@ -19,7 +19,9 @@ recipes.define(FLAGS)
 
 def _define() -> None:
     absl_flags.DEFINE_enum("method", "random", tuning.METHODS, "How values are chosen.", flag_values=FLAGS)
-    flags.define_integer("trials", 10, "How many, later more; hyperband counts its own.", FLAGS)
+    flags.define_integer(
+        "trials", 10, "How many trials are run, those of an earlier call included; hyperband counts its own.", FLAGS
+    )
     for name, searched in (
         ("learning_rates", "learning rate"),
         ("tols", "tolerance"),
@@ -36,9 +38,11 @@ def _define() -> None:
         flag_values=FLAGS,
     )
     flags.define_number("robust_weight", 0.5, "Weight of the robust accuracy in the sum.", FLAGS, low=0.0)
-    flags.define_number("robust_eps", 0.1, "Radius of that PGD, in L-infinity.", FLAGS, low=0.0)
-    flags.define_integer("robust_steps", 5, "Its steps.", FLAGS)
-    flags.define_integer("robust_examples", 128, "Images it attacks.", FLAGS)
+    flags.define_number(
+        "robust_eps", 0.1, "Radius of the PGD that robust accuracy is measured by, in L-infinity.", FLAGS, low=0.0
+    )
+    flags.define_integer("robust_steps", 5, "Steps of the PGD that robust accuracy is measured by.", FLAGS)
+    flags.define_integer("robust_examples", 128, "How many validation images the PGD attacks.", FLAGS)
     absl_flags.DEFINE_string(
         "tune_dir",
         None,

@@ -49,7 +49,7 @@ def load(
         split: "train", "validation" (held out of TFDS's train split) or "test".
         batch_size: images a batch, at least 1; the last batch of an epoch may be smaller.
         augment: "none", "crop+flip" or "crop+flip+jitter", see `augment_image`.
-        seed: of the order and of the augmentation.
+        seed: where the random numbers of the order and of the augmentation start.
         num_examples: keep only the first of the split; None for all.
         validation: share of TFDS's train split held out for validation, in [0, 1).
         split_seed: which images are held out; the same for every run unless said otherwise.

@@ -77,7 +77,7 @@ class Protocol:
         gradient: through which it was published: "adjoint" (WIFS 2019), "backprop_steps" (MSML 2022) or
             "backprop"; means nothing for a model without ODE blocks.
         fine_tol: the tolerance of the rows that differentiate through an accurate solve.
-        seed: of every attack.
+        seed: where every attack's random numbers start.
     """
 
     norm: str

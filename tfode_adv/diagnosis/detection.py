@@ -92,7 +92,8 @@ class Evasion:
 
     Attributes:
         score: a key of `SCORES`.
-        escaped: of the images, at any weight of the score; escaped_unaware: where the attack disregards the score.
+        escaped: how many of the images, at any weight of the score.
+        escaped_unaware: how many where the attack disregards the score.
     """
 
     score: str

@@ -83,7 +83,7 @@ def diagnose(
             they find. The model without what hides its gradient, say. Pieces of a twin that is no Keras model are
             not found again by another process.
         batch_size: images that go through the model at once.
-        seed: of everything random.
+        seed: where all random numbers start, at least 0.
 
     Returns:
         What `diagnosis.json` holds: {"verdict": {"label", "sentence", "worst_case", ...}, "indicators",
@@ -144,8 +144,8 @@ def carry_out(
     """Diagnoses a model and writes the document with its pictures; `diagnose` for what is checked already.
 
     Args:
-        digest: of the model; its finished pieces are found again by it.
-        twin: see `diagnose`.
+        digest: the model's, by which its finished pieces are found again.
+        twin: what to differentiate in the model's place, if anything; `diagnose` tells more.
         named: more of what the document's settings show, before the rest.
     """
     probe = Probe(model, batch_size)

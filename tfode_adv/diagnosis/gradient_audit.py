@@ -43,8 +43,8 @@ def audit(
         forward: the settings of the loss itself.
         eps: the attack's radius, as the change of every pixel.
         directions: random sign vectors along which differences are taken.
-        probe_size: of the noise for `noise_change`.
-        seed: of the directions and the noise.
+        probe_size: largest change of a pixel by the noise of `noise_change`.
+        seed: where the random directions and the noise start.
     """
     rng = np.random.default_rng(seed)
     forward = forward or {}

@@ -36,12 +36,12 @@ class AtTolerance:
     Attributes:
         correct: [N] bool, without an attack; accepted_steps: mean of an image; failed: solves that failed.
         rows, outcomes: the attack table, the published attack first; outcomes end with transfers.
-        audit: of the gradients.
+        audit: what was measured of the gradients.
         queries, adversarial: by row, mean number of queries and images [N, ...].
         strongest: the gradient source whose PGD turned most images.
         power: by attack without gradients, how many it turns of the `powered` images tried that gradients turned.
         by_chance: share of the planted examples that random points find.
-        surface, travel, detection: see `measurements`; None or empty where they were not measured.
+        surface, travel, detection: what `measurements` found; None or empty where it was not measured.
     """
 
     tol: Tolerance

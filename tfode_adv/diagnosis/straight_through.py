@@ -29,7 +29,7 @@ def detour(model: keras.layers.Layer, x: np.ndarray, seed: int = 0) -> tuple[lis
     Args:
         model: from images to logits.
         x: a few images [N, H, W, C] in [0, 1].
-        seed: of the directions.
+        seed: where the random directions start.
 
     Returns:
         The layers' names, and a function from images to logits that differentiates past them: the model's own, except

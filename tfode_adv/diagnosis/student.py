@@ -30,9 +30,9 @@ def distil(
     Args:
         ask: from images [N, H, W, C] to the model's logits [N, K], in NumPy.
         x: the images whose neighbourhoods matter, [N, H, W, C] in [0, 1].
-        norm, eps: of the attack.
+        norm, eps: the attack's ball, near which the student is taught.
         copies: points about each image in the first round.
-        seed: of everything random.
+        seed: where all random numbers start.
 
     Returns:
         The student, from images to K logits.

@@ -26,7 +26,7 @@ def loss_surface(
         eps: half the square's side, every pixel's change at the edge (L-infinity).
         points: on a side.
         settings: solver settings of the gradient; forward: of the loss.
-        seed: of the random direction.
+        seed: where the random direction starts.
 
     Returns:
         offsets: [points], in [-eps, eps]; losses: [points, points], rows along the sign of the

@@ -36,7 +36,7 @@ def write(
         folder: where they go.
         found: the diagnosis at each tolerance.
         settings: what it was made with, as shown: plain JSON values by name.
-        steps: of the published attack.
+        steps: how many the published attack takes.
         model: SHA-256 of the model's file, or of its layers and weights.
         notes: what a reader should know of what was left out.
 

@@ -20,8 +20,9 @@ class RandomSolver(keras.Model):
 
     Args:
       model: any Keras model on images with `ODEBlock`s.
-      low, high: the interval, 0 < low <= high.
-      seed: of the draws; they go on from call to call.
+      low: the smallest tolerance, above 0.
+      high: the largest one, at least `low`.
+      seed: where the draws start; they go on from call to call.
 
     Raises:
       UsageError: the interval is empty or not above 0.

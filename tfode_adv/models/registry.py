@@ -78,14 +78,14 @@ def build(
     Args:
         name: one of `available()`.
         input_shape: (H, W, C) of an image.
-        num_classes: at least 2.
+        num_classes: how many logits an image gets, at least 2.
         filters: the width. WIFS 2019: the ODE block's channels, 64 for MNIST (the default) and 256 for
             CIFAR-10. `sonet`, `resnet10`: the first stage's, 64. Wide ResNets: the first layer's, 16.
             `odenet_tq`: 54.
         blocks: blocks per stage; `sonet` (2, 2, 2, 2), `resnet10` (1, 1, 1, 1), `odenet_tq` (10,).
-        depth: of a wide ResNet, 6 n + 4; 34.
-        widen: a wide ResNet's factor on the stages' widths; 10.
-        dropout: of the WIFS 2019 head, in [0, 1); 0.5.
+        depth: how many layers a wide ResNet has, 6 n + 4 for a whole n; 34 by default.
+        widen: the factor on the widths of a wide ResNet's stages; 10 by default.
+        dropout: the share that the WIFS 2019 head leaves out in training, in [0, 1); 0.5 by default.
         normalization: (mean, standard deviation), each of one number or one a channel, applied to the
             image inside the model; None for none.
         initialization: `"torch"`, PyTorch's default for convolutions and dense layers, as in the published

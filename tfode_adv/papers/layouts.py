@@ -66,8 +66,8 @@ class Layout:
     """A table of a paper.
 
     Attributes:
-        title: with the paper's number.
-        headers: of all columns.
+        title: the table's, with its number in the paper.
+        headers: what stands above each column.
         rows: labels, then measurements (None where the paper has no entry).
         decimals: as printed, one for each row.
         percent: whether entries are printed as percentages, one for each row.

@@ -28,8 +28,8 @@ class ProgressBar(Watcher):
     """A bar an epoch: loss, accuracy, evaluations of the dynamics, images a second.
 
     Args:
-        epochs: of the whole training.
-        batches: of an epoch.
+        epochs: how many the whole training has.
+        batches: how many an epoch has.
     """
 
     def __init__(self, epochs: int, batches: int):

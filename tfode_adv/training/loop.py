@@ -40,7 +40,7 @@ class Survival:
     """How a training is kept.
 
     Attributes:
-        folder: of the run; its checkpoints go to `checkpoints/` there. None: nothing is written.
+        folder: the run's, in which `checkpoints/` is made. None: nothing is written.
         resume: go on from the newest whole checkpoint, if there is one.
         checkpoint_minutes: time between checkpoints inside an epoch; each epoch ends with one anyway.
         keep: how many checkpoints stay.
@@ -86,7 +86,7 @@ def fit(
             They must depend on nothing else: this is what makes a resumed training the same as one left
             alone. `lambda epoch, step: ta.data.load(name, epoch=epoch, step=step)` is such a function.
         validation: batches (images, labels) for the validation error after each epoch.
-        epochs: how many, counted from the start of the training, resumed or not.
+        epochs: how many there are, counted from the start of the training, resumed or not; at least 1.
         loss: from `losses`.
         optimizer: a Keras optimiser, made in the strategy's scope; its rate is set to the schedule's whenever
             that changes.
@@ -96,7 +96,7 @@ def fit(
             nfe and nfe_backward (means over the samples); at an epoch's end also learning_rate, skipped,
             seconds and, as val_*, loss, accuracy, error and nfe. The validation calls the hooks of a test.
         strategy: from `distribution.strategy`. A batch is always the global one.
-        seed: of what is random in the loss.
+        seed: where the random numbers of the loss start.
         accumulate: parts that a batch is cut into, one in memory at a time.
         jit_compile: whether XLA compiles the passes.
         max_updates: stop after so many batches, in the middle of an epoch if need be. That part is validated,

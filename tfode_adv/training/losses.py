@@ -70,8 +70,9 @@ class Adversarial:
     Attributes:
         norm: "linf" or "l2" (Euclidean).
         eps: radius of the ball, positive, in units of the images' [0, 1].
-        step_size: of the ascent; None: eps / 4 in L-infinity and 2 eps / steps in L2, as TRADES has it.
-        steps: of the ascent, at least 1.
+        step_size: length of a step of the ascent, in units of the images' [0, 1]; None: eps / 4 in L-infinity and
+            2 eps / steps in L2, as TRADES has it.
+        steps: how many steps the ascent takes, at least 1.
     """
 
     norm: str = "linf"

@@ -29,18 +29,21 @@ class Recipe:
     """Every choice that makes a training.
 
     Attributes:
-        model, model_options: for `models.build`; options given as None keep the model's default.
-        dataset, data_dir, download, augment, validation, num_train_examples, batch_size: for `data.load`.
+        model, model_options: what `models.build` makes; options given as None keep the model's default.
+        dataset, data_dir, download, augment, validation, num_train_examples, batch_size: what `data.load` reads.
         normalization: "none", "data" (each channel's mean and deviation over the training images), or
             "M,M,M/S,S,S".
-        seed: of the weights, the order, the augmentation, dropout and the attacks in the loss; at most `MAX_SEED`.
-        epochs, max_updates: how long; `max_updates` cuts it short.
-        learning_rate, schedule, patience, milestones, factor: see `schedules.get`.
-        momentum, weight_decay: see `SGD`.
-        loss, loss_options: see `losses.get`; options given as None keep the loss's default.
-        accumulate, jit_compile: see `fit`.
+        seed: where the random numbers of the weights, the order, the augmentation, dropout and the attacks in the loss
+            start, from 0 to `MAX_SEED`.
+        epochs: how many there are.
+        max_updates: after how many batches the training ends, if it has not ended before.
+        learning_rate, schedule, patience, milestones, factor: the learning rate by epoch, as `schedules.get` takes it.
+        momentum, weight_decay: the optimiser's, as `SGD` takes them.
+        loss, loss_options: what `losses.get` makes; options given as None keep the loss's default.
+        accumulate: into how many parts a batch is cut, one in memory at a time.
+        jit_compile: whether XLA compiles the passes.
         mixed_precision: "none", "bfloat16" or "float16" (whose loss is scaled against underflow).
-        distribute: see `distribution.strategy`.
+        distribute: which devices train, as `distribution.strategy` takes it.
         export: which weights `model.keras` gets: those of the "best" validation error, or the "last", as
             without validation images.
     """
@@ -193,7 +196,7 @@ def train(
         recipe: what to train.
         run: called once the model is built, the data are read and nothing is left to be wrong, with whether
             this process is the one that writes; makes or opens the run folder.
-        survival: see there; its folder is the run's.
+        survival: checkpoints, resuming, and what to do about a batch that fails; its folder is the run's.
         callbacks_: the user's own Keras callbacks, called after ours.
         tensorboard: whether to write event files.
         save_model: whether the finished model is exported to the folder.

@@ -41,7 +41,8 @@ class Space:
     Attributes:
         learning_rate, tol: (low, high), searched on a logarithmic scale.
         dropout: (low, high), in [0, 1).
-        filters, solver: the choices.
+        filters: the widths to choose among, each at least 1.
+        solver: the names of the solvers to choose among.
     """
 
     learning_rate: Sequence[float] | None = None

@@ -88,7 +88,7 @@ class Updates:
         optimizer: a Keras optimiser built on the model's trainable variables, in the same scope.
         loss: from `losses`.
         strategy: from `distribution.strategy`.
-        seed: of what is random in the loss.
+        seed: where the random numbers of the loss start.
         accumulate: how many parts a batch is cut into; their gradients are summed before the update.
         jit_compile: whether XLA compiles the passes.
     """
