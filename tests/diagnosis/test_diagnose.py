@@ -120,7 +120,7 @@ def test_fixed_steps_have_a_published_gradient_too(data, tmp_path, monkeypatch):
     model = keras.Model(image, keras.layers.Dense(CLASSES)(block(keras.layers.Flatten()(image))))
     shown = {}
     found = types.SimpleNamespace(tol=None)
-    monkeypatch.setattr(diagnose.diagnosis, "run", lambda *a, **k: [found])
+    monkeypatch.setattr(diagnose.procedure, "run", lambda *a, **k: [found])
     monkeypatch.setattr(diagnose.writer, "write", lambda folder, found, settings, *a: shown.update(settings))
     protocol = diagnose.Protocol("linf", 0.1, 0.025, gradient="adjoint")
     images = diagnose.Images(*data, data[0])

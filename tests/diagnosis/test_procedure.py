@@ -10,9 +10,9 @@ from tfode_adv.analysis.gradients import Audit
 from tfode_adv.diagnosis import attack_table, measurements, procedure, writer
 from tfode_adv.diagnosis import reader as reader
 from tfode_adv.diagnosis.attack_table import Protocol
+from tfode_adv.diagnosis.kept_pieces import KeptPieces
 from tfode_adv.diagnosis.measurements import Images
 from tfode_adv.diagnosis.probe import Probe
-from tfode_adv.diagnosis.stages import Stages
 from tfode_adv.errors import RunError
 from tfode_adv.runs import Run
 
@@ -20,9 +20,9 @@ PROTOCOL = Protocol("linf", eps=0.08, step_size=0.02, steps=10)
 
 
 def diagnose(model, images, folder, steps=None, protocol=PROTOCOL):
-    stages = Stages(folder, {})
+    kept = KeptPieces(folder, {})
     step = steps.append if steps is not None else lambda words: None
-    return procedure.run(Probe(model), images, protocol, budget="quick", tols=[1.0], stages=stages, step=step)
+    return procedure.run(Probe(model), images, protocol, budget="quick", tols=[1.0], kept=kept, step=step)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_honest_network_is_not_called_masked_for_a_weak_publication(honest, 
 def test_masking_is_asked_of_the_models_own_gradient(ode_probe, ode_images, tmp_path, monkeypatch):
     """A surrogate that attacks best may have any gradient; the model's own must be the loss's."""
     x, y = ode_images
-    bench = measurements.Bench(ode_probe, Images(x, y, x[:0]), PROTOCOL, "quick", [1.0], Stages(tmp_path, {}))
+    bench = measurements.Bench(ode_probe, Images(x, y, x[:0]), PROTOCOL, "quick", [1.0], KeptPieces(tmp_path, {}))
     monkeypatch.setattr(procedure, "_indicators_of_table", lambda bench, at: [])
     asked = []
     monkeypatch.setattr(procedure, "_indicators_of_attack", lambda bench, at, *of: asked.append(of) or [])
@@ -170,9 +170,9 @@ def test_a_tolerance_at_which_nothing_is_right_is_left_out(ode_probe, ode_images
     right = {1e-2: np.ones(len(y), bool), 1.0: np.zeros(len(y), bool)}
     monkeypatch.setattr(measurements, "clean", lambda bench, tol: measurements.Clean(right[tol], 2.0, 0))
     monkeypatch.setattr(procedure, "_attacked", lambda bench, tol, clean: pytest.fail(f"{tol} of {bench.tols}"))
-    stages = Stages(tmp_path, {})
+    kept = KeptPieces(tmp_path, {})
     with pytest.raises(pytest.fail.Exception, match=r"0\.01 of \[0\.01\]"):
-        procedure.run(ode_probe, Images(x, y, x[:0]), PROTOCOL, budget="quick", tols=right, stages=stages)
+        procedure.run(ode_probe, Images(x, y, x[:0]), PROTOCOL, budget="quick", tols=right, kept=kept)
 
 
 def test_nothing_to_attack_is_said_in_one_line(honest, images, tmp_path):

@@ -7,9 +7,9 @@ from tfode_adv.analysis import verdict
 from tfode_adv.diagnosis import attack_table, detection, measurements, procedure, writer
 from tfode_adv.diagnosis import reader as reader
 from tfode_adv.diagnosis.attack_table import Protocol
+from tfode_adv.diagnosis.kept_pieces import KeptPieces
 from tfode_adv.diagnosis.measurements import Images
-from tfode_adv.diagnosis.planted import Planted
-from tfode_adv.diagnosis.stages import Stages
+from tfode_adv.diagnosis.planted_examples import Planted
 from tfode_adv.runs import Run
 
 TOLS = (1e-2, 1.0)
@@ -35,8 +35,8 @@ def found(ode_probe, ode_images, tmp_path_factory):
         patch.setattr(attack_table, "rows_of", rows)
         patch.setattr(measurements, "plant", plant)
         patch.setattr(detection, "SCORES", {"outputs": detection.SCORES["outputs"]})
-        stages = Stages(tmp_path_factory.mktemp("pieces"), {})
-        return procedure.run(ode_probe, Images(x, y, 1 - x), PROTOCOL, budget="quick", tols=TOLS[::-1], stages=stages)
+        kept = KeptPieces(tmp_path_factory.mktemp("pieces"), {})
+        return procedure.run(ode_probe, Images(x, y, 1 - x), PROTOCOL, budget="quick", tols=TOLS[::-1], kept=kept)
 
 
 def test_every_tolerance_has_its_sources_and_the_strongest_turns_most(found):

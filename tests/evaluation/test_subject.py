@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfode_adv import layers
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.evaluation.configuration import Configuration
-from tfode_adv.evaluation.kept import Kept
+from tfode_adv.evaluation.kept_images import Kept
 from tfode_adv.evaluation.records import NO_ANSWER, Cell
 from tfode_adv.evaluation.results import Result
 from tfode_adv.evaluation.runner import evaluate

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tfode_adv import layers
 from tfode_adv.analysis.roc import Roc, operating_point, roc
 from tfode_adv.attacks import losses
-from tfode_adv.diagnosis import traced
+from tfode_adv.diagnosis import recorded_ascent
 from tfode_adv.diagnosis.probe import Probe, calls_of
 from tfode_adv.errors import UsageError, check_choice
 
@@ -131,7 +131,7 @@ def evade(
     steps: int,
     weights: Sequence[float] = (0.0, 3.0),
     gradient: str = "backprop",
-) -> dict[float, traced.Trace]:
+) -> dict[float, recorded_ascent.Trace]:
     """The attack that knows the detector, once for each weight of the score.
 
     Maximises min(margin, 1) - weight x score / threshold; the margin is capped so that a wrong
@@ -149,7 +149,7 @@ def evade(
         return loss, (above > 0) & (score <= threshold)
 
     return {
-        weight: traced.ascend_on(
+        weight: recorded_ascent.ascend_on(
             probe,
             ("evade", detector.score, len(detector.references)),
             objective,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 
 from tfode_adv import layers
-from tfode_adv.diagnosis import straight_through, student
+from tfode_adv.diagnosis import distilled_student, straight_through
 from tfode_adv.diagnosis.attack_table import AVERAGED, STRAIGHT, STUDENT, TWIN
 from tfode_adv.diagnosis.measurements import Bench, Tolerance
 
@@ -45,13 +45,13 @@ def when_hidden(bench: Bench, tol: Tolerance) -> dict[str, Callable]:
             return bench.probe.logits(x, **bench.forward(tol))
 
         protocol = bench.protocol
-        return student.distil(ask, bench.images.x, norm=protocol.norm, eps=protocol.eps, seed=protocol.seed)
+        return distilled_student.distil(ask, bench.images.x, norm=protocol.norm, eps=protocol.eps, seed=protocol.seed)
 
     def look() -> Hiding:
         return Hiding(past_layers()[0])
 
     found = {AVERAGED: _nothing, STUDENT: taught}
-    if bench.stage("layers without a gradient", tol, Hiding, look).layers:
+    if bench.piece("layers without a gradient", tol, Hiding, look).layers:
         found[STRAIGHT] = lambda: past_layers()[1]
     return found
 

@@ -15,11 +15,11 @@ from tfode_adv.attacks.norms import NORMS
 from tfode_adv.attacks.sources import as_function
 from tfode_adv.diagnosis import fingerprint, procedure, writer
 from tfode_adv.diagnosis.attack_table import BUDGETS, Protocol
+from tfode_adv.diagnosis.kept_pieces import KeptPieces
 from tfode_adv.diagnosis.measurements import Images
 from tfode_adv.diagnosis.probe import Probe
 from tfode_adv.diagnosis.procedure import AtTolerance
 from tfode_adv.diagnosis.reader import NAME, sections
-from tfode_adv.diagnosis.stages import Stages
 from tfode_adv.errors import RunError, UsageError, check_choice, check_integer, check_range
 from tfode_adv.evaluation.subject import check_images
 from tfode_adv.progress import bar
@@ -154,7 +154,7 @@ def carry_out(
     settings = {"model": digest, "images": fingerprint.of_arrays(arrays), "version": __version__}
     if twin is not None:
         settings["twin"] = fingerprint.of_model(twin) if isinstance(twin, keras.layers.Layer) else f"at {id(twin)}"
-    stages = Stages(folder / PIECES, settings)
+    kept = KeptPieces(folder / PIECES, settings)
     total = procedure.pieces(probe, protocol, budget, tols)
     with bar(total=total, desc="diagnosis", unit="piece") as progress:
 
@@ -162,7 +162,7 @@ def carry_out(
             progress.set_postfix(now=words)
             progress.update()
 
-        found = procedure.run(probe, images, protocol, budget=budget, tols=tols, stages=stages, step=step, twin=twin)
+        found = procedure.run(probe, images, protocol, budget=budget, tols=tols, kept=kept, step=step, twin=twin)
     shown = {
         **(named or {}),
         "test images": len(images.x),

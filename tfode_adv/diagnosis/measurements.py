@@ -16,15 +16,15 @@ from tfode_adv.diagnosis import (
     attack_table,
     detection,
     gradient_audit,
-    pieces,
-    planted,
-    surface,
-    traced,
+    loss_surface,
+    piece_form,
+    planted_examples,
+    recorded_ascent,
     trajectories,
 )
 from tfode_adv.diagnosis.attack_table import ADJOINT, BACKPROP, OWN, STEPS, Protocol, Row
+from tfode_adv.diagnosis.kept_pieces import KeptPieces
 from tfode_adv.diagnosis.probe import Probe
-from tfode_adv.diagnosis.stages import Stages
 from tfode_adv.solvers import is_adaptive
 
 ADJOINT_FINE = "adjoint, fine tolerance"
@@ -56,7 +56,7 @@ class Bench:
         probe: the model; images: what it is looked at with; protocol: the published attack.
         budget: a key of `attack_table.BUDGETS`.
         tols: tolerances, ascending; [None] for a model without ODE blocks.
-        stages: where finished pieces are kept.
+        kept: where finished pieces are kept.
         step: called with a few words before each piece.
         twin: a model that the user hands in to differentiate in this one's place, if any.
     """
@@ -66,7 +66,7 @@ class Bench:
     protocol: Protocol
     budget: str
     tols: list[Tolerance]
-    stages: Stages
+    kept: KeptPieces
     step: Callable[[str], None] = lambda words: None
     twin: Any = None
 
@@ -84,7 +84,7 @@ class Bench:
         """Indices of the first images in `mask` [N], as many as the budget has for `size`."""
         return np.flatnonzero(mask)[: attack_table.BUDGETS[self.budget][size]]
 
-    def stage(
+    def piece(
         self, name: str, tol: Tolerance, kind: type[Piece], compute: Callable[[], Piece], **settings: Any
     ) -> Piece:
         """The piece `name`, read or computed; `settings`: what it depends on beyond bench and tolerance."""
@@ -92,11 +92,13 @@ class Bench:
         settings = {
             "protocol": dataclasses.asdict(self.protocol),
             "tol": tol,
-            "form": pieces.form(kind),
+            "form": piece_form.form(kind),
             **settings,
         }
-        kept = self.stages(name if tol is None else f"{name}-tau{tol:g}", lambda: pieces.packed(compute()), **settings)
-        return pieces.unpacked(kind, *kept)
+        kept = self.kept(
+            name if tol is None else f"{name}-tau{tol:g}", lambda: piece_form.packed(compute()), **settings
+        )
+        return piece_form.unpacked(kind, *kept)
 
     def forward(self, tol: Tolerance) -> dict[str, Any]:
         """The settings that the model is judged under."""
@@ -217,7 +219,7 @@ def randomness(bench: Bench) -> Randomness:
         apart = np.nanmax(np.abs(first - second), initial=0.0)
         return Randomness(bool(apart > ROUNDING * np.nanmax(np.abs(first), initial=0.0)))
 
-    return bench.stage("randomness", bench.tols[0], Randomness, compute)
+    return bench.piece("randomness", bench.tols[0], Randomness, compute)
 
 
 def power(bench: Bench, tol: Tolerance, rows: list[Row], tried: np.ndarray) -> Power:
@@ -233,7 +235,7 @@ def power(bench: Bench, tol: Tolerance, rows: list[Row], tried: np.ndarray) -> P
         return Power(found)
 
     images = np.flatnonzero(tried).tolist()
-    return bench.stage("power", tol, Power, compute, images=images, rows=[[row.name, row.options] for row in rows])
+    return bench.piece("power", tol, Power, compute, images=images, rows=[[row.name, row.options] for row in rows])
 
 
 def clean(bench: Bench, tol: Tolerance) -> Clean:
@@ -246,7 +248,7 @@ def clean(bench: Bench, tol: Tolerance) -> Clean:
         correct = bench.probe.mostly(bench.images.x, bench.images.y, **forward)
         return Clean(correct, mean, int(failed.sum()))
 
-    return bench.stage("clean", tol, Clean, compute)
+    return bench.piece("clean", tol, Clean, compute)
 
 
 def attack(bench: Bench, tol: Tolerance, row: Row, tried: np.ndarray) -> Attacked:
@@ -259,7 +261,7 @@ def attack(bench: Bench, tol: Tolerance, row: Row, tried: np.ndarray) -> Attacke
         return Attacked(outcome.turned, x_adv, queries)
 
     images = np.flatnonzero(tried).tolist()
-    return bench.stage(row.name, tol, Attacked, compute, options=row.options, source=row.source, images=images)
+    return bench.piece(row.name, tol, Attacked, compute, options=row.options, source=row.source, images=images)
 
 
 def trace(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Iterates:
@@ -268,12 +270,12 @@ def trace(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Ite
 
     def compute() -> Iterates:
         x, y = bench.images.x[chosen], bench.images.y[chosen]
-        path = traced.ascend(bench.probe, x, y, **bench.ascent(source, tol, 2 * bench.protocol.steps))
+        path = recorded_ascent.ascend(bench.probe, x, y, **bench.ascent(source, tol, 2 * bench.protocol.steps))
         images, made = bench.images.x.copy(), np.zeros(len(correct), bool)
         images[chosen], made[chosen] = path.x_last, True
         return Iterates(path.losses, path.turned, made, images)
 
-    return bench.stage(f"traced PGD, {source}", tol, Iterates, compute, images=len(chosen))
+    return bench.piece(f"traced PGD, {source}", tol, Iterates, compute, images=len(chosen))
 
 
 def transfer(bench: Bench, tol: Tolerance, correct: np.ndarray, examples: dict[Tolerance, Iterates]) -> Transferred:
@@ -285,7 +287,7 @@ def transfer(bench: Bench, tol: Tolerance, correct: np.ndarray, examples: dict[T
         tried, turned = (np.stack([getattr(one, name) for one in outcomes]) for name in ("tried", "turned"))
         return Transferred([outcome.name for outcome in outcomes], tried, turned)
 
-    return bench.stage("transfer", tol, Transferred, compute, tols=bench.tols, budget=bench.budget)
+    return bench.piece("transfer", tol, Transferred, compute, tols=bench.tols, budget=bench.budget)
 
 
 def audit(bench: Bench, tol: Tolerance, correct: np.ndarray) -> Audit:
@@ -311,7 +313,7 @@ def audit(bench: Bench, tol: Tolerance, correct: np.ndarray) -> Audit:
         )
         return dataclasses.replace(found, image=image)
 
-    return bench.stage("gradient audit", tol, Audit, compute, images=len(chosen))
+    return bench.piece("gradient audit", tol, Audit, compute, images=len(chosen))
 
 
 def sweep(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Sweep:
@@ -320,9 +322,9 @@ def sweep(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Swe
     x, y = bench.images.x[chosen], bench.images.y[chosen]
     everything = float(np.sqrt(x[0].size)) if bench.protocol.norm == "l2" and len(x) else 1.0
 
-    def reached(eps: float, steps: int) -> traced.Trace:
+    def reached(eps: float, steps: int) -> recorded_ascent.Trace:
         ascent = {**bench.ascent(source, tol, steps), "eps": eps, "step_size": 2.5 * eps / steps}
-        return traced.ascend(bench.probe, x, y, **ascent)
+        return recorded_ascent.ascend(bench.probe, x, y, **ascent)
 
     def compute() -> Sweep:
         radii = [min(everything, multiple * bench.protocol.eps) for multiple in EPS_MULTIPLES]
@@ -330,17 +332,17 @@ def sweep(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Swe
         losses = [np.fmax.reduce(reached(eps, bench.protocol.steps).losses) for eps in radii]
         return Sweep(radii, np.stack(losses), reached(everything, UNBOUNDED_STEPS).found)
 
-    return bench.stage(f"eps sweep, {source}", tol, Sweep, compute, images=len(chosen))
+    return bench.piece(f"eps sweep, {source}", tol, Sweep, compute, images=len(chosen))
 
 
-def plant(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> planted.Planted:
+def plant(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> planted_examples.Planted:
     """The planted examples, looked for along a source's gradient."""
     chosen = bench.some(correct, "planted")
 
-    def compute() -> planted.Planted:
+    def compute() -> planted_examples.Planted:
         ascent = bench.ascent(source, tol, 2 * bench.protocol.steps)
         del ascent["judged"]
-        return planted.run(
+        return planted_examples.run(
             bench.probe,
             bench.images.x[chosen],
             **ascent,
@@ -348,10 +350,10 @@ def plant(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> pla
             seed=bench.protocol.seed,
         )
 
-    return bench.stage(f"planted examples, {source}", tol, planted.Planted, compute, images=len(chosen))
+    return bench.piece(f"planted examples, {source}", tol, planted_examples.Planted, compute, images=len(chosen))
 
 
-def loss_surface(bench: Bench, tol: Tolerance, sources: list[str], image: int) -> Surface:
+def surface(bench: Bench, tol: Tolerance, sources: list[str], image: int) -> Surface:
     """The loss around one image, along the gradient of each source."""
     shape = bench.images.x.shape[1:]
     # In the Euclidean norms, the sign vector that just reaches the ball's surface.
@@ -359,7 +361,7 @@ def loss_surface(bench: Bench, tol: Tolerance, sources: list[str], image: int) -
     pixel = pixel / np.sqrt(np.prod(shape)) if bench.protocol.norm != "linf" else pixel
 
     def around(source: str) -> tuple[np.ndarray, np.ndarray]:
-        return surface.loss_surface(
+        return loss_surface.loss_surface(
             bench.probe,
             bench.images.x[image],
             int(bench.images.y[image]),
@@ -373,7 +375,7 @@ def loss_surface(bench: Bench, tol: Tolerance, sources: list[str], image: int) -
         offsets, _ = found[sources[0]]
         return Surface(image, offsets, {source: losses for source, (_, losses) in found.items()})
 
-    return bench.stage("loss surface", tol, Surface, compute, sources=sources, image=image)
+    return bench.piece("loss surface", tol, Surface, compute, sources=sources, image=image)
 
 
 def travel(bench: Bench, tol: Tolerance, chosen: np.ndarray, x_adv: np.ndarray) -> Travels:
@@ -384,7 +386,7 @@ def travel(bench: Bench, tol: Tolerance, chosen: np.ndarray, x_adv: np.ndarray) 
         x, y = bench.images.x[chosen], bench.images.y[chosen]
         return Travels(trajectories.travel(bench.probe, x, x_adv[chosen], y, tol=tol))
 
-    return bench.stage("trajectories", tol, Travels, compute, budget=bench.budget, images=chosen.tolist())
+    return bench.piece("trajectories", tol, Travels, compute, budget=bench.budget, images=chosen.tolist())
 
 
 def detect(
@@ -414,7 +416,7 @@ def detect(
             evasions.append(_evasion(bench, tol, detector, bench.some(correct, "evaded")))
         return Detectors(detections, evasions)
 
-    return bench.stage("detection", tol, Detectors, compute, references=references, budget=bench.budget)
+    return bench.piece("detection", tol, Detectors, compute, references=references, budget=bench.budget)
 
 
 def _evasion(bench: Bench, tol: float, detector: detection.Detector, chosen: np.ndarray) -> detection.Evasion:

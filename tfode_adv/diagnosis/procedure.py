@@ -15,9 +15,9 @@ from tfode_adv.analysis.verdict import HIDING, Outcome, Verdict, judge, worst_ca
 from tfode_adv.diagnosis import attack_table, attacking, detours, measurements
 from tfode_adv.diagnosis.attack_table import BACKPROP, OWN, Protocol, Row
 from tfode_adv.diagnosis.attacking import Attacks
+from tfode_adv.diagnosis.kept_pieces import KeptPieces
 from tfode_adv.diagnosis.measurements import Bench, Images, Tolerance
 from tfode_adv.diagnosis.probe import Probe
-from tfode_adv.diagnosis.stages import Stages
 from tfode_adv.errors import RunError
 from tfode_adv.keras_internals import sublayers
 from tfode_adv.models import RandomSolver
@@ -103,7 +103,7 @@ def run(
     *,
     budget: str,
     tols: Sequence[float],
-    stages: Stages,
+    kept: KeptPieces,
     step: Callable[[str], None] = lambda words: None,
     twin: Any = None,
 ) -> list[AtTolerance]:
@@ -113,7 +113,7 @@ def run(
         probe: the model; images: what it is looked at with; protocol: the published attack.
         budget: a key of `attack_table.BUDGETS`.
         tols: tolerances; ignored for a model without ODE blocks.
-        stages: where finished pieces are kept and found again.
+        kept: where finished pieces are kept and found again.
         step: called with a few words before each piece of work.
         twin: a model from the same images to as many logits, to differentiate in this one's place.
 
@@ -123,7 +123,7 @@ def run(
     Raises:
         RunError: if there is no such tolerance.
     """
-    bench = Bench(probe, images, protocol, budget, tolerances_of(probe, tols), stages, step, twin)
+    bench = Bench(probe, images, protocol, budget, tolerances_of(probe, tols), kept, step, twin)
     probe.draws = 1
     if measurements.randomness(bench).random:
         probe.draws = DRAWS
@@ -206,7 +206,7 @@ def _looked_closer(bench: Bench, at: AtTolerance, everywhere: Sequence[AtToleran
     # The same image at every tolerance, one that all of them classify correctly.
     always = np.all([other.correct for other in everywhere], axis=0)
     drawn = list(dict.fromkeys((at.sources[0], bench.own)))
-    surface = measurements.loss_surface(bench, at.tol, drawn, int(np.argmax(always)))
+    surface = measurements.surface(bench, at.tol, drawn, int(np.argmax(always)))
     by_chance = measurements.plant(bench, at.tol, at.strongest, at.correct).by_chance
     at = dataclasses.replace(at, indicators=found, surface=surface, by_chance=by_chance)
     if not bench.probe.blocks:

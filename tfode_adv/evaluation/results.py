@@ -9,7 +9,7 @@ from tfode_adv import files
 from tfode_adv.errors import RunError
 from tfode_adv.evaluation import records
 from tfode_adv.evaluation.configuration import Configuration
-from tfode_adv.evaluation.kept import Kept
+from tfode_adv.evaluation.kept_images import Kept
 from tfode_adv.evaluation.records import Cell, Record
 from tfode_adv.evaluation.summary import Summary, summarize
 from tfode_adv.rendering.tables import number

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfode_adv.diagnosis import student
+from tfode_adv.diagnosis import distilled_student
 
 
 def test_a_student_of_decisions_points_the_way_the_decisions_turn():
@@ -15,7 +15,7 @@ def test_a_student_of_decisions_points_the_way_the_decisions_turn():
         return np.eye(2, dtype=np.float32)[(score > 0).astype(int)]
 
     x = rng.uniform(0.3, 0.7, (24, 8, 8, 1)).astype(np.float32)
-    taught = student.distil(decide, x, norm="linf", eps=0.2)
+    taught = distilled_student.distil(decide, x, norm="linf", eps=0.2)
     moved = np.clip(x + 0.2 * slope, 0, 1).astype(np.float32)
     back = np.clip(x - 0.2 * slope, 0, 1).astype(np.float32)
     assert (np.asarray(taught(moved)).argmax(-1) == 1).mean() > 0.9

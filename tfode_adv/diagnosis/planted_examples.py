@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv.attacks import norms
-from tfode_adv.diagnosis import traced
+from tfode_adv.diagnosis import recorded_ascent
 from tfode_adv.diagnosis.probe import Probe, calls_of
 from tfode_adv.keras_internals import sublayers
 
@@ -104,7 +104,7 @@ def run(
         score = tf.reduce_sum(features(images) * weight, axis=-1) + bias
         return tf.nn.softplus(score), score > 0
 
-    trace = traced.ascend_on(
+    trace = recorded_ascent.ascend_on(
         probe,
         ("planted",),
         objective,

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 
-from tfode_adv.diagnosis import pieces
+from tfode_adv.diagnosis import piece_form
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Piece:
 
 def test_a_piece_is_the_same_after_json():
     piece = Piece(None, {"a/b": np.arange(3)}, [Inner("x", np.eye(2)), Inner("y")], (0.5, 1.0))
-    values, arrays = pieces.packed(piece)
-    again = pieces.unpacked(Piece, json.loads(json.dumps(values)), arrays)
+    values, arrays = piece_form.packed(piece)
+    again = piece_form.unpacked(Piece, json.loads(json.dumps(values)), arrays)
     assert again.share is None and again.radii == (0.5, 1.0)
     assert list(again.by_source) == ["a/b"] and again.by_source["a/b"].tolist() == [0, 1, 2]
     assert [type(row) for row in again.rows] == [Inner, Inner]
@@ -38,5 +38,5 @@ def test_another_form_is_told_apart():
         rows: list[str]
         radii: tuple[float, ...]
 
-    forms = [json.dumps(pieces.form(kind)) for kind in (Piece, Other)]
+    forms = [json.dumps(piece_form.form(kind)) for kind in (Piece, Other)]
     assert forms[0] != forms[1] and "curve" in forms[0]

@@ -17,7 +17,7 @@ from tfode_adv import files
 from tfode_adv.errors import RunError
 
 
-class Stages:
+class KeptPieces:
     """A folder of finished pieces.
 
     Args:
