@@ -27,7 +27,7 @@ import numpy as np
 
 from tfode_adv import files, runs
 from tfode_adv.errors import RunError
-from tfode_adv.evaluation import kept
+from tfode_adv.evaluation import kept_images
 from tfode_adv.evaluation.configuration import Configuration
 
 # In format 1 lines had no seals.
@@ -219,21 +219,21 @@ class Cell:
             elif len(left) < len(lines):
                 files.write_atomic(path, b"".join(line + b"\n" for line in left))
         for index in unwanted.intersection(self.images()):
-            kept.file_of(self.folder, index).unlink(missing_ok=True)
+            kept_images.file_of(self.folder, index).unlink(missing_ok=True)
 
     def save_image(self, index: int, clean: np.ndarray, adversarial: np.ndarray) -> None:
         """Keeps one image, [H, W, C] in [0, 1], before and after the attack."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, clean=clean, adversarial=adversarial)
-        files.write_atomic(kept.file_of(self.folder, index), buffer.getvalue())
+        files.write_atomic(kept_images.file_of(self.folder, index), buffer.getvalue())
 
     def has_image(self, index: int) -> bool:
         """Whether this image is kept."""
-        return kept.file_of(self.folder, index).is_file()
+        return kept_images.file_of(self.folder, index).is_file()
 
-    def images(self) -> kept.Kept:
+    def images(self) -> kept_images.Kept:
         """The kept images by index: clean, adversarial; each is read when it is looked at."""
-        return kept.Kept.of(self.folder)
+        return kept_images.Kept.of(self.folder)
 
     def _paths(self) -> list[pathlib.Path]:
         return sorted(self.folder.glob("records-*.jsonl"))
