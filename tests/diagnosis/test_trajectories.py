@@ -37,8 +37,8 @@ def test_distances_grow_as_the_dynamics_does(travels):
     start = np.linalg.norm((clean - adversarial).reshape(6, -1), axis=1)
     np.testing.assert_allclose(first.l2, start * np.exp(RATE * first.times)[:, None], rtol=1e-3)
     growth = first.growth()
-    np.testing.assert_allclose(growth["rate"], RATE, rtol=1e-2)
-    assert growth["amplification"] == pytest.approx(np.exp(RATE), rel=1e-3)
+    np.testing.assert_allclose(growth.rate, RATE, rtol=1e-2)
+    assert growth.amplification == pytest.approx(np.exp(RATE), rel=1e-3)
 
 
 def test_a_scaling_keeps_angles_and_relative_distances(travels):
@@ -61,22 +61,22 @@ def test_classes_average_to_the_whole(travels):
     _, _, (first, _) = travels
     classes = first.by_class()
     assert sorted(classes) == [0, 1, 3]
-    whole = (2 * classes[0]["l2"] + 3 * classes[1]["l2"] + classes[3]["l2"]) / 6
-    np.testing.assert_allclose(whole, first.mean()["l2"], rtol=1e-5)
+    whole = (2 * classes[0].l2 + 3 * classes[1].l2 + classes[3].l2) / 6
+    np.testing.assert_allclose(whole, first.mean().l2, rtol=1e-5)
 
 
 def test_where_the_perturbation_grows_most():
     times = np.linspace(0, 1, 5)
     l2 = np.array([[1.0], [1], [1], [4], [4]])
     found = Travel("block", times, l2, l2, l2, np.zeros(1)).growth()
-    assert found["fastest"] == pytest.approx(0.625)
-    assert found["amplification"] == pytest.approx(4)
+    assert found.fastest == pytest.approx(0.625)
+    assert found.amplification == pytest.approx(4)
 
 
 def test_no_perturbation_does_not_grow():
     zero = np.zeros((3, 2))
     found = Travel("block", np.linspace(0, 1, 3), zero, zero, zero, np.zeros(2)).growth()
-    assert found["fastest"] is None and found["amplification"] is None
+    assert found.fastest is None and found.amplification is None
 
 
 def test_a_model_without_blocks_has_no_trajectories():

@@ -74,10 +74,10 @@ def _by_tolerance(found: Sequence[AtTolerance], number: int, block: str) -> list
     travels = [(_tolerance(at), one) for at in found for one in at.travel if one.layer == block]
     series: dict[str, list[Series]] = {"l2": [], "cosine": [], "growth": []}
     for label, travel in travels:
-        for field, values in travel.mean().items():
+        for field, values in vars(travel.mean()).items():
             series[field].append(Series(label, travel.times.tolist(), values.tolist()))
         growth = travel.growth()
-        series["growth"].append(Series(label, growth["midpoints"].tolist(), growth["rate"].tolist()))
+        series["growth"].append(Series(label, growth.midpoints.tolist(), growth.rate.tolist()))
     titles = {
         "l2": "Mean L2 distance",
         "cosine": "Mean cosine distance",

@@ -264,8 +264,7 @@ def _travel(found: Sequence[AtTolerance]) -> Table:
             growth = travel.growth()
             ends = travel.mean()
             rows.append(
-                [at.tol, travel.layer, ends["l2"][0], ends["l2"][-1], ends["cosine"][-1]]
-                + [growth["amplification"], growth["fastest"]]
+                [at.tol, travel.layer, ends.l2[0], ends.l2[-1], ends.cosine[-1], growth.amplification, growth.fastest]
             )
     headers = ["τ", "block", "L2 at the start", "L2 at the end", "cosine distance at the end", "grows by"]
     note = "Means over images (WIFS 2019, equation 5); growth: the geometric mean of L2 at the end over L2 at "
@@ -279,7 +278,7 @@ def _travel_by_class(found: Sequence[AtTolerance]) -> Table:
     for at in found:
         for travel in at.travel:
             means = travel.by_class()
-            ends = [means[label]["l2"][-1] if label in means else None for label in classes]
+            ends = [means[label].l2[-1] if label in means else None for label in classes]
             rows.append([at.tol, travel.layer, *ends])
     headers = ["τ", "block", *(f"class {label}" for label in classes)]
     return Table("Mean L2 distance at the end, by class", headers, rows)
@@ -327,9 +326,9 @@ def _values(at: AtTolerance) -> dict[str, Any]:
             {
                 "layer": one.layer,
                 "times": one.times,
-                **one.mean(),
-                "growth": one.growth(),
-                "classes": one.by_class(),
+                **vars(one.mean()),
+                "growth": vars(one.growth()),
+                "classes": {label: vars(means) for label, means in one.by_class().items()},
             }
             for one in at.travel
         ],

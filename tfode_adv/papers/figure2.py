@@ -99,8 +99,8 @@ def _section(shown: _Shown, found: dict[float, list[Travel]], counts: dict[float
     rows, pictures = [], []
     for tol, travels in found.items():
         means, growth = travels[0].mean(), travels[0].growth()
-        ends = [means["l2"][0], means["l2"][-1], means["cosine"][0], means["cosine"][-1]]
-        rows.append([number(tol), counts[tol], *map(float, ends), growth["amplification"], growth["fastest"]])
+        ends = [means.l2[0], means.l2[-1], means.cosine[0], means.cosine[-1]]
+        rows.append([number(tol), counts[tol], *map(float, ends), growth.amplification, growth.fastest])
     for quantity, label in QUANTITIES.items():
         pictures.append(_chart(shown, quantity, label, found))
     headers = ["τ", "images turned", "L2 at t = 0", "L2 at t = 1", "cosine at t = 0", "cosine at t = 1"]
@@ -116,6 +116,7 @@ def _section(shown: _Shown, found: dict[float, list[Travel]], counts: dict[float
 
 def _chart(shown: _Shown, quantity: str, label: str, found: dict[float, list[Travel]]) -> Picture:
     series = [
-        Series(f"τ = {number(tol)}", travels[0].times, travels[0].mean()[quantity]) for tol, travels in found.items()
+        Series(f"τ = {number(tol)}", travels[0].times, getattr(travels[0].mean(), quantity))
+        for tol, travels in found.items()
     ]
     return chart(shown.file(f"figure2-{quantity}"), shown.title(label), series, x_label="t", y_label=label)
