@@ -31,6 +31,11 @@ def test_the_solver_has_its_order(names):
     assert names["coarse"] / names["fine"] == pytest.approx(4, rel=0.1)
 
 
+def test_the_gradient_is_clipped(names):
+    assert names["grown"].numpy() == pytest.approx(np.e, rel=1e-4)
+    assert names["clipped"].numpy() == 2.0
+
+
 def test_the_model_is_known_by_name(names):
     assert "thin" in ta.models.available()
     assert names["model"].output_shape == (None, 3) and len(ta.models.ode_blocks(names["model"])) == 1

@@ -44,6 +44,18 @@ def test_a_result_tells_clean_errors_from_success():
     np.testing.assert_array_equal(staged.clean_prediction, result.clean_prediction)
 
 
+def test_a_result_tells_what_the_model_answers():
+    """Level .4 gives -1 and 1 times 10 (.4 - .5); three steps of .0375 on, where the attack stops, .5125."""
+    x, _ = lines()
+    result = attacks.PGD(eps=0.15)(level, x, np.zeros(8, np.int64))
+    np.testing.assert_allclose(result.clean_logits[3], [1, -1], atol=1e-5)
+    np.testing.assert_allclose(result.logits[3], [-0.125, 0.125], atol=1e-5)
+    assert result.nfe.tolist() == result.clean_nfe.tolist() == [0] * 8
+    known = attacks.PGD(eps=0.15)(level, x, np.zeros(8, np.int64), clean=result.clean)
+    np.testing.assert_array_equal(known.x_adv, result.x_adv)
+    np.testing.assert_array_equal(known.queries, result.queries)
+
+
 def test_a_targeted_result_counts_those_that_had_to_be_moved():
     x, _ = lines()
     result = attacks.PGD(eps=0.15, targeted=True)(level, x, np.ones(8, np.int64))

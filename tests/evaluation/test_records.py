@@ -36,6 +36,48 @@ def test_a_record_survives_its_line(index, success, distance, margin):
     assert back == dataclasses.replace(record, distance=expected)
 
 
+@pytest.mark.parametrize(
+    ("digest", "given"),
+    [
+        ("7b9ec8c70525a830", {"tol": 1e-3, "solver": "dopri5"}),
+        ("065355139c9c12e6", {"solver": "dopri5", "random_tol": (1e-3, 1)}),
+        (
+            "a582ca03c7fbbdca",
+            {
+                "solver": "rk4",
+                "num_steps": 4,
+                "attack": "spsa",
+                "norm": "linf",
+                "eps": 0.3,
+                "seed": 1,
+                "hyperparameters": {"steps": 25},
+            },
+        ),
+        (
+            "41ca9c880fac39d6",
+            {
+                "dataset": "cifar10",
+                "split": "validation",
+                "tol": 0.1,
+                "solver": "bosh3",
+                "attack": "pgd",
+                "norm": "l2rms",
+                "eps": 0.05,
+                "gradient": "adjoint",
+                "gradient_tol": 1e-5,
+                "gradient_solver": "rk4",
+                "gradient_num_steps": 8,
+                "eot": 3,
+                "seed": 0,
+                "hyperparameters": {"steps": 10, "step_size": 0.01},
+            },
+        ),
+    ],
+)
+def test_records_of_before_are_found_again(digest, given):
+    assert Configuration(**{"model": "abc", "dataset": "mnist", **given}).digest == digest
+
+
 def test_digest_is_stable_and_tells_configurations_apart():
     assert CONFIGURATION.digest == "fb099aa8ba4854dd"
     assert dataclasses.replace(CONFIGURATION, hyperparameters={"a": 1, "b": 2}).digest == (

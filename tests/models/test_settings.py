@@ -59,6 +59,20 @@ def test_a_bad_value_changes_nothing(nested):
     assert all(block.tol == pytest.approx(0.1) for block in ta.models.ode_blocks(nested))
 
 
+def test_bounds_of_steps_are_settings_like_any_other():
+    """h' = h at a tolerance that would take it in one or two steps."""
+    block = ta.layers.ODEBlock(lambda t, h: h, solver="heun2", tol=1.0)
+    model, x = keras.Sequential([keras.Input((1,)), block]), np.ones([1, 1], np.float32)
+    free = ta.models.solver_statistics(model, x).accepted
+    with ta.layers.solver_settings(max_step=0.1):
+        assert ta.models.solver_statistics(model, x).accepted == 10 > free
+    assert ta.models.set_solver(model, max_step=0.05, min_step=0.01, endpoint="clip", tol=0.5) == 1
+    assert ta.models.solver_statistics(model, x).accepted == 20
+    assert block.settings.override(max_step=None, tol=1.0).max_step is None and block.max_step == 0.05
+    with pytest.raises(UsageError, match="max_step is -1"), ta.layers.solver_settings(max_step=-1):
+        pass
+
+
 def test_predict_sees_new_settings(nested):
     x = images()
     ta.models.set_solver(nested, solver="midpoint", num_steps=1)

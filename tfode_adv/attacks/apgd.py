@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfode_adv.attacks import losses, norms, randomness, targets
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
-from tfode_adv.attacks.engine import Batch, State
+from tfode_adv.attacks.engine import Batch, Numbers, State
 from tfode_adv.attacks.sources import Source
 from tfode_adv.errors import check_choice
 
@@ -47,37 +47,22 @@ class APGD(Attack):
     def rounds(self, num_classes: int) -> int:
         return min(self.targets, num_classes - 1) if self.loss == "dlr_targeted" else self.restarts
 
-    def start(self, batch: Batch) -> State:
-        delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, self.eps)
-        x = norms.inside(batch.x, delta, self.kind, self.eps)
+    def start(self, batch: Batch, numbers: Numbers) -> State:
+        delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, numbers.eps)
+        x = norms.inside(batch.x, delta, self.kind, numbers.eps)
         each = tf.zeros_like(batch.y, tf.float32)
         target = targets.nearest(batch) if self.loss == "dlr_targeted" else batch.y
         return {
             "x_adv": x,
             "previous": x,
             "best": {"x": x, "loss": each - math.inf, "gradient": tf.zeros_like(x)},
-            "size": each + 2.0 * self.eps,
-            "watch": self._watch(batch, each - math.inf),
+            "size": each + 2.0 * numbers.eps,
+            "watch": _watch(batch, each - math.inf, numbers.steps),
             "loss": each - math.inf,
             "target": target,
         }
 
-    def _watch(self, batch, best):
-        """Returns what is counted between two checkpoints, the first being at 22 % of the steps."""
-        zero = tf.zeros_like(batch.y)
-        span = zero + self._share(0.22)
-        return {
-            "rises": zero,
-            "span": span,
-            "left": span,
-            "best": best,
-            "halved": tf.ones_like(zero, tf.bool),
-        }
-
-    def _share(self, share):
-        return tf.maximum(tf.cast(share * tf.cast(self.steps, tf.float32), tf.int32), 1)
-
-    def step(self, batch: Batch, state: State) -> State:
+    def step(self, batch: Batch, state: State, numbers: Numbers) -> State:
         def loss(logits):
             logits *= batch.level
             if self.loss == "dlr_targeted":
@@ -91,15 +76,15 @@ class APGD(Attack):
         best = {name: tf.where(norms.column(higher, new[name]), new[name], best[name]) for name in new}
 
         first = batch.k == 0
-        stuck, watch = self._check(state["watch"], value > state["loss"], best["loss"], first)
+        stuck, watch = _check(state["watch"], value > state["loss"], best["loss"], first, numbers.steps)
         size = tf.where(stuck, 0.5 * state["size"], state["size"])
         back = norms.column(stuck, x)
         here, gradient = tf.where(back, best["x"], x), tf.where(back, best["gradient"], gradient)
 
-        target = norms.ascend(batch.x, here, gradient, self.kind, self.eps, norms.column(size, x))
+        target = norms.ascend(batch.x, here, gradient, self.kind, numbers.eps, norms.column(size, x))
         momentum = norms.column(tf.where(first, 1.0, MOMENTUM), x)
         move = momentum * (target - here) + (1.0 - momentum) * (here - state["previous"])
-        following = norms.inside(batch.x, here + move - batch.x, self.kind, self.eps)
+        following = norms.inside(batch.x, here + move - batch.x, self.kind, numbers.eps)
         # A point that did not hold on a second look is left, not claimed again.
         done = self.fooled(logits, batch.y) & ~batch.refuted
         return {
@@ -111,23 +96,6 @@ class APGD(Attack):
             "watch": watch,
             "loss": value,
             "done": done,
-        }
-
-    def _check(self, watch, rose, best, first):
-        """Returns who has made no progress since the last checkpoint, and what is counted from here on."""
-        rises = watch["rises"] + tf.cast(rose & ~first, tf.int32)
-        left = watch["left"] - tf.cast(~first, tf.int32)
-        due = left <= 0
-        few = tf.cast(rises, tf.float32) <= PROGRESS * tf.cast(watch["span"], tf.float32)
-        flat = ~watch["halved"] & (watch["best"] >= best)
-        stuck = due & (few | flat)
-        span = tf.where(due, tf.maximum(watch["span"] - self._share(0.03), self._share(0.06)), watch["span"])
-        return stuck, {
-            "rises": tf.where(due, 0, rises),
-            "span": span,
-            "left": tf.where(due, span, left),
-            "best": tf.where(due, best, watch["best"]),
-            "halved": tf.where(due, stuck, watch["halved"]),
         }
 
 
@@ -149,3 +117,32 @@ class APGDT(APGD):
 
     name: ClassVar[str] = "apgd_t"
     summary: ClassVar[str] = "Auto-PGD on the targeted difference of logits ratio"
+
+
+def _watch(batch, best, steps):
+    """Returns what is counted between two checkpoints, the first being at 22 % of the steps."""
+    zero = tf.zeros_like(batch.y)
+    span = zero + _share(0.22, steps)
+    return {"rises": zero, "span": span, "left": span, "best": best, "halved": tf.ones_like(zero, tf.bool)}
+
+
+def _share(share, steps):
+    return tf.maximum(tf.cast(share * tf.cast(steps, tf.float32), tf.int32), 1)
+
+
+def _check(watch, rose, best, first, steps):
+    """Returns who has made no progress since the last checkpoint, and what is counted from here on."""
+    rises = watch["rises"] + tf.cast(rose & ~first, tf.int32)
+    left = watch["left"] - tf.cast(~first, tf.int32)
+    due = left <= 0
+    few = tf.cast(rises, tf.float32) <= PROGRESS * tf.cast(watch["span"], tf.float32)
+    flat = ~watch["halved"] & (watch["best"] >= best)
+    stuck = due & (few | flat)
+    span = tf.where(due, tf.maximum(watch["span"] - _share(0.03, steps), _share(0.06, steps)), watch["span"])
+    return stuck, {
+        "rises": tf.where(due, 0, rises),
+        "span": span,
+        "left": tf.where(due, span, left),
+        "best": tf.where(due, best, watch["best"]),
+        "halved": tf.where(due, stuck, watch["halved"]),
+    }

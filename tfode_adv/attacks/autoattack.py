@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks import checks, engine, losses
+from tfode_adv.attacks import checks, losses
 from tfode_adv.attacks.apgd import APGD
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import AttackWarning, number
 from tfode_adv.attacks.fab import FAB
 from tfode_adv.attacks.result import AttackResult
-from tfode_adv.attacks.sources import Source, as_function
+from tfode_adv.attacks.sources import Source
 from tfode_adv.attacks.square import Square
-from tfode_adv.models.settings import trace_settings
+from tfode_adv.models.oracle import as_function, oracle
 
 LOOKS = 5
 """Times that the model is asked whether it is randomised, as in the authors' program."""
@@ -77,39 +77,37 @@ class AutoAttack(Attack):
     def _stages(self, count):
         return {name: np.zeros(count, bool) for name in ("clean", *self.parts())}
 
-    def _attack(self, model, x, y, index, progress):
+    def _attack(self, model, x, y, index, progress, clean):
         self._warn_first(model, x, y)
-        x_adv, success, distance = x.copy(), np.zeros(len(x), bool), np.zeros(len(x), np.float32)
-        queries, gradients = np.zeros((2, len(x)), np.int64)
-        clean, answer = np.zeros((2, len(x)), y.dtype)
-        stages = self._stages(len(x))
-        parts = self.parts()
-        first = next(iter(parts.values()))
+        stages, parts = self._stages(len(x)), self.parts()
+        whole = None
         for name, attack in parts.items():
-            left = np.flatnonzero(~success)
+            left = np.arange(len(x)) if whole is None else np.flatnonzero(~whole.success)
             if not len(left):
                 break
-            part = attack.chosen(left)(model, x[left], y[left], indices=index[left], progress=progress)
-            x_adv[left], success[left], distance[left] = part.x_adv, part.success, part.distance
-            answer[left] = part.prediction
-            if attack is first:
-                clean = part.clean_prediction
-            queries[left] += part.queries
-            gradients[left] += part.gradients
-            as_it_is = part.distance == 0
-            stages["clean"][left], stages[name][left] = part.success & as_it_is, part.success & ~as_it_is
+            known = None if clean is None else clean.of(left)
+            one = attack.chosen(left)(model, x[left], y[left], indices=index[left], progress=progress, clean=known)
+            as_it_is = one.distance == 0
+            stages["clean"][left], stages[name][left] = one.success & as_it_is, one.success & ~as_it_is
+            if whole is None:
+                whole = one
+                continue
+            whole.answers.put(left, one.answers)
+            for values, found in ((getattr(whole, of), getattr(one, of)) for of in ("x_adv", "success", "distance")):
+                values[left] = found
+            whole.queries[left] += one.queries
+            whole.gradients[left] += one.gradients
         if stages["square"].any():
             count = int(stages["square"].sum())
             _warn(f"Square turned {count} images that the gradient attacks left: gradients may be masked")
-        return StagedResult(x_adv, success, distance, queries, gradients, y, clean, answer, self.targeted, stages)
+        return StagedResult(**{**vars(whole), "targeted": self.targeted}, stages=stages)
 
     def _warn_first(self, model, x, y):
         """Warns of a randomised model and of vanishing gradients, judged on the first images."""
         first = slice(0, self.batch_size or self.default_batch_size)
-        program = engine.program(model, self._structure(), x.shape[1:], trace_settings(model))
-        x, y = x[first], y[first]
-        answers = np.stack([engine.predict(program, x, len(x)) for _ in range(LOOKS)])
-        checks.logits(answers[0], y, lambda images: engine.predict(program, images, len(x)), x)
+        asked, x, y = oracle(model), x[first], y[first]
+        answers = np.stack([asked.ask(x, len(x)).logits for _ in range(LOOKS)])
+        checks.logits(answers[0], y, lambda images: asked.ask(images, len(x)).logits, x)
         usual = 1 / losses.level(tf.constant(answers[0])).numpy()
         if (np.ptp(answers, axis=0) > ROUNDING * (usual + np.abs(answers[0]))).any():
             _warn("the model answers the same images differently: attack it with EOT")

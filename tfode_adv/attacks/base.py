@@ -14,18 +14,18 @@ from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.result import AttackResult
 from tfode_adv.attacks.sources import Source
 from tfode_adv.errors import RunError, UsageError, check_choice, failed_assertion
-from tfode_adv.models.settings import trace_settings
+from tfode_adv.models.oracle import Answers, fooled, oracle
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attack:
     """An attack is its hyperparameters; calling it attacks a model.
 
-    Subclasses write `start(batch) -> state` and `step(batch, state) -> state` in TensorFlow, for samples
-    that do not see each other; the state is a dict of tensors [B, ...] with the current answer in
+    Subclasses write `start(batch, numbers) -> state` and `step(batch, state, numbers) -> state` in TensorFlow, for
+    samples that do not see each other; the state is a dict of tensors [B, ...] with the current answer in
     "x_adv" and, optionally, "done" [B]: who has been turned. A step may also return "over" [B]: who has nothing
-    left to try. Inside them every numeric hyperparameter is a scalar tensor and
-    lengths are in the unit of the geometry (see `norms`).
+    left to try. What is a number among the hyperparameters they take from `numbers`, so that another value needs no
+    new trace.
 
     Args:
       norm: the norm that the attack is bounded by, or minimises.
@@ -60,11 +60,11 @@ class Attack:
         if not isinstance(self.source, Source):
             raise UsageError(f"source is {self.source!r}, but must be a Through, EOT, Transfer or None")
 
-    def start(self, batch: engine.Batch) -> dict[str, tf.Tensor]:
+    def start(self, batch: engine.Batch, numbers: engine.Numbers) -> engine.State:
         """Returns the state that the attack begins with: by default, at the clean image."""
         return {"x_adv": batch.x}
 
-    def step(self, batch: engine.Batch, state: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def step(self, batch: engine.Batch, state: engine.State, numbers: engine.Numbers) -> engine.State:
         """Returns the state after one more step."""
         raise TypeError(f"{type(self).__name__} has no step")
 
@@ -96,10 +96,18 @@ class Attack:
 
     def fooled(self, logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Returns [B]: does this output mean success? One that is not finite does not."""
-        hit = tf.argmax(logits, -1, output_type=y.dtype) == y
-        return tf.reduce_all(tf.math.is_finite(logits), -1) & (hit if self.targeted else ~hit)
+        return fooled(logits, y, self.targeted)
 
-    def __call__(self, model, x, y, *, indices=None, progress: Callable[[int], None] | None = None) -> AttackResult:
+    def __call__(
+        self,
+        model,
+        x,
+        y,
+        *,
+        indices=None,
+        progress: Callable[[int], None] | None = None,
+        clean: Answers | None = None,
+    ) -> AttackResult:
         """Attacks `model` on the images `x`.
 
         Args:
@@ -112,6 +120,7 @@ class Attack:
             0 .. N-1. Give them to get the same result for an image in whatever part it is attacked.
           progress: called with the number of images that have just finished a restart (a target, a stage): in
             all once for each image and restart that it takes, and not for images that need no attack.
+          clean: what the model answers for `x`, where it was asked before; that counts as a query as well.
 
         Raises:
           UsageError: images outside [0, 1] or not finite, labels out of range, a model of probabilities or of anything
@@ -131,105 +140,95 @@ class Attack:
         if not len(x):
             return self.nothing(x)
         try:
-            return self._attack(model, x, y, index, progress or (lambda count: None))
+            return self._attack(model, x, y, index, progress or (lambda count: None), clean)
         except tf.errors.InvalidArgumentError as error:
             # How a compiled model reports a solve that failed.
             raise RunError(f"{self.name} stopped: {failed_assertion(error.message)}") from error
 
     def nothing(self, x: np.ndarray) -> AttackResult:
         """Returns the result for no images at all, [0, ...]."""
-        none = np.zeros(0, np.int64)
-        return AttackResult(
-            x_adv=x,
-            success=none.astype(bool),
-            distance=none.astype(np.float32),
-            queries=none,
-            gradients=none,
-            label=none,
-            clean_prediction=none,
-            prediction=none,
-            targeted=self.targeted,
-        )
+        none, blank = np.zeros(0, np.int64), Answers.blank(0, 1)
+        distance = none.astype(np.float32)
+        return AttackResult(x, none.astype(bool), distance, none, none, none, blank, blank, self.targeted)
 
-    def _attack(self, model, x, y, index, progress) -> AttackResult:
+    def _attack(self, model, x, y, index, progress, clean) -> AttackResult:
         size = self.batch_size or self.default_batch_size
-        settings = trace_settings(model, *self.source.models)
-        program = engine.program(model, self._structure(), x.shape[1:], settings)
+        asked = oracle(model)
+        program = engine.program(model, self.within(None), x.shape[1:])
         numbers, own = self._numbers(x.shape[1:])
         radius = None if self.eps is None else np.broadcast_to(np.float64(self.eps), len(x))
-        clean, answer, fooled, queries = self._clean(program, x, y, size)
-        checks.fit(fooled, self.targeted)
-        tally = _Tally(self, x, y, answer, fooled, queries)
-        rows = self.rows(clean.shape[-1])
+        first = asked.ask(x, size) if clean is None else clean
+        checks.logits(first.logits, y, lambda images: asked.ask(images, size).logits, x)
+        tally = _Tally(self, x, y, *self._second_look(asked, first, x, y, size))
+        rows = self.rows(first.logits.shape[-1])
         at_once = max(1, size // rows)
         if rows > size:
-            program = engine.program(model, self._structure(size), x.shape[1:], settings)
+            program = engine.program(model, self.within(size), x.shape[1:])
         worthwhile = self.limit or self.random_start
-        for restart in range(self.rounds(clean.shape[-1]) if worthwhile else 0):
+        for restart in range(self.rounds(first.logits.shape[-1]) if worthwhile else 0):
             rows = tally.pending(restart)
             if not len(rows):
                 break
             part = radius if radius is None else radius[rows]
-            verify = functools.partial(self._verify, program, size, x[rows], y[rows], part)
-            samples = x[rows], y[rows], clean[rows], index[rows]
+            verify = functools.partial(self._verify, asked, size, x[rows], y[rows], part)
+            samples = x[rows], y[rows], first.logits[rows], index[rows]
             each = {name: values[rows] for name, values in own.items()}
-            work = pool.Work(program, *samples, each, restart, numbers, at_once, verify, progress)
+            work = pool.Work(program, asked, *samples, each, restart, numbers, at_once, verify, progress)
             tally.update(rows, *self.search(work))
         return tally.result()
 
-    def _clean(self, program, x, y, size) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Returns, for the clean images, logits [N, K], answers [N], who needs no attack [N] and the queries [N]."""
-        clean = engine.predict(program, x, size)
-        checks.logits(clean, y, lambda images: engine.predict(program, images, size), x)
-        answer, fooled = self._judge(clean, y)
-        queries = 1 + fooled.astype(np.int64)
-        if fooled.any():
-            # A randomised model may have stumbled once: what it gets wrong twice needs no attack.
-            again = fooled.copy()
-            answer[again], fooled[again] = self._judge(engine.predict(program, x[again], size), y[again])
-        return clean, answer, fooled, queries
+    def _second_look(self, asked, first, x, y, size) -> tuple[Answers, np.ndarray, np.ndarray]:
+        """Returns, for the clean images, the answers that count, the queries and who needs no attack, [N].
+
+        A randomised model may have stumbled once: what it gets wrong twice needs no attack.
+        """
+        answers, wrong = first.copy(), first.fooled(y, self.targeted)
+        if wrong.any():
+            answers.put(wrong, asked.ask(x[wrong], size))
+        needless = wrong & answers.fooled(y, self.targeted)
+        checks.fit(needless, self.targeted)
+        return answers, 1 + wrong.astype(np.int64), needless
 
     def search(self, work: pool.Work) -> tuple[pool.Verdict, np.ndarray, np.ndarray]:
         """Returns, of one restart, what was found for each sample, and the queries and gradients spent [n]."""
         count = len(work.x)
-        verdict = pool.Verdict(work.x.copy(), np.zeros(count, work.y.dtype), np.zeros(count, bool))
+        verdict = pool.Verdict(work.x.copy(), Answers.blank(count, work.classes), np.zeros(count, bool))
         steps, passes = np.zeros((2, count), np.int64)
         for found in pool.run(work):
-            for whole, part in zip(verdict, found.verdict, strict=True):
-                whole[found.rows] = part
+            verdict.put(found.rows, found.verdict)
             steps[found.rows], passes[found.rows] = found.steps, found.passes
         queries, gradients = self.costs(steps, work.classes)
         return verdict, queries + passes, gradients
 
-    def _verify(self, program, size, x, y, radius, rows, x_new) -> pool.Verdict:
+    def _verify(self, asked, size, x, y, radius, rows, x_new) -> pool.Verdict:
         """Returns the images found for `rows` of `x` as they count, and what a fresh pass says of them."""
         x_new = self._settle(x[rows], x_new, None if radius is None else radius[rows])
-        return pool.Verdict(x_new, *self._judge(engine.predict(program, x_new, size), y[rows]))
+        answers = asked.ask(x_new, size)
+        return pool.Verdict(x_new, answers, answers.fooled(y[rows], self.targeted))
 
-    def _judge(self, logits: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the answers [n], -1 where one is not finite, and whether they mean success [n]."""
-        answer = np.where(np.isfinite(logits).all(-1), logits.argmax(-1), -1).astype(y.dtype)
-        return answer, self.fooled(tf.constant(logits), tf.constant(y)).numpy()
+    def structure(self) -> tuple:
+        """What its compiled steps depend on: everything but the values that they are told as `numbers`."""
+        told = {field.name for field in checks.open_fields(self)}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "norm"}
+        kept = {name: isinstance(value, tuple) if name in told else value for name, value in values.items()}
+        return type(self), self.kind, tuple(kept.items())
 
-    def _structure(self, size: int | None = None) -> "Attack":
-        """Returns the attack less what needs no new trace; `size` if one sample takes more rows than that."""
-        structure = copy.copy(self)
-        for field in checks.open_fields(self):
-            object.__setattr__(structure, field.name, () if isinstance(getattr(self, field.name), tuple) else 0)
-        object.__setattr__(structure, "norm", self.kind)
-        object.__setattr__(structure, "batch_size", size)
-        if size is not None:
-            object.__setattr__(structure, "source", self.source.within(size))
-        return structure
+    def within(self, size: int | None) -> "Attack":
+        """Returns the attack that sends at most `size` images of one sample through the model at once."""
+        given = {"source": self.source.within(size)} if size is not None and "source" in vars(self) else {}
+        return self._changed(batch_size=size, **given)
 
     def chosen(self, rows: np.ndarray) -> "Attack":
         """Returns the attack for `rows` of its samples: what is given for each is cut to them."""
-        part = copy.copy(self)
-        for field in checks.open_fields(self):
-            values = getattr(self, field.name)
-            if isinstance(values, tuple):
-                object.__setattr__(part, field.name, tuple(np.array(values)[rows].tolist()))
-        return part
+        each = {field.name: getattr(self, field.name) for field in checks.open_fields(self)}
+        return self._changed(**{k: tuple(np.array(v)[rows].tolist()) for k, v in each.items() if isinstance(v, tuple)})
+
+    def _changed(self, **values: Any) -> "Attack":
+        """Returns the same with other values: unchecked, as what was computed may be out of a caller's range."""
+        changed = copy.copy(self)
+        for name, value in values.items():
+            object.__setattr__(changed, name, value)
+        return changed
 
     def _numbers(self, image_shape) -> tuple[dict[str, tf.Tensor], dict[str, np.ndarray]]:
         """Returns the numeric hyperparameters, scalars, and those that each sample has its own of, [N]."""
@@ -264,34 +263,31 @@ class Attack:
 class _Tally:
     """The best found so far for each sample, and who is still to be attacked."""
 
-    def __init__(self, attack: Attack, x, y, answer: np.ndarray, fooled: np.ndarray, queries: np.ndarray):
-        self._attack, self._x, self._y = attack, x, y
-        self._answer, self._clean_answer = answer.copy(), answer
-        self._x_adv, self._success = x.copy(), fooled
+    def __init__(self, attack: Attack, x, y, clean: Answers, queries: np.ndarray, needless: np.ndarray):
+        self._attack, self._x, self._y, self._clean, self._needless = attack, x, y, clean, needless
+        self._best = pool.Verdict(x.copy(), clean.copy(), needless.copy())
         self._distance = np.zeros(len(x), np.float32)
         self._queries, self._gradients = queries, np.zeros(len(x), np.int64)
-        self._clean = fooled.copy()
 
     def pending(self, restart: int) -> np.ndarray:
         """Returns the positions of the samples to be attacked in this restart."""
         if restart == 0 and not self._attack.early_stop:
             return np.arange(len(self._x))
-        settled = self._clean if self._attack.eps is None else self._success
+        settled = self._needless if self._attack.eps is None else self._best.success
         return np.flatnonzero(~settled)
 
     def update(self, rows: np.ndarray, verdict: pool.Verdict, queries: np.ndarray, gradients: np.ndarray) -> None:
         """Takes in one restart's results for the samples `rows`."""
-        x_adv, answer, success = verdict
-        distance = self._attack.distance(self._x[rows], x_adv)
+        distance = self._attack.distance(self._x[rows], verdict.images)
         better = np.ones(len(rows), bool)
         if self._attack.eps is None:
-            better = success & (~self._success[rows] | (distance < self._distance[rows]))
-        kept = rows[better]
-        self._x_adv[kept], self._success[kept] = x_adv[better], success[better]
-        self._distance[kept], self._answer[kept] = distance[better], answer[better]
+            better = verdict.success & (~self._best.success[rows] | (distance < self._distance[rows]))
+        self._best.put(rows[better], verdict.of(better))
+        self._distance[rows[better]] = distance[better]
         self._queries[rows] += queries
         self._gradients[rows] += gradients
 
     def result(self) -> AttackResult:
-        found = self._x_adv, self._success, self._distance, self._queries, self._gradients
-        return AttackResult(*found, self._y, self._clean_answer, self._answer, self._attack.targeted)
+        x_adv, answers, success = self._best
+        spent = self._distance, self._queries, self._gradients
+        return AttackResult(x_adv, success, *spent, self._y, self._clean, answers, self._attack.targeted)

@@ -10,7 +10,7 @@ from cleverhans.tf2.attacks.carlini_wagner_l2 import l2 as squared_l2
 from tfode_adv.attacks import adam, checks, losses, norms
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
-from tfode_adv.attacks.engine import Batch, State
+from tfode_adv.attacks.engine import Batch, Numbers, State
 from tfode_adv.attacks.sources import Source
 
 _HUGE = 1e10
@@ -34,17 +34,17 @@ class _MarginAttack(Attack):
     targeted: bool = False
     source: Source | None = None
 
-    def hinge(self, batch, x_adv):
+    def hinge(self, batch, x_adv, confidence):
         """Returns max(confidence - margin, 0) [B], its gradient by `x_adv`, who is fooled, and who fully."""
 
         def loss(logits):
-            short = tf.nn.relu(self.confidence - losses.margin(logits, batch.y, self.targeted))
+            short = tf.nn.relu(confidence - losses.margin(logits, batch.y, self.targeted))
             return batch.level[:, 0] * short
 
         value, logits, gradient = self.source.differentiate(batch.model, loss, x_adv)
         fooled = self.fooled(logits, batch.y)
         margin = losses.margin(logits, batch.y, self.targeted)
-        return value, gradient, fooled, fooled & (margin >= self.confidence)
+        return value, gradient, fooled, fooled & (margin >= confidence)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,9 +76,9 @@ class CWL2(_MarginAttack):
     def limit(self) -> int:
         return self.steps * self.binary_search_steps
 
-    def start(self, batch: Batch) -> State:
+    def start(self, batch: Batch, numbers: Numbers) -> State:
         each = tf.zeros_like(batch.y, tf.float32)
-        search = {"const": each + self.initial_const, "lower": each, "upper": each + _HUGE}
+        search = {"const": each + numbers.initial_const, "lower": each, "upper": each + _HUGE}
         best = {"x_adv": batch.x, "best": each + _HUGE}
         return {**search, **best, "round": tf.zeros_like(batch.y), "inner": self._fresh(batch)}
 
@@ -93,11 +93,11 @@ class CWL2(_MarginAttack):
             "loss": each + _HUGE,
         }
 
-    def step(self, batch: Batch, state: State) -> State:
+    def step(self, batch: Batch, state: State, numbers: Numbers) -> State:
         inner = state["inner"]
         origin = tf.atanh((batch.x * 2.0 - 1.0) * 0.999999)
         x_new = clip_tanh(origin + inner["w"], 0.0, 1.0)
-        hinge, slope, _, hit = self.hinge(batch, x_new)
+        hinge, slope, _, hit = self.hinge(batch, x_new, numbers.confidence)
         distance = squared_l2(x_new, clip_tanh(origin, 0.0, 1.0))
 
         best = tf.where(batch.refuted, _HUGE, state["best"])
@@ -106,9 +106,9 @@ class CWL2(_MarginAttack):
         best = tf.where(better, distance, best)
 
         by_x = norms.column(state["const"], x_new) * slope + 2.0 * (x_new - batch.x)
-        change, adam_state = adam.update(inner["adam"], by_x * 2.0 * x_new * (1.0 - x_new), self.learning_rate)
+        change, adam_state = adam.update(inner["adam"], by_x * 2.0 * x_new * (1.0 - x_new), numbers.learning_rate)
         total, i = state["const"] * hinge + distance, inner["i"] + 1
-        look = (i - 1) % tf.maximum(self.steps // 10, 1) == 0
+        look = (i - 1) % tf.maximum(numbers.steps // 10, 1) == 0
         stuck = look & (total > 0.9999 * inner["loss"]) & self.abort_early
         inner = {
             "w": inner["w"] + change,
@@ -118,17 +118,17 @@ class CWL2(_MarginAttack):
             "loss": tf.where(look, total, inner["loss"]),
         }
         state = {**state, "x_adv": x_adv, "best": best, "inner": inner}
-        return self._search(batch, state, over=stuck | (i >= self.steps))
+        return self._search(batch, state, numbers, over=stuck | (i >= numbers.steps))
 
-    def _search(self, batch, state, over):
+    def _search(self, batch, state, numbers, over):
         """Returns `state` with the next value of const for the samples whose present one is `over`."""
         const, hit = state["const"], state["inner"]["hit"]
         upper = tf.where(over & hit, tf.minimum(state["upper"], const), state["upper"])
         lower = tf.where(over & ~hit, tf.maximum(state["lower"], const), state["lower"])
         following = tf.where(upper < _HUGE, 0.5 * (lower + upper), 10.0 * const)
         rounds = state["round"] + tf.cast(over, state["round"].dtype)
-        all_over = rounds >= self.binary_search_steps
-        done = tf.zeros_like(over) if self.eps is None else state["best"] <= tf.square(self.eps)
+        all_over = rounds >= numbers.binary_search_steps
+        done = tf.zeros_like(over) if self.eps is None else state["best"] <= tf.square(numbers.eps)
         inner = tf.nest.map_structure(
             lambda fresh, old: tf.where(norms.column(over, old), fresh, old),
             self._fresh(batch),
@@ -158,23 +158,23 @@ class CWLinf(_MarginAttack):
     summary: ClassVar[str] = "Carlini and Wagner's margin within a shrinking bound (MSML 2021)"
     norms: ClassVar[tuple[str, ...]] = ("linf",)
 
-    def start(self, batch: Batch) -> State:
+    def start(self, batch: Batch, numbers: Numbers) -> State:
         each = tf.zeros_like(batch.y, tf.float32)
-        bound = each + (1.0 if self.eps is None else self.eps)
+        bound = each + (1.0 if self.eps is None else numbers.eps)
         hits = {"x_adv": batch.x, "any": tf.zeros_like(batch.y, tf.bool)}
         return {**hits, "iterate": batch.x, "bound": bound, "adam": adam.init(batch.x)}
 
-    def step(self, batch: Batch, state: State) -> State:
+    def step(self, batch: Batch, state: State, numbers: Numbers) -> State:
         x_new = state["iterate"]
-        _, gradient, fooled, hit = self.hinge(batch, x_new)
+        _, gradient, fooled, hit = self.hinge(batch, x_new, numbers.confidence)
         reached = norms.length(x_new - batch.x, self.kind)
         before = state["any"] & ~batch.refuted
         keep = hit | (fooled & ~before)
         x_adv = tf.where(norms.column(keep, x_new), x_new, state["x_adv"])
         # With an eps the first hit is enough; should it be refuted, the whole ball is still to be searched.
         shrinks = hit & (self.eps is None)
-        bound = tf.where(shrinks, tf.minimum(state["bound"], self.shrink * reached), state["bound"])
-        change, adam_state = adam.update(state["adam"], gradient, self.learning_rate)
+        bound = tf.where(shrinks, tf.minimum(state["bound"], numbers.shrink * reached), state["bound"])
+        change, adam_state = adam.update(state["adam"], gradient, numbers.learning_rate)
         following = norms.inside(batch.x, x_new + change - batch.x, self.kind, norms.column(bound, x_new))
         state = {"x_adv": x_adv, "any": before | hit, "iterate": following, "bound": bound}
         done = hit if self.eps is not None else tf.zeros_like(hit)

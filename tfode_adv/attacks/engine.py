@@ -4,16 +4,17 @@ Programs are traced once for each model and kind of attack, with the number of s
 hyperparameters left open: a grid of eps, or a shrinking batch, runs the same program. `pool` runs them.
 """
 
-import copy
 import dataclasses
-import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks import losses, randomness, sources
+from tfode_adv.attacks import losses, randomness
+from tfode_adv.models.oracle import as_function, key_of
+from tfode_adv.models.traces import Traces, settings_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +47,23 @@ class Batch:
         return losses.level(self.clean)
 
 
+class Numbers(types.SimpleNamespace):
+    """The numeric hyperparameters that a step is told, by their names, but for those that are None.
+
+    Each is a scalar tensor, or [B] where each sample has its own; lengths are in the unit of the geometry (`norms`).
+    """
+
+
 State = dict[str, Any]
 """What an attack keeps of its samples from step to step: tensors [B, ...], or dicts of them."""
 
 
 class Program:
-    """The compiled parts of one kind of attack on one model: `logits`, `start` and `step`."""
+    """The compiled parts of one kind of attack on one model: `start` and `step`."""
 
-    def __init__(self, model, attack, logits):
-        self._attack = attack
-        self.model = sources.as_function(model)
-        self.logits = logits
+    def __init__(self, model, attack, noting):
+        self._attack, self._noting = attack, noting
+        self.model = as_function(model)
         self._start = self._step = None
 
     def start(
@@ -80,32 +87,26 @@ class Program:
             numbers,
         )
         if self._start is None:
-            self._start = _compile(self._trace_start, *_open(arguments[:5]), *_closed(arguments[5:]))
+            self._start = _compile(self._noting(self._trace_start), *_open(arguments[:5]), *_closed(arguments[5:]))
         return self._start(*arguments)
 
     def step(self, data: dict, numbers: dict[str, tf.Tensor]) -> dict:
         """Returns `data` one step on: "done" [B] tells who leaves the batch, "over" [B] who could not go on."""
         if self._step is None:
-            self._step = _compile(self._trace_step, _open(data), _closed(numbers))
+            self._step = _compile(self._noting(self._trace_step), _open(data), _closed(numbers))
         return self._step(data, numbers)
-
-    def _with(self, numbers):
-        traced = copy.copy(self._attack)
-        for name, value in numbers.items():
-            object.__setattr__(traced, name, value)
-        return traced
 
     def _trace_start(self, x, y, clean, index, own, restart, numbers):
         key = randomness.fold(numbers["seed"], index, restart)
         zeros, no = tf.zeros_like(y), tf.zeros_like(y, tf.bool)
         data = {"x": x, "y": y, "clean": clean, "key": key, "k": zeros, "refuted": no, "own": own}
         data["restart"] = zeros + tf.cast(restart, y.dtype)
-        state = self._with({**numbers, **own}).start(self._batch(data))
+        state = self._attack.start(self._batch(data), Numbers(**numbers, **own))
         over = no | (numbers["max_steps"] <= 0)
         return {**data, "state": {**state, "done": no}, "done": over, "over": over}
 
     def _trace_step(self, data, numbers):
-        state = dict(self._with({**numbers, **data["own"]}).step(self._batch(data), data["state"]))
+        state = dict(self._attack.step(self._batch(data), data["state"], Numbers(**numbers, **data["own"])))
         k, no = data["k"] + 1, tf.zeros_like(data["refuted"])
         over = state.pop("over", no) | (k >= tf.cast(numbers["max_steps"], k.dtype))
         success = state.get("done", no)
@@ -137,73 +138,12 @@ def _open(tree):
     return tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), tree)
 
 
-def program(model: Any, attack: Any, image_shape: tuple[int, ...], settings: Any) -> Program:
-    """Returns the program for `attack`, from the last 32 used if it is one of them.
-
-    `settings` is whatever else the trace depends on: see `models.settings.trace_settings`.
-    """
-    # The sources' models by themselves: the attack's own hash leaves them out.
-    return _program(_key(model), tuple(map(_key, attack.source.models)), attack, image_shape, settings)
+_programs = Traces()
 
 
-@functools.lru_cache(maxsize=32)
-def _program(key, _source_keys, attack, image_shape, settings) -> Program:
-    return Program(_model(key), attack, _logits(key, image_shape, settings))
-
-
-@functools.lru_cache(maxsize=32)
-def _logits(key, image_shape, settings):
-    """Returns the compiled model, shared by all attacks on it."""
-    images = tf.TensorSpec([None, *image_shape], tf.float32)
-    return tf.function(sources.as_function(_model(key)), input_signature=[images], autograph=False)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _ByIdentity:
-    """A model that has no hash, as a key: kept with it, so that no other object takes its number.
-
-    Equality and hash are those of `model`'s identity.
-    """
-
-    model: Any
-
-    def __hash__(self):
-        return id(self.model)
-
-    def __eq__(self, other):
-        return isinstance(other, _ByIdentity) and other.model is self.model
-
-
-def _key(model):
-    try:
-        hash(model)
-    except TypeError:
-        return _ByIdentity(model)
-    return model
-
-
-def _model(key):
-    return key.model if isinstance(key, _ByIdentity) else key
-
-
-def bucket(count: int, size: int) -> int:
-    """Returns the batch size to run `count` samples at: few different ones, none far from `count`."""
-    quantum = max(1, size // 8)
-    if count <= quantum:
-        return min(size, 1 << (count - 1).bit_length())
-    return min(size, -(-count // quantum) * quantum)
-
-
-def padded(values: np.ndarray, size: int) -> np.ndarray:
-    """Returns `values` [n, ...] filled up with its first to a batch size that programs are run at."""
-    extra = bucket(len(values), size) - len(values)
-    return np.concatenate([values, np.repeat(values[:1], extra, 0)]) if extra else values
-
-
-def predict(program: Program, x: np.ndarray, size: int) -> np.ndarray:
-    """Returns the model's logits [N, K] for images [N, ...], `size` at a time."""
-    parts = []
-    for first in range(0, len(x), size):
-        part = x[first : first + size]
-        parts.append(program.logits(tf.constant(padded(part, size))).numpy()[: len(part)])
-    return np.concatenate(parts)
+def program(model: Any, attack: Any, image_shape: tuple[int, ...]) -> Program:
+    """Returns the program for `attack`, or another of its structure, from the last 32 used if it is one of them."""
+    # The sources' models by themselves: the structure's own hash leaves them out.
+    models = key_of(model), *map(key_of, attack.source.models)
+    key = models, attack.structure(), tuple(image_shape), settings_key()
+    return _programs.find(key, lambda noting: Program(model, attack, noting))

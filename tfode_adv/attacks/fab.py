@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfode_adv.attacks import checks, losses, norms, targets
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
-from tfode_adv.attacks.engine import Batch, State
+from tfode_adv.attacks.engine import Batch, Numbers, State
 from tfode_adv.attacks.sources import Source, divisor, one_by_one
 
 _HUGE = 1e10
@@ -54,20 +54,20 @@ class FAB(Attack):
         each = 1 if self.targets else num_classes
         return steps * (self.source.queries * each + 1), steps * self.source.draws * each
 
-    def start(self, batch: Batch) -> State:
+    def start(self, batch: Batch, numbers: Numbers) -> State:
         far = tf.zeros_like(batch.y, tf.float32) + _HUGE
         target = targets.nearest(batch) if self.targets else batch.y
         return {"x_adv": batch.x, "iterate": batch.x, "distance": far, "target": target}
 
-    def step(self, batch: Batch, state: State) -> State:
+    def step(self, batch: Batch, state: State, numbers: Numbers) -> State:
         here = state["iterate"]
         gap, normal = (self._targeted if self.targets else self._untargeted)(batch, state["target"], here)
         dot = tf.reduce_sum(normal * (batch.x - here), axis=list(range(1, here.shape.rank)))
         forth = to_hyperplane(here, normal, -gap, self.kind)
         own = to_hyperplane(batch.x, normal, -gap - dot, self.kind)
         lengths = [tf.maximum(norms.length(step, self.kind), 1e-8) for step in (forth, own)]
-        alpha = norms.column(tf.minimum(lengths[0] / (lengths[0] + lengths[1]), self.bias), here)
-        there = (here + self.overshoot * forth) * (1.0 - alpha) + (batch.x + self.overshoot * own) * alpha
+        alpha = norms.column(tf.minimum(lengths[0] / (lengths[0] + lengths[1]), numbers.bias), here)
+        there = (here + numbers.overshoot * forth) * (1.0 - alpha) + (batch.x + numbers.overshoot * own) * alpha
         there = tf.clip_by_value(there, 0.0, 1.0)
 
         crossed = self.fooled(batch.model(there), batch.y)
@@ -75,14 +75,14 @@ class FAB(Attack):
         nearest = tf.where(batch.refuted, _HUGE, state["distance"])
         nearer = crossed & (distance < nearest)
         distance = tf.where(nearer, distance, nearest)
-        retreat = batch.x + self.backward * (there - batch.x)
+        retreat = batch.x + numbers.backward * (there - batch.x)
         state = {
             **state,
             "x_adv": tf.where(norms.column(nearer, there), there, state["x_adv"]),
             "iterate": tf.where(norms.column(crossed, there), retreat, there),
             "distance": distance,
         }
-        return state if self.eps is None else {**state, "done": distance <= self.eps}
+        return state if self.eps is None else {**state, "done": distance <= numbers.eps}
 
     def _targeted(self, batch, target, x):
         """Returns z_target - z_y [B] at `x`, or a little less than zero where it is zero, and its gradient."""

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfode_adv.attacks import norms
 from tfode_adv.attacks.checks import number
-from tfode_adv.attacks.engine import Batch, State
+from tfode_adv.attacks.engine import Batch, Numbers, State
 from tfode_adv.attacks.pgd import BIM
 
 
@@ -24,14 +24,14 @@ class MIM(BIM):
     name: ClassVar[str] = "mim"
     summary: ClassVar[str] = "momentum iterative method (Dong et al. 2018)"
 
-    def start(self, batch: Batch) -> State:
+    def start(self, batch: Batch, numbers: Numbers) -> State:
         return {"x_adv": batch.x, "momentum": tf.zeros_like(batch.x)}
 
-    def move(self, batch: Batch, state: State, gradient: tf.Tensor) -> tuple[tf.Tensor, State]:
+    def move(self, batch: Batch, state: State, gradient: tf.Tensor, numbers: Numbers) -> tuple[tf.Tensor, State]:
         # Not only the sum may overflow: what TINY bounds is no slope's size.
         gradient = gradient / norms.power_of_two(gradient)
         axes = list(range(1, gradient.shape.rank))
         mean = tf.reduce_mean(tf.abs(gradient), axes, keepdims=True)
-        momentum = self.decay * state["momentum"] + gradient / tf.maximum(norms.TINY, mean)
-        x_next = state["x_adv"] + norms.steepest(momentum, self.kind, self.step_size)
-        return norms.inside(batch.x, x_next - batch.x, self.kind, self.eps), {**state, "momentum": momentum}
+        momentum = numbers.decay * state["momentum"] + gradient / tf.maximum(norms.TINY, mean)
+        x_next = state["x_adv"] + norms.steepest(momentum, self.kind, numbers.step_size)
+        return norms.inside(batch.x, x_next - batch.x, self.kind, numbers.eps), {**state, "momentum": momentum}

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfode_adv.attacks import checks, losses, norms, randomness
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
-from tfode_adv.attacks.engine import Batch, State
+from tfode_adv.attacks.engine import Batch, Numbers, State
 from tfode_adv.attacks.sources import Source
 from tfode_adv.errors import UsageError
 
@@ -51,28 +51,28 @@ class PGD(Attack):
             step_size = 2.5 * np.array(self.eps) / max(1, self.steps)
             object.__setattr__(self, "step_size", tuple(step_size.tolist()) if step_size.ndim else float(step_size))
 
-    def start(self, batch: Batch) -> State:
+    def start(self, batch: Batch, numbers: Numbers) -> State:
         if not self.random_start:
             return {"x_adv": batch.x}
-        delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, self.eps)
-        return {"x_adv": norms.inside(batch.x, delta, self.kind, self.eps)}
+        delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, numbers.eps)
+        return {"x_adv": norms.inside(batch.x, delta, self.kind, numbers.eps)}
 
-    def step(self, batch: Batch, state: State) -> State:
+    def step(self, batch: Batch, state: State, numbers: Numbers) -> State:
         def loss(logits):
             return losses.steady_cross_entropy(batch.level * logits, batch.y, self.targeted)
 
         x_adv = state["x_adv"]
         _, logits, gradient = self.source.differentiate(batch.model, loss, x_adv)
-        x_next, state = self.move(batch, state, gradient)
+        x_next, state = self.move(batch, state, gradient, numbers)
         if not self.early_stop:
             return {**state, "x_adv": x_next}
         # A point that did not hold on a second look is left, not claimed again.
         done = self.fooled(logits, batch.y) & ~batch.refuted
         return {**state, "x_adv": tf.where(norms.column(done, x_adv), x_adv, x_next), "done": done}
 
-    def move(self, batch: Batch, state: State, gradient: tf.Tensor) -> tuple[tf.Tensor, State]:
+    def move(self, batch: Batch, state: State, gradient: tf.Tensor, numbers: Numbers) -> tuple[tf.Tensor, State]:
         """Returns the next iterate for this gradient, and the state with what the step remembers."""
-        return norms.ascend(batch.x, state["x_adv"], gradient, self.kind, self.eps, self.step_size), state
+        return norms.ascend(batch.x, state["x_adv"], gradient, self.kind, numbers.eps, numbers.step_size), state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,9 +91,9 @@ class BIM(PGD):
         if self.random_start:
             raise UsageError(f"random_start is True, but {self.name} starts at the image; pgd takes it")
 
-    def move(self, batch: Batch, state: State, gradient: tf.Tensor) -> tuple[tf.Tensor, State]:
-        delta = state["x_adv"] + norms.steepest(gradient, self.kind, self.step_size) - batch.x
-        return norms.inside(batch.x, delta, self.kind, self.eps), state
+    def move(self, batch: Batch, state: State, gradient: tf.Tensor, numbers: Numbers) -> tuple[tf.Tensor, State]:
+        delta = state["x_adv"] + norms.steepest(gradient, self.kind, numbers.step_size) - batch.x
+        return norms.inside(batch.x, delta, self.kind, numbers.eps), state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,20 +12,21 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks.engine import Program, padded
+from tfode_adv.attacks.engine import Program
+from tfode_adv.models.oracle import Answers, Oracle, padded
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
     """One restart of an attack: images, labels, clean logits and numbers [n] of the samples, and how to run them.
 
-    `size` is how many samples run at once; `verify` maps positions [k] and found images [k, ...] to the
-    images as they count, the answers of a fresh forward pass and whether it is fooled; `own` holds what each sample
-    has a value of its own of, [n]; `progress` is told how many
-    samples have finished, each once.
+    `oracle` is the model to be asked; `size` is how many samples run at once; `verify` maps positions [k] and found
+    images [k, ...] to the images as they count, the answers of a fresh forward pass and whether it is fooled; `own`
+    holds what each sample has a value of its own of, [n]; `progress` is told how many samples have finished, each once.
     """
 
     program: Program
+    oracle: Oracle
     x: np.ndarray
     y: np.ndarray
     clean: np.ndarray
@@ -44,11 +45,20 @@ class Work:
 
 
 class Verdict(NamedTuple):
-    """Images [n, ...], the class that the model answers for each, -1 where that is not finite, and success [n]."""
+    """Images [n, ...], what the model answers for them, and success [n]."""
 
     images: np.ndarray
-    answer: np.ndarray
+    answers: Answers
     success: np.ndarray
+
+    def of(self, rows: np.ndarray) -> "Verdict":
+        """That on some of the images."""
+        return Verdict(self.images[rows], self.answers.of(rows), self.success[rows])
+
+    def put(self, rows: np.ndarray, other: "Verdict") -> None:
+        """Takes `other` in the place of that on the images `rows`."""
+        self.images[rows], self.success[rows] = other.images, other.success
+        self.answers.put(rows, other.answers)
 
 
 class Found(NamedTuple):
@@ -150,19 +160,17 @@ class _Pool:
         # In parts that always find room: the batch is filled up once a quarter of it is free.
         for first in range(0, len(back), quarter):
             self._refuted.append(_chosen(again, back[first : first + quarter]))
-        verdict = Verdict(*(part[out] for part in verdict))
-        return Found(rows[out], verdict, steps[out], self._passes[rows[out]])
+        return Found(rows[out], verdict.of(out), steps[out], self._passes[rows[out]])
 
     def _judged(self, rows: np.ndarray, images: np.ndarray) -> Verdict:
         """Returns the images as they count, and who fooled every pass: one, and one for each time it was refuted."""
-        answer, success = np.zeros(len(rows), np.int32), np.ones(len(rows), bool)
+        verdict = Verdict(images, Answers.blank(len(rows), self._work.classes), np.ones(len(rows), bool))
         for count in range(self._refutations[rows].max() + 1):
-            asked = np.flatnonzero(success & (self._refutations[rows] >= count))
+            asked = np.flatnonzero(verdict.success & (self._refutations[rows] >= count))
             if len(asked):
-                found = self._work.verify(rows[asked], images[asked])
-                images[asked], answer[asked], success[asked] = found
+                verdict.put(asked, self._work.verify(rows[asked], images[asked]))
                 self._passes[rows[asked]] += 1
-        return Verdict(images, answer, success)
+        return verdict
 
 
 def _chosen(samples: _Samples, which: np.ndarray, size: int | None = None) -> _Samples:

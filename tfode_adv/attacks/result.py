@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from tfode_adv.models.oracle import Answers
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class AttackResult:
@@ -13,8 +15,8 @@ class AttackResult:
     pass of its own on x_adv; distance [N] from the clean image in the attack's norm; queries [N]: how many
     times the attacked model was asked about the sample, the clean and the verifying passes included;
     gradients [N]: how many were taken, through whatever the attack's source runs for them. label [N] as given, the
-    classes to reach if `targeted`; clean_prediction and prediction [N]: the classes that the model answers for the
-    clean image and for x_adv, -1 where its answer is not finite.
+    classes to reach if `targeted`; clean and answers: what the model answers for the clean image and for x_adv (see
+    `tfode_adv.models.oracle.Answers`), which the other names tell one by one.
 
     An image that was wrong as it is counts in success, at distance 0; the rates tell it apart.
 
@@ -27,14 +29,44 @@ class AttackResult:
     queries: np.ndarray
     gradients: np.ndarray
     label: np.ndarray
-    clean_prediction: np.ndarray
-    prediction: np.ndarray
+    clean: Answers
+    answers: Answers
     targeted: bool
 
     @property
+    def clean_prediction(self) -> np.ndarray:
+        """[N]: the classes that the model answers for the clean images, -1 where it has no answer."""
+        return self.clean.prediction
+
+    @property
+    def prediction(self) -> np.ndarray:
+        """[N]: the classes that it answers for x_adv, -1 where it has no answer."""
+        return self.answers.prediction
+
+    @property
+    def clean_logits(self) -> np.ndarray:
+        """[N, K]: the logits for the clean images."""
+        return self.clean.logits
+
+    @property
+    def logits(self) -> np.ndarray:
+        """[N, K]: the logits for x_adv."""
+        return self.answers.logits
+
+    @property
+    def clean_nfe(self) -> np.ndarray:
+        """[N]: evaluations of the dynamics for the clean images."""
+        return self.clean.nfe
+
+    @property
+    def nfe(self) -> np.ndarray:
+        """[N]: evaluations of the dynamics for x_adv."""
+        return self.answers.nfe
+
+    @property
     def no_answer(self) -> np.ndarray:
-        """[N] bool: the model's answer for x_adv is not finite, so it is neither turned nor right."""
-        return self.prediction < 0
+        """[N] bool: for x_adv a solve failed or the logits are not finite, so it is neither turned nor right."""
+        return self.answers.no_answer
 
     @property
     def clean_accuracy(self) -> float:

@@ -3,7 +3,6 @@
 An adaptive solver can mask gradients; these sources see round it. Every gradient attack takes one.
 """
 
-import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable
@@ -11,15 +10,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfode_adv import layers, solvers
+from tfode_adv import layers
 from tfode_adv.attacks import checks, losses, norms, randomness
 from tfode_adv.attacks.ascent import value_and_gradient
 from tfode_adv.errors import LARGEST_FLOAT, SMALLEST_FLOAT, UsageError, check_choice, check_integer, check_range
 from tfode_adv.keras_internals import sublayers
+from tfode_adv.models.oracle import Model, as_function
 from tfode_adv.models.random_solver import RandomSolver
-from tfode_adv.solvers.solver import GRADIENTS
+from tfode_adv.solvers import vocabulary
 
-Model = Callable[[tf.Tensor], tf.Tensor]
 Loss = Callable[[tf.Tensor], tf.Tensor]
 
 
@@ -75,8 +74,16 @@ class Source:
         return value, logits, gradient
 
 
+# The gradient first, as it is what is mostly given.
+_Surrogate = dataclasses.make_dataclass(
+    "_Surrogate",
+    [(each.name, Any, None) for each in sorted(vocabulary.options(), key=lambda each: each.name != "gradient")],
+    frozen=True,
+)
+
+
 @dataclasses.dataclass(frozen=True)
-class Through(Source):
+class Through(_Surrogate, Source):
     """The model's own forward pass with the derivative of a surrogate.
 
     Backward-pass differentiable approximation (Athalye et al. 2018). The surrogate is the same model with
@@ -87,33 +94,30 @@ class Through(Source):
     as part of the gradient.
 
     Args:
-      gradient: "backprop", "backprop_steps" or "adjoint".
-      tol: above 0. A `RandomSolver` draws its own: give the model inside it as `twin`.
-      solver: see `tfode_adv.solvers`.
-      num_steps: of a fixed-step solver, at least 1.
+      gradient, tol, solver, num_steps and the others of `tfode_adv.layers.ODEBlock`'s settings: as there. A
+        `RandomSolver` draws its own `tol`: give the model inside it as `twin`.
       twin: another model altogether to differentiate, such as the model less what masks its gradient.
 
     Raises:
       UsageError: an unknown name or a value out of range.
     """
 
-    gradient: str | None = None
-    tol: float | None = None
-    solver: str | None = None
-    num_steps: int | None = None
     twin: Any = dataclasses.field(default=None, hash=False)  # as it may have none
 
     def __post_init__(self):
-        if self.gradient is not None:
-            check_choice("gradient", self.gradient, GRADIENTS)
-        if self.tol is not None:
-            check_range("gradient_tol", self.tol, low=SMALLEST_FLOAT, high=LARGEST_FLOAT)
-        if self.solver is not None:
-            check_choice("gradient_solver", self.solver, solvers.available())
-        if self.num_steps is not None:
-            object.__setattr__(
-                self, "num_steps", check_integer("gradient_num_steps", self.num_steps, low=1, high=checks.LARGEST[int])
-            )
+        for name, value in self.settings.items():
+            called = name if name.startswith("gradient") else f"gradient_{name}"
+            option = dataclasses.replace(vocabulary.named(name), name=called)
+            value = option.check(value)
+            if option.kind is float:
+                # The surrogate's numbers are float32.
+                check_range(called, value, low=SMALLEST_FLOAT, high=LARGEST_FLOAT)
+            object.__setattr__(self, name, value)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings in which the surrogate is solved otherwise."""
+        return {name: getattr(self, name) for name in vocabulary.names() if getattr(self, name) is not None}
 
     @property
     def models(self) -> tuple[Any, ...]:
@@ -127,10 +131,8 @@ class Through(Source):
             )
 
     def logits(self, model: Model, x: tf.Tensor) -> tf.Tensor:
-        fields = ("gradient", "tol", "solver", "num_steps")
-        settings = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
         differentiable = model if self.twin is None else as_function(self.twin)
-        with layers.solver_settings(**settings) if settings else contextlib.nullcontext():
+        with layers.solver_settings(**self.settings):
             surrogate = differentiable(x)
         # Adding an exact zero keeps the model's own value to the last bit.
         zero = surrogate - tf.stop_gradient(surrogate)
@@ -388,23 +390,3 @@ def _draws_tolerances(model: Any) -> bool:
     """Does `model`, a layer, hold a `RandomSolver`? Of a plain callable nothing is known."""
     inner = sublayers(model, include_self=True) if hasattr(model, "stateless_call") else ()
     return any(isinstance(layer, RandomSolver) for layer in inner)
-
-
-def as_function(model: Any) -> Model:
-    """Returns `model` as a function from images to float32 logits, in inference mode if it is a layer.
-
-    The function raises `UsageError` if the model returns anything but one tensor of real numbers.
-    """
-    if hasattr(model, "stateless_call"):  # a Keras layer or model
-        return lambda x: _real(model(x, training=False))
-    return lambda x: _real(model(x))
-
-
-def _real(output):
-    if isinstance(output, (dict, list, tuple)):
-        noun = f"a {type(output).__name__} of {len(output)}"
-        raise UsageError(f"the model returned {noun}, but must return one tensor of logits: wrap it in a function")
-    output = tf.convert_to_tensor(output)
-    if not output.dtype.is_floating:
-        raise UsageError(f"the model returned {output.dtype.name}, but must return logits of a real floating type")
-    return tf.cast(output, tf.float32)

@@ -11,7 +11,7 @@ from cleverhans.tf2.attacks import spsa as cleverhans
 from tfode_adv.attacks import losses, norms, randomness
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
-from tfode_adv.attacks.engine import Batch, State
+from tfode_adv.attacks.engine import Batch, Numbers, State
 from tfode_adv.attacks.sources import divisor, one_by_one
 from tfode_adv.errors import UsageError
 
@@ -104,12 +104,12 @@ class SPSA(Attack):
         each = self.samples * self.estimates + (1 if self.early_stop else 0)
         return steps * each, steps * 0
 
-    def start(self, batch: Batch) -> State:
-        delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, self.eps)
-        x_adv = norms.inside(batch.x, delta, self.kind, self.eps)
-        return {"x_adv": x_adv, "adam": self._adam(batch).init_state([x_adv])}
+    def start(self, batch: Batch, numbers: Numbers) -> State:
+        delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, numbers.eps)
+        x_adv = norms.inside(batch.x, delta, self.kind, numbers.eps)
+        return {"x_adv": x_adv, "adam": self._adam(batch, numbers).init_state([x_adv])}
 
-    def step(self, batch: Batch, state: State) -> State:
+    def step(self, batch: Batch, state: State, numbers: Numbers) -> State:
         x, delta = batch.x, state["x_adv"] - batch.x
 
         def loss(points):
@@ -120,8 +120,8 @@ class SPSA(Attack):
             level = tf.repeat(batch.level, self.samples, axis=0)
             return -losses.margin(level * logits, y, self.targeted)
 
-        (delta,), adam = self._adam(batch).minimize(loss, [delta], state["adam"])
-        x_next = norms.inside(x, delta, self.kind, self.eps)
+        (delta,), adam = self._adam(batch, numbers).minimize(loss, [delta], state["adam"])
+        x_next = norms.inside(x, delta, self.kind, numbers.eps)
         if not self.early_stop:
             return {"x_adv": x_next, "adam": adam}
         return {"x_adv": x_next, "adam": adam, "done": self.fooled(batch.model(x_next), batch.y)}
@@ -134,9 +134,9 @@ class SPSA(Attack):
         parts = tf.reshape(images, [-1, size, *batch.x.shape[1:]])
         return tf.reshape(one_by_one(batch.model, parts, 1), [-1, batch.classes])
 
-    def _adam(self, batch):
+    def _adam(self, batch, numbers):
         def signs(number):
             key = randomness.fold(batch.key, 1, batch.k, number)
             return randomness.signs(key, [self.samples // 2, *batch.x.shape[1:]])
 
-        return SPSAAdam(self.learning_rate, self.delta, signs, self.estimates)
+        return SPSAAdam(numbers.learning_rate, numbers.delta, signs, self.estimates)

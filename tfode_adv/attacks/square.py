@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfode_adv.attacks import losses, norms, randomness
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
-from tfode_adv.attacks.engine import Batch, State
+from tfode_adv.attacks.engine import Batch, Numbers, State
 from tfode_adv.errors import UsageError
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -43,13 +43,13 @@ class Square(Attack):
         if x.ndim != 4:
             raise UsageError(f"images have shape {x.shape}, but square takes [N, H, W, C]")
 
-    def start(self, batch: Batch) -> State:
+    def start(self, batch: Batch, numbers: Numbers) -> State:
         draw = _linf_start if self.kind == "linf" else _l2_start
-        first = draw(batch.x, batch.key, self.eps)
+        first = draw(batch.x, batch.key, numbers.eps)
         worst = tf.zeros_like(batch.y, tf.float32) - math.inf
         return {"x_adv": batch.x, "proposal": first, "margin": worst}
 
-    def step(self, batch: Batch, state: State) -> State:
+    def step(self, batch: Batch, state: State, numbers: Numbers) -> State:
         proposal = state["proposal"]
         logits = batch.model(proposal)
         margin, done = losses.margin(logits, batch.y), self.fooled(logits, batch.y)
@@ -59,17 +59,18 @@ class Square(Attack):
         draw = _linf_proposal if self.kind == "linf" else _l2_proposal
         return {
             "x_adv": best,
-            "proposal": draw(batch.x, best, key, self._portion(batch), self.eps),
+            "proposal": draw(batch.x, best, key, _portion(batch, numbers), numbers.eps),
             # Where a randomised model was fooled by luck, that margin is not to be beaten.
             "margin": tf.where(better & ~done, margin, state["margin"]),
             "done": done,
         }
 
-    def _portion(self, batch):
-        """Returns the share [B] of the image that a square covers at this step."""
-        progress = 10_000.0 * tf.cast(batch.k, tf.float32) / tf.cast(self.steps, tf.float32)
-        passed = tf.reduce_sum(tf.cast(progress[:, None] > np.float32(HALVINGS), tf.float32), -1)
-        return self.share / 2.0**passed
+
+def _portion(batch, numbers):
+    """Returns the share [B] of the image that a square covers at this step."""
+    progress = 10_000.0 * tf.cast(batch.k, tf.float32) / tf.cast(numbers.steps, tf.float32)
+    passed = tf.reduce_sum(tf.cast(progress[:, None] > np.float32(HALVINGS), tf.float32), -1)
+    return numbers.share / 2.0**passed
 
 
 def _side(portion, x, low):

@@ -17,6 +17,7 @@ from tfode_adv.cli import app, flags, recipes
 from tfode_adv.errors import RunError, UsageError, check_choice, check_integer
 from tfode_adv.files import sha256
 from tfode_adv.runs import Run
+from tfode_adv.solvers import vocabulary
 
 FLAGS = flags.new(__doc__)
 absl_flags.DEFINE_string("model", None, "The classifier: oon, mix, res, sonet, ...", flag_values=FLAGS)
@@ -32,10 +33,9 @@ absl_flags.DEFINE_string("data_dir", None, "Where TFDS data sets are prepared.",
 flags.define_number("image_size", None, "Height,width of an image; odenet_tq: also its channels.", FLAGS, several=True)
 flags.define_number("mean", None, "Per-channel mean, applied inside the model.", FLAGS, several=True)
 flags.define_number("deviation", None, "Per-channel standard deviation.", FLAGS, low=0.0, low_open=True, several=True)
-flags.define_solver_flags(FLAGS, tol=None, solver=None, gradient=None)
+flags.define_solver_flags(FLAGS, defaults=False)
 absl_flags.DEFINE_boolean("overwrite", False, "Replace the run in --run_dir.", flag_values=FLAGS)
 
-_SOLVER = ("tol", "solver", "gradient", "num_steps")
 _DATASETS = {((28, 28, 1), 10): "mnist_5k", ((32, 32, 3), 10): "cifar10"}
 
 
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
 
 def _options(given, inferred):
     """The arguments of `models.build`: what the checkpoint tells, then what the flags say."""
-    options = inferred | {name: given[name] for name in _SOLVER if given[name] is not None}
+    options = inferred | {each.name: given[each.name] for each in vocabulary.recorded() if given[each.name] is not None}
     if given["image_size"]:
         size = [check_integer("image_size", number, low=1) for number in given["image_size"]]
         if len(size) == 2:

@@ -21,6 +21,7 @@ from tfode_adv import attacks, data, models
 from tfode_adv.cli import app, flags, workers
 from tfode_adv.errors import LARGEST_FLOAT, MOST_INTEGER, UsageError
 from tfode_adv.evaluation import grid, results
+from tfode_adv.evaluation.configuration import SOLVED
 from tfode_adv.evaluation.records import FOLDER
 from tfode_adv.evaluation.runner import KEEP_IMAGES, Damaged, evaluate, forget, in_order
 from tfode_adv.evaluation.shards import Shard
@@ -28,9 +29,10 @@ from tfode_adv.evaluation.subject import KerasSubject, check_images, match_class
 from tfode_adv.files import parse_json, sha256, write_json
 from tfode_adv.reports import overview
 from tfode_adv.runs import Run, versions
+from tfode_adv.solvers import vocabulary
 
 FLAGS = flags.new(__doc__)
-flags.define_solver_flags(FLAGS, several=True, tol=None, solver=None, gradient=None)
+flags.define_solver_flags(FLAGS, several=True, defaults=False)
 flags.define_attack_flags(FLAGS, several=True)
 flags.define_data_flags(FLAGS, dataset=None)
 
@@ -40,9 +42,8 @@ _text("run", None, "The run folder (default: the newest finished one under runs/
 absl_flags.DEFINE_enum("split", "test", ("test", "validation", "train"), "Images of.", flag_values=FLAGS)
 _integer("num_examples", None, "Only the first so many images.", FLAGS)
 _integer("num_images", KEEP_IMAGES, "Images kept for the report's pictures.", FLAGS, low=0)
-_number("gradient_tol", None, "Tolerance the gradient is taken at.", FLAGS, low=0.0, low_open=True)
-_text("gradient_solver", None, "Solver the gradient is taken through.", flag_values=FLAGS)
-_integer("gradient_num_steps", None, "Its steps, if fixed.", FLAGS)
+for option in vocabulary.of_gradients():
+    flags.define_option(option, None, FLAGS)
 _number(
     "random_tol",
     None,
@@ -148,17 +149,11 @@ def _axes(hyperparameters: dict[str, Any]) -> grid.Axes:
         attacks=FLAGS.attack,
         norms=FLAGS.norm if FLAGS["norm"].present else None,
         eps=FLAGS.eps,
-        gradients=FLAGS.gradient,
-        solvers=FLAGS.solver,
-        tols=FLAGS.tol,
-        num_steps=FLAGS.num_steps,
         random_tol=FLAGS.random_tol,
-        gradient_tol=FLAGS.gradient_tol,
-        gradient_solver=FLAGS.gradient_solver,
-        gradient_num_steps=FLAGS.gradient_num_steps,
         eot=FLAGS.eot,
         seed=FLAGS.seed,
         hyperparameters=hyperparameters,
+        **{each.span: getattr(FLAGS, each.name) for each in SOLVED},
     )
 
 

@@ -15,9 +15,9 @@ from typing import Any
 from absl import flags
 
 from tfode_adv.errors import LARGEST_FLOAT, MOST_INTEGER, SMALLEST_FLOAT, UsageError
+from tfode_adv.solvers import vocabulary
 from tfode_adv.training.recipe import MAX_SEED
 
-GRADIENTS = ("backprop", "backprop_steps", "adjoint")
 NORMS = ("linf", "l2", "l2rms")
 
 
@@ -241,40 +241,27 @@ def define_model_flags(values: flags.FlagValues, *, model: str | None = "oon") -
 
 
 @_about("ODE solver")
-def define_solver_flags(
-    values: flags.FlagValues,
-    *,
-    several: bool = False,
-    tol: float | Sequence[float] | None = 1e-3,
-    solver: str | None = "dopri5",
-    gradient: str | None = "backprop",
-) -> None:
-    """`--tol --solver --gradient --num_steps`; with `several`, lists that span a grid."""
-    define_number(
-        "tol",
-        tol,
-        "Tolerance of the ODE solver: rtol = atol.",
-        values,
-        low=0.0,
-        low_open=True,
-        several=several,
-    )
-    define_names(
-        "solver",
-        solver,
-        "dopri5, bosh3, heun2, tfp (adaptive); euler, midpoint, rk4, kutta38 (fixed step).",
-        values,
-        several=several,
-    )
-    define_names(
-        "gradient",
-        gradient,
-        f"How an ODEBlock is differentiated: {', '.join(GRADIENTS)}.",
-        values,
-        choices=GRADIENTS,
-        several=several,
-    )
-    define_integer("num_steps", None, "Steps of a fixed-step solver.", values)
+def define_solver_flags(values: flags.FlagValues, *, several: bool = False, defaults: bool = True) -> None:
+    """`--tol --solver --gradient --num_steps`: a flag for each recorded option of `SolverSettings`.
+
+    Args:
+        several: whether those that a grid spans are lists.
+        defaults: whether they are those of `SolverSettings`; else None leaves the model's own.
+    """
+    for option in vocabulary.recorded():
+        default = option.default if defaults else None
+        define_option(option, default, values, several=several and option.axis is not None)
+
+
+def define_option(option: vocabulary.Option, default: Any, values: flags.FlagValues, *, several: bool = False) -> None:
+    """A flag for one option of the solve, or with `several` for a list of its values."""
+    if option.kind is str:
+        choices = option.choices if option.closed else None
+        define_names(option.name, default, option.help, values, choices=choices, several=several)
+    elif option.kind is int and not several:
+        define_integer(option.name, default, option.help, values)
+    else:
+        define_number(option.name, default, option.help, values, low=0.0, low_open=True, several=several)
 
 
 @_about("Attack")

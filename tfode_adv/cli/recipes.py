@@ -1,7 +1,6 @@
 """The flags that make up a training recipe, and the recipe they describe."""
 
 import dataclasses
-import inspect
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,10 +10,10 @@ from tfode_adv import solvers, training
 from tfode_adv.cli import flags
 from tfode_adv.data import AUGMENTATIONS
 from tfode_adv.errors import UsageError
-from tfode_adv.layers import ODEBlock
+from tfode_adv.solvers import vocabulary
 from tfode_adv.training import distribution, losses, recipe, schedules
 
-_MODEL = ("filters", "blocks", "depth", "widen", "dropout", "solver", "tol", "gradient", "num_steps")
+_MODEL = ("filters", "blocks", "depth", "widen", "dropout", *(each.name for each in vocabulary.recorded()))
 # The flags of some schedules alone.
 _OF_SCHEDULES = {"patience": ["plateau"], "milestones": ["steps"], "factor": ["plateau", "steps"]}
 # The loss's flags, and what the losses call them.
@@ -32,7 +31,7 @@ def define(values: absl_flags.FlagValues) -> None:
     """Defines every flag of a recipe in `values`."""
     flags.define_model_flags(values)
     # What is left out is the model's own: the families were published with different tolerances.
-    flags.define_solver_flags(values, tol=None, solver=None, gradient=None)
+    flags.define_solver_flags(values, defaults=False)
     flags.define_data_flags(values)
     groups = {
         "Data": _define_data,
@@ -118,5 +117,4 @@ def make_recipe(values: absl_flags.FlagValues) -> training.Recipe:
 
 def check_num_steps(num_steps: int | None, names: Sequence[str | None]) -> None:
     """`solvers.check_num_steps`, where a name that is None is an ODE block's own solver."""
-    own = inspect.signature(ODEBlock).parameters["solver"].default
-    solvers.check_num_steps(num_steps, [name or own for name in names])
+    solvers.check_num_steps(num_steps, [name or vocabulary.named("solver").default for name in names])

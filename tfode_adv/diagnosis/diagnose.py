@@ -12,7 +12,6 @@ import numpy as np
 from tfode_adv import __version__, files
 from tfode_adv.attacks import checks
 from tfode_adv.attacks.norms import NORMS
-from tfode_adv.attacks.sources import as_function
 from tfode_adv.diagnosis import fingerprint, procedure, writer
 from tfode_adv.diagnosis.attack_table import BUDGETS, Protocol
 from tfode_adv.diagnosis.kept_pieces import KeptPieces
@@ -22,6 +21,7 @@ from tfode_adv.diagnosis.procedure import AtTolerance
 from tfode_adv.diagnosis.reader import NAME, sections
 from tfode_adv.errors import RunError, UsageError, check_choice, check_integer, check_range
 from tfode_adv.evaluation.subject import check_images
+from tfode_adv.models.oracle import as_function
 from tfode_adv.progress import bar
 from tfode_adv.rendering import page
 from tfode_adv.rendering.document import Report

@@ -14,8 +14,10 @@ import tensorflow as tf
 
 from tfode_adv import layers, models
 from tfode_adv.attacks import losses
-from tfode_adv.attacks.sources import as_function
+from tfode_adv.layers.context import current_settings
 from tfode_adv.models.answering import Answering
+from tfode_adv.models.oracle import Answers, Oracle, as_function
+from tfode_adv.models.traces import settings_key
 
 
 @contextlib.contextmanager
@@ -82,11 +84,11 @@ class Probe:
         self.original, self.batch_size = model, batch_size
         self.blocks = models.ode_blocks(model) if isinstance(model, keras.layers.Layer) else []
         self.answering = Answering(model) if self.blocks else model
-        self.model = as_function(self.answering)
+        self.oracle = Oracle(self.answering)
+        self.model = self.oracle.function
         self.draws = 1
         self.detours: dict[str, Callable[[], Callable]] = {}
-        self._compiled: dict[Any, Callable] = {}
-        self._asked: tuple[dict[str, Any], tf.Tensor | None] | None = None
+        self._functions: dict[Any, tuple[Callable, tf.Variable]] = {}
 
     def logits(self, x: np.ndarray, **settings: Any) -> np.ndarray:
         """Logits [N, K]."""
@@ -98,8 +100,8 @@ class Probe:
 
     def predict(self, x: np.ndarray, **settings: Any) -> np.ndarray:
         """Classes [N]; -1, which is no label, where a solve failed and the logits are not finite."""
-        logits = self.logits(x, **settings)
-        return np.where(np.isfinite(logits).all(axis=-1), logits.argmax(axis=-1), -1)
+        logits, zeros = self.logits(x, **settings), np.zeros(len(x), np.int32)
+        return Answers(logits, zeros, zeros, zeros).prediction
 
     def mostly(self, x: np.ndarray, y: np.ndarray, runs: int = 15, **settings: Any) -> np.ndarray:
         """[N] bool: classified correctly, by a randomised model in most of `runs` runs, an odd number."""
@@ -151,8 +153,7 @@ class Probe:
 
     def shared(self, images: tf.Tensor) -> tf.Tensor:
         """Logits [B, K] within a question: of the program that all questions under its settings share."""
-        settings, tolerance = self._asked
-        return self._averaged(self._program(settings, tolerance is not None, True, images.shape[1:]), images, tolerance)
+        return self._averaged(self._program(True, images.shape[1:], current_settings()), images)
 
     def function(self, *, answering: bool = True, draws: int | None = None, **settings: Any) -> Callable:
         """The model under some settings, as a function of images [B, H, W, C] to logits [B, K] for attacks.
@@ -165,20 +166,21 @@ class Probe:
             draws: runs whose mean is returned; default: `self.draws`.
             **settings: see the class.
         """
-        settings, tol = self._kind(settings)
-        draws = self.draws if draws is None else draws
-        key = ("function", answering, draws, tol is not None, tuple(sorted(settings.items())))
-        if key not in self._compiled:
-            tolerance = None if tol is None else tf.Variable(0.0, trainable=False)
+        settings = self._kind(settings)
+        tol, draws = settings.pop("tol", None), self.draws if draws is None else draws
+        key = answering, draws, tol is not None, settings_key(settings)
+        if key not in self._functions:
+            tolerance = tf.Variable(1.0, trainable=False, dtype=tf.float64)
+            given = settings if tol is None else {**settings, "tol": tolerance}
 
             def call(images):
-                program = self._program(settings, tol is not None, answering, images.shape[1:])
+                program = self._program(answering, images.shape[1:], given)
                 # Attacks refuse a model that stops its gradient; here that is a finding, and the gradient zero.
                 nothing = 0.0 * tf.reduce_sum(tf.reshape(images, [tf.shape(images)[0], -1]), -1, keepdims=True)
-                return self._averaged(program, images, tolerance, draws) + nothing
+                return self._averaged(program, images, draws) + nothing
 
-            self._compiled[key] = call, tolerance
-        call, tolerance = self._compiled[key]
+            self._functions[key] = call, tolerance
+        call, tolerance = self._functions[key]
         if tol is not None:
             tolerance.assign(tol)
         return call
@@ -191,52 +193,25 @@ class Probe:
             question: from tensors [B, ...] to a tuple of tensors [B, ...].
             settings: solver settings; the tolerance may change without a new trace.
         """
-        settings, tol = self._kind(settings)
-        compiled_key = (key, self.draws, tol is not None, tuple(sorted(settings.items())))
-        if compiled_key not in self._compiled:
+        signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays]
+        compiled = self.oracle.compiled((key, self.draws), question, signature, self._kind(settings))
+        return in_batches(compiled, self.batch_size, *arrays)
 
-            def traced(tensors, tolerance=None):
-                given = settings if tolerance is None else {"tol": tolerance, **settings}
-                self._asked = settings, tolerance
-                with layers.solver_settings(**given):
-                    return question(*tensors)
+    def _kind(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Those that are given. A failed solve must not end a diagnosis of hundreds of images: `steps` counts them."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        return {"on_failure": "status", **given} if self.blocks else {}
 
-            signature: list = [tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays)]
-            if tol is not None:
-                signature.append(tf.TensorSpec([], tf.float32))
-            # Without autograph: nothing here branches on a tensor, and a model brings its own.
-            self._compiled[compiled_key] = tf.function(traced, input_signature=signature, autograph=False)
-        compiled = self._compiled[compiled_key]
-        tolerance = () if tol is None else (tf.constant(tol, tf.float32),)
-        return in_batches(lambda *tensors: compiled(tensors, *tolerance), self.batch_size, *arrays)
-
-    def _kind(self, settings: dict[str, Any]) -> tuple[dict[str, Any], float | None]:
-        """What a program is compiled for, and the tolerance, which it takes as a tensor."""
-        settings = {name: value for name, value in settings.items() if value is not None}
-        # One image whose solve fails must not end a diagnosis of hundreds; `steps` counts them.
-        settings = {"on_failure": "status", **settings} if self.blocks else {}
-        return settings, settings.pop("tol", None)
-
-    def _program(self, settings: dict[str, Any], with_tolerance: bool, answering: bool, shape) -> Callable:
+    def _program(self, answering: bool, shape: tuple[int, ...], settings: dict[str, Any]) -> Callable:
         """The model compiled for a kind of setting: tracing an ODE block costs seconds, calling a program nothing."""
-        key = ("program", answering, with_tolerance, tuple(sorted(settings.items())), tuple(shape))
-        if key not in self._compiled:
-            # A random tolerance drawn within would win over any that is set; a surrogate is of the model inside.
-            inner = self.original.model if isinstance(self.original, models.RandomSolver) else self.original
-            model = self.model if answering else as_function(inner)
+        # A random tolerance drawn within would win over any that is set; a surrogate is of the model inside.
+        inner = self.original.model if isinstance(self.original, models.RandomSolver) else self.original
+        model = self.model if answering else as_function(inner)
+        return self.oracle.compiled(
+            ("program", answering), model, [tf.TensorSpec([None, *shape], tf.float32)], settings
+        )
 
-            def traced(images, tolerance=None):
-                given = settings if tolerance is None else {"tol": tolerance, **settings}
-                with layers.solver_settings(**given):
-                    return model(images)
-
-            signature = [tf.TensorSpec([None, *shape], tf.float32)]
-            signature += [tf.TensorSpec([], tf.float32)] if with_tolerance else []
-            self._compiled[key] = tf.function(traced, input_signature=signature, autograph=False)
-        return self._compiled[key]
-
-    def _averaged(self, program: Callable, images: tf.Tensor, tolerance: Any, draws: int | None = None) -> tf.Tensor:
+    def _averaged(self, program: Callable, images: tf.Tensor, draws: int | None = None) -> tf.Tensor:
         draws = self.draws if draws is None else draws
-        repeated = tf.concat([images] * draws, 0) if draws > 1 else images
-        logits = program(repeated) if tolerance is None else program(repeated, tf.convert_to_tensor(tolerance))
+        logits = program(tf.concat([images] * draws, 0) if draws > 1 else images)
         return tf.add_n(tf.split(logits, draws)) / draws if draws > 1 else logits

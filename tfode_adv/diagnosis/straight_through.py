@@ -12,9 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks.sources import as_function
 from tfode_adv.diagnosis.probe import calls_of
 from tfode_adv.keras_internals import sublayers
+from tfode_adv.models.oracle import as_function
 
 # Of the spread of a layer's input: how far it is moved to see how its output changes.
 SCALES = (0.003, 0.03, 0.1, 0.3, 1.0)

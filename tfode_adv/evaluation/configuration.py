@@ -6,9 +6,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tfode_adv.solvers import vocabulary
+
+SOLVED = (*vocabulary.recorded(), *vocabulary.of_gradients())
+"""What a configuration says of the solver and of the one that gradients are taken through."""
+
+_Solved = dataclasses.make_dataclass("_Solved", [(each.name, Any, None) for each in SOLVED], frozen=True, kw_only=True)
+
 
 @dataclasses.dataclass(frozen=True)
-class Configuration:
+class Configuration(_Solved):
     """What was evaluated, and with which attack: everything that a record's values depend on.
 
     Attributes:
@@ -31,23 +38,16 @@ class Configuration:
     model: str
     dataset: str
     split: str = "test"
-    tol: float | None = None
-    solver: str | None = None
-    num_steps: int | None = None
     random_tol: tuple[float, float] | None = None
     attack: str = "none"
     norm: str | None = None
     eps: float | None = None
-    gradient: str | None = None
-    gradient_tol: float | None = None
-    gradient_solver: str | None = None
-    gradient_num_steps: int | None = None
     eot: int | None = None
     seed: int | None = None
     hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("tol", "eps", "gradient_tol"):
+        for name in ("eps", *(each.name for each in SOLVED if each.kind is float)):
             value = getattr(self, name)
             if value is not None:
                 # 1 and 1.0 are the same tolerance, and must have the same digest.
@@ -75,5 +75,6 @@ class Configuration:
     @property
     def clean(self) -> "Configuration":
         """The clean pass under the same model, data and solver."""
-        kept = ("model", "dataset", "split", "tol", "solver", "num_steps", "random_tol")
+        solved = [each.name for each in vocabulary.recorded() if not each.backward]
+        kept = ("model", "dataset", "split", "random_tol", *solved)
         return Configuration(**{name: getattr(self, name) for name in kept})

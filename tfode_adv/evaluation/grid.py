@@ -8,18 +8,21 @@ from typing import Any
 
 from tfode_adv import attacks, solvers
 from tfode_adv.errors import UsageError, check_choice
-from tfode_adv.evaluation.configuration import Configuration
+from tfode_adv.evaluation.configuration import SOLVED, Configuration
 from tfode_adv.evaluation.subject import make_attack
+from tfode_adv.solvers import vocabulary
 
 # Hyperparameters with a place of their own in a configuration, or no influence on a result.
 _APART = ("norm", "eps", "seed", "source", "batch_size")
-# What a list of them is called in `Axes`.
-_FIELDS = {"gradient": "gradients"}
-_GRADIENT = ("gradient", "gradient_tol", "gradient_solver", "gradient_num_steps", "eot")
+# What holds for gradients alone.
+_GRADIENT = [each for each in vocabulary.recorded() if each.backward] + vocabulary.of_gradients()
+# What is chosen with a view to one another; any other option is spanned as it is given.
+_TOGETHER = ("solver", "tol", "num_steps", "gradient")
+_Spans = dataclasses.make_dataclass("_Spans", [(each.span, Any, None) for each in SOLVED], frozen=True, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Axes:
+class Axes(_Spans):
     """What a grid spans. None takes what is published for the data set, or the model's or attack's own.
 
     Attributes:
@@ -28,8 +31,8 @@ class Axes:
         gradients: how ODE blocks are differentiated; no matter for attacks without gradients.
         solvers, tols: of the model; no matter for a model without ODE blocks.
         num_steps: of fixed-step solvers.
-        random_tol: lowest and highest tolerance drawn, in place of `tols` (`models.RandomSolver`).
         gradient_tol, gradient_solver, gradient_num_steps: what gradients are taken through.
+        random_tol: lowest and highest tolerance drawn, in place of `tols` (`models.RandomSolver`).
         eot: draws a gradient is averaged over.
         seed: of the attacks' draws.
         hyperparameters: given to every attack that has them.
@@ -43,14 +46,7 @@ class Axes:
     attacks: Sequence[str] = ("pgd",)
     norms: Sequence[str] | None = None
     eps: Sequence[float] | None = None
-    gradients: Sequence[str] | None = None
-    solvers: Sequence[str] | None = None
-    tols: Sequence[float] | None = None
-    num_steps: int | None = None
     random_tol: Sequence[float] | None = None
-    gradient_tol: float | None = None
-    gradient_solver: str | None = None
-    gradient_num_steps: int | None = None
     eot: int | None = None
     seed: int = 0
     hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -64,8 +60,9 @@ class Axes:
                 raise UsageError(f"options holds {given}, which has a place of its own")
             if given == "targeted":
                 raise UsageError("options holds targeted, but an evaluation has no classes to reach, only true labels")
-        for solver in (*(self.solvers or ()), *([self.gradient_solver] if self.gradient_solver else ())):
-            check_choice("solver", solver, solvers.available())
+        for each in SOLVED:
+            for value in self.values(each):
+                each.check(value)
         for name in self.attacks:
             check_choice("attack", name, ["none", *known])
         self._check_meant([name for name in self.attacks if name != "none"], known)
@@ -79,12 +76,19 @@ class Axes:
         if self.random_tol is not None:
             self._check_random_tol(list(self.random_tol))
 
+    def values(self, option: vocabulary.Option) -> Sequence[Any]:
+        """Those given of an option of the solve, none where its own are to be taken."""
+        given = getattr(self, option.span)
+        return (given or ()) if option.axis else () if given is None else (given,)
+
+    def _of_gradients(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.span) for each in _GRADIENT} | {"eot": self.eot}
+
     def _check_meant(self, names: list[str], known: Mapping[str, Any]) -> None:
         """Raises UsageError for a setting that means something to none of these attacks."""
         if not names:
             budget = {"norm": self.norms, "eps": self.eps}
-            gradient = {name: getattr(self, _FIELDS.get(name, name)) for name in _GRADIENT}
-            for name, value in {**budget, **gradient, **self.hyperparameters}.items():
+            for name, value in {**budget, **self._of_gradients(), **self.hyperparameters}.items():
                 if value is not None:
                     raise UsageError(f"{name} is {_shown(value)}, but attack none, the clean pass, takes none")
             return
@@ -92,8 +96,7 @@ class Axes:
             if not any(given in known[name].defaults for name in names):
                 raise UsageError(f"{', '.join(names)} takes no {given}; --attack=help lists what each takes")
         if not any(map(_differentiates, names)):
-            for name in _GRADIENT:
-                value = getattr(self, _FIELDS.get(name, name))
+            for name, value in self._of_gradients().items():
                 if value is not None:
                     raise UsageError(f"{name} is {_shown(value)}, but {', '.join(names)} takes no gradient")
 
@@ -134,12 +137,18 @@ def model_grid(grid: Iterable[Configuration], axes: Axes, blocks: Sequence[Any])
     if not blocks and axes.random_tol:
         raise UsageError(f"random_tol is {list(axes.random_tol)}, but the model has no ODE blocks")
     if not blocks:
-        return _each_once(dataclasses.replace(configuration, **dict.fromkeys(_GRADIENT)) for configuration in grid)
+        nothing = dict.fromkeys([each.name for each in SOLVED] + ["eot"])
+        return _each_once(dataclasses.replace(configuration, **nothing) for configuration in grid)
     own, found = blocks[0], []
-    for configuration, solver in itertools.product(grid, axes.solvers or [own.solver]):
-        settings: dict[str, Any] = {"solver": solver}
-        if _differentiates(configuration.attack):
-            settings["gradient"] = _gradient(solver, configuration.gradient, own.gradient, axes.gradients)
+    integrators = axes.solvers or [vocabulary.name_of(own.solver)]
+    for configuration, solver, others in itertools.product(grid, integrators, _others(axes)):
+        differentiates = _differentiates(configuration.attack)
+        settings = {each.name: value for each, value in others if differentiates or not each.backward}
+        settings |= {"solver": solver}
+        if differentiates:
+            settings["gradient"] = _gradient(
+                solver, configuration.gradient, vocabulary.name_of(own.gradient), axes.gradients
+            )
         if axes.random_tol:
             found.append(dataclasses.replace(configuration, **settings, random_tol=_interval(axes, solver)))
         elif solvers.is_adaptive(solver):
@@ -148,10 +157,16 @@ def model_grid(grid: Iterable[Configuration], axes: Axes, blocks: Sequence[Any])
         else:
             steps = axes.num_steps or _own_steps(own, solver)
             found.append(dataclasses.replace(configuration, **settings, num_steps=steps))
-    solvers.check_num_steps(axes.num_steps, axes.solvers or [own.solver])
+    solvers.check_num_steps(axes.num_steps, integrators)
     if axes.gradient_solver is None:
-        _check_steps_of(axes, axes.solvers or [own.solver])
+        _check_steps_of(axes, integrators)
     return _each_once(_meant(configuration) for configuration in found)
+
+
+def _others(axes: Axes) -> list[tuple[tuple[vocabulary.Option, Any], ...]]:
+    """Every combination of the options that are spanned as they are given, None where the model's own are taken."""
+    others = [each for each in vocabulary.recorded() if each.name not in _TOGETHER]
+    return list(itertools.product(*([(each, value) for value in axes.values(each) or [None]] for each in others)))
 
 
 def _check_steps_of(axes: Axes, through: Sequence[str]) -> None:
@@ -194,7 +209,7 @@ def _interval(axes: Axes, solver: str) -> tuple[float, float]:
 
 
 def _own_steps(block: Any, solver: str) -> int:
-    if solver != block.solver:
+    if solver != vocabulary.name_of(block.solver):
         raise UsageError(f"solver is {solver}, which takes fixed steps: say how many (num_steps)")
     return block.num_steps or 1
 
@@ -206,7 +221,7 @@ def _one_attack(axes: Axes, dataset: str, name: str, known: attacks.registry.Des
     through = {}
     if _differentiates(name):
         gradients = axes.gradients or [None]
-        through = {key: getattr(axes, key) for key in _GRADIENT if key != "gradient"}
+        through = {"eot": axes.eot} | {each.name: getattr(axes, each.span) for each in vocabulary.of_gradients()}
     for norm in _norms(name, known.norms, axes.norms):
         for eps, gradient in itertools.product(axes.eps or [None], gradients):
             steps = given.get("steps")

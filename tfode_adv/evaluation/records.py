@@ -29,14 +29,13 @@ from tfode_adv import files, runs
 from tfode_adv.errors import RunError
 from tfode_adv.evaluation import kept_images
 from tfode_adv.evaluation.configuration import Configuration
+from tfode_adv.models.oracle import NO_ANSWER
 
 # In format 1 lines had no seals.
 FORMAT, READ = 2, (1, 2)
 FOLDER, _DESCRIPTION = "evaluations", "cell.json"
 _SEAL = re.compile(r',"seal":"([0-9a-f]{8})"}$')
 _ANEW = "bin/evaluate --overwrite computes it anew"
-# Predicted where a solve failed, or the logits are not finite, on an attacked image: no class, so never the right one.
-NO_ANSWER = -1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,10 @@ import numpy as np
 from tfode_adv import progress
 from tfode_adv.errors import RunError
 from tfode_adv.evaluation.configuration import Configuration
-from tfode_adv.evaluation.records import NO_ANSWER, Cell, Record, checksum_of
+from tfode_adv.evaluation.records import Cell, Record, checksum_of
 from tfode_adv.evaluation.shards import Shard
 from tfode_adv.files import PathLike
+from tfode_adv.models.oracle import Answers
 
 KEEP_IMAGES = 8
 
@@ -37,6 +38,7 @@ class Subject(Protocol):
     ) -> Any:
         """The attack's result on correctly classified images: `x_adv`, `distance`, `queries`, `gradients`.
 
+        And `answers`, what the model says of `x_adv`, where the attack knows; else it is asked by `predict`.
         `indices` are the images' places in their split, which name their random numbers; `progress` is
         called with how many images are done since.
         """
@@ -197,7 +199,11 @@ def _compute(subject, configuration, images, labels, indices, known, progress) -
 
 
 def _clean(subject, configuration, images, labels, indices) -> list[Record]:
-    predicted, margins, nfe = _predict(subject, configuration, images, labels)
+    answers = _predict(subject, configuration, images)
+    failed = np.count_nonzero(answers.no_answer)
+    if failed:
+        raise RunError(f"the model's logits are not finite for {failed} of {len(images)} images")
+    predicted, margins = answers.prediction.tolist(), answers.margin(labels).tolist()
     return [
         Record(
             index=int(indices[row]),
@@ -208,8 +214,8 @@ def _clean(subject, configuration, images, labels, indices) -> list[Record]:
             distance=0.0,
             queries=0,
             gradients=0,
-            nfe_clean=nfe[row],
-            nfe_adversarial=nfe[row],
+            nfe_clean=int(answers.nfe[row]),
+            nfe_adversarial=int(answers.nfe[row]),
             margin_clean=margins[row],
             margin_adversarial=margins[row],
         )
@@ -226,7 +232,9 @@ def _attacked(subject, configuration, images, clean, progress) -> tuple[list[Rec
     indices = np.asarray([clean[row].index for row in rows])
     result = subject.attack(configuration, images[rows], labels, indices, progress)
     adversarial[rows] = result.x_adv
-    predicted, margins, nfe = _predict(subject, configuration, adversarial[rows], labels)
+    # What the attack has verified is not asked again: of a randomised model that would be another answer.
+    answers = getattr(result, "answers", None) or _predict(subject, configuration, adversarial[rows])
+    predicted, margins = answers.prediction.tolist(), answers.margin(labels).tolist()
     for place, row in enumerate(rows):
         records[row] = dataclasses.replace(
             clean[row],
@@ -235,29 +243,15 @@ def _attacked(subject, configuration, images, clean, progress) -> tuple[list[Rec
             distance=float(result.distance[place]),
             queries=int(result.queries[place]),
             gradients=int(result.gradients[place]),
-            nfe_adversarial=nfe[place],
+            nfe_adversarial=int(answers.nfe[place]),
             margin_adversarial=margins[place],
         )
     return records, adversarial
 
 
-def _predict(subject, configuration, images, labels) -> tuple[list[int], list[float], list[int]]:
-    """Predicted classes; margins, positive where the prediction is right; evaluations of the dynamics.
-
-    Under an attack a model may have no answer: `NO_ANSWER` is the class then, and the margin NaN.
-    """
+def _predict(subject, configuration, images) -> Answers:
     logits, nfe = subject.predict(configuration, images)
-    answered = np.isfinite(logits).all(-1)
-    if configuration.attack == "none" and not answered.all():
-        failed = np.count_nonzero(~answered)
-        raise RunError(f"the model's logits are not finite for {failed} of {len(images)} images")
-    rows = np.arange(len(labels))
-    others = np.array(logits, np.float64)
-    own = others[rows, labels]
-    others[rows, labels] = -np.inf
-    margins = np.where(answered, own - others.max(-1), np.nan)
-    predicted = np.where(answered, logits.argmax(-1), NO_ANSWER)
-    return predicted.tolist(), margins.tolist(), np.asarray(nfe).tolist()
+    return Answers(logits, nfe, np.zeros(len(images), np.int32), np.zeros(len(images), np.float32))
 
 
 def _paced(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -1,5 +1,6 @@
 """A Keras model under evaluation: its solver set as a configuration says, its attacks built from it."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,9 +11,11 @@ import tensorflow as tf
 from tfode_adv import attacks, layers, models
 from tfode_adv.errors import RunError, UsageError, failed_assertion
 from tfode_adv.evaluation.configuration import Configuration
-from tfode_adv.layers.context import Statistics
 from tfode_adv.models.answering import Answering
+from tfode_adv.models.oracle import Answers, oracle
+from tfode_adv.models.settings import change
 from tfode_adv.runs import Run
+from tfode_adv.solvers import vocabulary
 from tfode_adv.solvers.status import failure_message
 
 
@@ -26,28 +29,29 @@ class KerasSubject:
 
     def __init__(self, model: keras.Model, batch_size: int = 128) -> None:
         self.model, self.batch_size = model, batch_size
-        self._predictors: dict[tuple, Callable] = {}
+        self._own = [block.settings for block in models.ode_blocks(model)]
         self._randomised: dict[tuple, keras.Model] = {}
-        self._answers: dict[int, keras.layers.Layer] = {}
+        self._answering: dict[int, keras.layers.Layer] = {}
+        # By the digest of the clean pass, what was answered for which image: no attack asks again.
+        self._known: dict[str, dict[bytes, Answers]] = {}
 
     def predict(self, configuration: Configuration, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits [N, classes] and evaluations of the dynamics [N] of images [N, H, W, C].
 
         Where a solve failed the logits are NaN; on clean images that ends the evaluation.
         """
-        predictor = self._predictor(configuration, images.shape[1:])
-        starts = range(0, len(images), self.batch_size)
         try:
-            parts = [predictor(tf.constant(images[start : start + self.batch_size])) for start in starts]
+            answers = self._asked(configuration, images)
         except tf.errors.InvalidArgumentError as error:
             # How stock TFP reports a solve that failed.
             raise RunError(f"the clean pass stopped: {failed_assertion(error.message)}") from error
-        columns = zip(*parts, strict=True)
-        logits, nfe, status, reached = (np.concatenate([part.numpy() for part in column]) for column in columns)
-        message = failure_message(status, reached)
+        message = failure_message(answers.status, answers.time)
         if message and configuration.attack == "none":
             raise RunError(f"the clean pass stopped: {message}")
-        return logits, nfe
+        if configuration.attack == "none" and configuration.random_tol is None:
+            known = self._known.setdefault(configuration.digest, {})
+            known.update((_key(image), answers.of([row])) for row, image in enumerate(images))
+        return answers.logits, answers.nfe
 
     def attack(
         self,
@@ -61,17 +65,41 @@ class KerasSubject:
 
         A solve that fails on the way turns no image, and does not end the attack.
         """
+        clean = self._clean(configuration, images)
         self.configure(configuration)
-        attack = make_attack(configuration, self.batch_size, twin=self._asked(configuration))
+        attack = make_attack(configuration, self.batch_size, twin=self._subject(configuration))
         with layers.solver_settings(on_failure="status"):
-            return attack(self._answering(configuration), images, labels, indices=indices, progress=progress)
+            model = self._answers(configuration)
+            return attack(model, images, labels, indices=indices, progress=progress, clean=clean)
+
+    def _clean(self, configuration: Configuration, images: np.ndarray) -> Answers | None:
+        """What the clean pass answers, asked here where it was made before; None of a randomised model."""
+        if configuration.random_tol is not None:
+            return None
+        known = self._known.setdefault(configuration.clean.digest, {})
+        keys = [_key(image) for image in images]
+        missing = [row for row, key in enumerate(keys) if key not in known]
+        if missing:
+            self.predict(configuration.clean, images[missing])
+        return Answers.joined(known[key] for key in keys)
+
+    def _asked(self, configuration: Configuration, images: np.ndarray) -> Answers:
+        self.configure(configuration)
+        return oracle(self._answers(configuration)).ask(images, self.batch_size, on_failure="status")
 
     def configure(self, configuration: Configuration) -> None:
-        """Sets the model's ODE blocks as the configuration says."""
-        names = ("tol", "solver", "num_steps", "gradient")
-        models.set_solver(self.model, **{name: getattr(configuration, name) for name in names})
+        """Sets the model's ODE blocks as the configuration says; a solver or gradient of its own that bears the name
+        said stays as it is.
+        """
+        said = {each.name: getattr(configuration, each.name) for each in vocabulary.recorded()}
+        said = {name: value for name, value in said.items() if value is not None}
+        settings = [
+            own.override(**{k: v for k, v in said.items() if vocabulary.name_of(getattr(own, k)) != v})
+            for own in self._own
+        ]
+        change(self.model, settings)
 
-    def _asked(self, configuration: Configuration) -> keras.Model:
+    def _subject(self, configuration: Configuration) -> keras.Model:
         """The model, its tolerance drawn at each call where the configuration says so."""
         if configuration.random_tol is None:
             return self.model
@@ -80,45 +108,16 @@ class KerasSubject:
             self._randomised[key] = models.RandomSolver(self.model, *key)
         return self._randomised[key]
 
-    def _answering(self, configuration: Configuration) -> keras.layers.Layer:
-        """The same, with NaN where a solve failed: one object for one model, as compiled attacks are kept by it."""
-        model = self._asked(configuration)
-        if id(model) not in self._answers:
-            self._answers[id(model)] = Answering(model) if models.ode_blocks(model) else model
-        return self._answers[id(model)]
-
-    def _predictor(self, configuration: Configuration, image_shape: tuple[int, ...]) -> Callable:
-        """A compiled forward pass: one for each solver, whatever the tolerance."""
-        self.configure(configuration)
-        model = self._answering(configuration)
-        key = configuration.solver, configuration.num_steps, image_shape, id(model)
-        if key not in self._predictors:
-            self._predictors[key] = _compiled(model, image_shape)
-        return self._predictors[key]
+    def _answers(self, configuration: Configuration) -> keras.layers.Layer:
+        """The same, with NaN where a solve failed: one object for one model, as what is compiled is kept by it."""
+        model = self._subject(configuration)
+        if id(model) not in self._answering:
+            self._answering[id(model)] = Answering(model) if models.ode_blocks(model) else model
+        return self._answering[id(model)]
 
 
-def _compiled(model: keras.layers.Layer, image_shape: tuple[int, ...]) -> Callable:
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, *image_shape], tf.float32)],
-        autograph=False,
-    )
-    def predict(images):
-        with layers.solver_settings(on_failure="status"), layers.record_statistics() as records:
-            logits = model(images, training=False)
-        nfe, status, reached = _worst([statistics for _, statistics in records], tf.shape(images)[0])
-        return tf.cast(logits, tf.float32), nfe, status, reached
-
-    return predict.get_concrete_function()
-
-
-def _worst(blocks: list[Statistics], count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Evaluations over all blocks; the status of the first one that failed and the time it reached, `[count]` each."""
-    nfe, status, reached = tf.zeros([count], tf.int32), tf.zeros([count], tf.int32), tf.zeros([count])
-    for block in blocks:
-        nfe += block.nfe
-        reached = tf.where(status == 0, tf.cast(block.time, tf.float32), reached)
-        status = tf.where(status == 0, block.status, status)
-    return nfe, status, reached
+def _key(image: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(image, np.float32)).digest()
 
 
 def match_classes(run: Run, dataset: str, names: Sequence[str], labels: np.ndarray) -> np.ndarray:
@@ -160,9 +159,7 @@ def make_attack(configuration: Configuration, batch_size: int | None = None, twi
     """
     given = dict(configuration.hyperparameters)
     through = {
-        "tol": configuration.gradient_tol,
-        "solver": configuration.gradient_solver,
-        "num_steps": configuration.gradient_num_steps,
+        each.name.removeprefix("gradient_"): getattr(configuration, each.name) for each in vocabulary.of_gradients()
     }
     source = None
     if any(value is not None for value in through.values()):

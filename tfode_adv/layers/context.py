@@ -7,22 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfode_adv.errors import check_choice
-
-SETTINGS = (
-    "tol",
-    "solver",
-    "gradient",
-    "num_steps",
-    "checkpoint",
-    "max_num_steps",
-    "on_failure",
-    "adjoint_tol",
-    "adjoint_solver",
-    "endpoint",
-    "min_step",
-    "max_step",
-)
+from tfode_adv.solvers import vocabulary
 
 
 class Statistics(NamedTuple):
@@ -50,6 +35,7 @@ class _Context(threading.local):
     def __init__(self):
         self.settings: list[dict[str, Any]] = []
         self.records: list[list] = []
+        self.readers: list[list] = []
 
 
 _context = _Context()
@@ -63,16 +49,13 @@ def solver_settings(**settings: Any) -> Iterator[None]:
     thread: with several replicas, enter the block inside of the function that a strategy runs.
 
     Args:
-        tol: a scalar, or one tolerance a sample, `[B]`; a number or a tensor.
-        solver, gradient, num_steps, checkpoint, max_num_steps, on_failure, adjoint_tol, adjoint_solver, endpoint,
-        min_step, max_step: as in `ODEBlock`. None, for any of them, leaves the block's own.
+        **settings: those of `ODEBlock`, but for `final_time`; None leaves the block's own. `tol` and `num_steps` may be
+            tensors, and `tol` one tolerance a sample, `[B]`.
 
     Raises:
-        UsageError: for the name of a setting there is not.
+        UsageError: for the name of a setting there is not, or a value out of range.
     """
-    for name in settings:
-        check_choice("setting", name, SETTINGS)
-    _context.settings.append({k: v for k, v in settings.items() if v is not None})
+    _context.settings.append(vocabulary.checked(settings, tensors=True))
     try:
         yield
     finally:
@@ -106,3 +89,20 @@ def record(block: Any, statistics: Statistics) -> None:
     """Adds one block's statistics to every record being kept."""
     for records in _context.records:
         records.append((block, statistics))
+
+
+@contextlib.contextmanager
+def blocks_read() -> Iterator[list]:
+    """Collects every `ODEBlock` whose settings are read inside, be it called or asked for a trajectory."""
+    blocks: list = []
+    _context.readers.append(blocks)
+    try:
+        yield blocks
+    finally:
+        _context.readers.pop()
+
+
+def note_read(block: Any) -> None:
+    """Adds a block that is being solved to all that are collected."""
+    for blocks in _context.readers:
+        blocks.append(block)

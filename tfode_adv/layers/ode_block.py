@@ -8,43 +8,55 @@ import keras
 import tensorflow as tf
 
 from tfode_adv import solvers
-from tfode_adv.errors import MOST_INTEGER, UsageError, check_choice, check_integer, check_range
+from tfode_adv.errors import UsageError, check_range
 from tfode_adv.keras_internals import sublayers
 from tfode_adv.layers import sharing
 from tfode_adv.layers.changing import check_deterministic
-from tfode_adv.layers.context import SETTINGS, Statistics, current_settings, record
+from tfode_adv.layers.context import Statistics, current_settings, note_read, record
+from tfode_adv.layers.serializing import deserialized, serialized
 from tfode_adv.layers.stock import solve_stock
+from tfode_adv.solvers import vocabulary
 from tfode_adv.solvers.graph_mode import in_xla
 from tfode_adv.solvers.refused_gradients import refuse_followed
 from tfode_adv.solvers.runge_kutta import exact
-from tfode_adv.solvers.solver import CHECKPOINTS, ENDPOINTS, GRADIENTS, ON_FAILURE
 from tfode_adv.solvers.status import check_status, without_failed
 
 
-class CheckedSetting:
-    """An attribute that is checked whenever it is set.
+class _Setting:
+    """An option of the block's settings as an attribute, checked whenever it is set."""
 
-    Attributes:
-        changes: how often any of them took another value, over all blocks.
-    """
-
-    changes = 0
-
-    def __init__(self, check: Callable[[str, Any], Any], doc: str):
-        self.check, self.__doc__ = check, doc
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+    def __init__(self, option: vocabulary.Option):
+        self._option, self.__doc__ = option, option.help
 
     def __get__(self, block: Any, owner: type | None = None) -> Any:
-        return self if block is None else getattr(block, f"_{self.name}")
+        if block is None:
+            return self
+        name = self._option.name
+        # Variables are read only where they are asked for: while a function is traced they have no value.
+        return getattr(block, f"_{name}").numpy().item() if self._option.live else getattr(block._fixed, name)
 
     def __set__(self, block: Any, value: Any) -> None:
-        value, key = self.check(self.name, value), f"_{self.name}"
-        CheckedSetting.changes += value != block.__dict__.get(key)
-        block.__dict__[key] = value
+        for name, each in vocabulary.parted({self._option.name: value}).items():
+            option = vocabulary.named(name)
+            if option.live:
+                getattr(block, f"_{name}").assign(option.check(each))
+            else:
+                block._fixed = block._fixed.override(**{name: each})
 
 
+def _with_settings(block: type) -> type:
+    """A class of blocks with an attribute for each option, and each in its signature."""
+    *named, rest = inspect.signature(block.__init__).parameters.values()
+    arguments = {each.name: each for each in named}
+    for option in vocabulary.options():
+        setattr(block, option.name, _Setting(option))
+        known = arguments.get(option.name) or inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY)
+        arguments[option.name] = known.replace(default=option.default)
+    block.__init__.__signature__ = inspect.Signature([*arguments.values(), rest])
+    return block
+
+
+@_with_settings
 @keras.saving.register_keras_serializable(package="tfode_adv")
 class ODEBlock(keras.layers.Layer):
     """Integrates dh/dt = dynamics(t, h) from t = 0 to `final_time`: an ODE-Net's block.
@@ -105,94 +117,56 @@ class ODEBlock(keras.layers.Layer):
     def __init__(
         self,
         dynamics: Callable,
-        solver: str = "dopri5",
-        tol: float = 1e-3,
-        gradient: str = "backprop",
+        solver: str | None = None,
+        tol: float | None = None,
+        gradient: str | None = None,
         final_time: float = 1.0,
         num_steps: int | None = None,
-        checkpoint: str = "auto",
-        adjoint_tol: float | None = None,
-        adjoint_solver: str | None = None,
-        max_num_steps: int = 1000,
-        on_failure: str = "raise",
-        endpoint: str = "interpolate",
-        min_step: float | None = None,
-        max_step: float | None = None,
         **kwargs: Any,
     ):
+        given = {name: kwargs.pop(name) for name in vocabulary.names() if name in kwargs}
         super().__init__(**kwargs)
         if not callable(dynamics):
             raise UsageError(f"dynamics is {dynamics!r}, but must be a layer or function f(t, h)")
         self.dynamics = dynamics
         self._arguments = _arguments_of(dynamics)
         sharing.hold(dynamics, self)
-        self.solver, self.gradient, self.checkpoint = solver, gradient, checkpoint
-        self.final_time, self.max_num_steps, self.on_failure = final_time, max_num_steps, on_failure
-        self.adjoint_tol, self.adjoint_solver = adjoint_tol, adjoint_solver
-        self.endpoint, self.min_step, self.max_step = endpoint, min_step, max_step
+        self.final_time = final_time
+        given |= {"solver": solver, "tol": tol, "gradient": gradient, "num_steps": num_steps}
+        given = vocabulary.checked(given)
         # Keras compiles models by XLA of its own accord where there is a GPU; XLA drops the check for failed solves.
         self.supports_jit = False
         # Plain TensorFlow variables: settings that compiled functions read anew at each call, not weights.
-        with tf.init_scope():
-            self._tol = tf.Variable(_checked_tol("tol", tol), trainable=False, dtype=tf.float64, name="tol")
-            self._num_steps = tf.Variable(_checked_steps(num_steps), trainable=False, dtype=tf.int32, name="num_steps")
+        for option in (option for option in vocabulary.options() if option.live):
+            dtype = tf.float64 if option.kind is float else tf.int32
+            with tf.init_scope():
+                value = tf.Variable(given.pop(option.name, option.default), False, dtype=dtype, name=option.name)
+            setattr(self, f"_{option.name}", value)
+        self._fixed = vocabulary.SolverSettings().override(**given)
 
     @property
-    def tol(self) -> float:
-        """Tolerance, relative and absolute. Setting it takes effect in compiled functions, without retracing."""
-        return float(self._tol.numpy())
+    def settings(self) -> vocabulary.SolverSettings:
+        """How the block is solved. Functions compiled before it is set keep all but its live options."""
+        return self._fixed.override(**{option.name: getattr(self, option.name) for option in vocabulary.options()})
 
-    @tol.setter
-    def tol(self, value: float) -> None:
-        self._tol.assign(_checked_tol("tol", value))
+    @settings.setter
+    def settings(self, settings: vocabulary.SolverSettings) -> None:
+        for name in vocabulary.names():
+            setattr(self, name, getattr(settings, name))
 
     @property
-    def num_steps(self) -> int:
-        """Steps of a fixed-step solver. Setting it takes effect in compiled functions, without retracing."""
-        return int(self._num_steps.numpy())
+    def fixed(self) -> vocabulary.SolverSettings:
+        """The settings that a compiled function keeps as they were when it was traced; live ones are as by default."""
+        return self._fixed
 
-    @num_steps.setter
-    def num_steps(self, value: int | None) -> None:
-        self._num_steps.assign(_checked_steps(value))
+    @property
+    def final_time(self) -> float:
+        """The time integrated to, from 0. Functions compiled before it is set keep the old one."""
+        return self._final_time
 
-    solver = CheckedSetting(
-        lambda name, value: check_choice(name, value, solvers.available()),
-        "Name of the solver. Functions compiled before it is set keep the old one.",
-    )
-    gradient = CheckedSetting(
-        lambda name, value: check_choice(name, value, GRADIENTS),
-        "How the block is differentiated. Functions compiled before it is set keep the old way.",
-    )
-    checkpoint = CheckedSetting(
-        lambda name, value: check_choice(name, value, CHECKPOINTS), "What backpropagation keeps: auto, steps or none."
-    )
-    adjoint_tol = CheckedSetting(
-        lambda name, value: None if value is None else _checked_tol(name, value),
-        "Tolerance of the adjoint solve; None means `tol`.",
-    )
-    adjoint_solver = CheckedSetting(
-        lambda name, value: value and check_choice(name, value, [n for n in solvers.available() if n != "tfp"]),
-        "Solver of the adjoint equation; None means `solver`.",
-    )
-    final_time = CheckedSetting(
-        lambda name, value: check_range(name, value, low=0, low_open=True), "The time integrated to, from 0."
-    )
-    max_num_steps = CheckedSetting(
-        lambda name, value: check_integer(name, value, low=1, high=MOST_INTEGER), "Steps tried before a sample fails."
-    )
-    on_failure = CheckedSetting(
-        lambda name, value: check_choice(name, value, ON_FAILURE), "What becomes of failed samples: raise or status."
-    )
-
-    endpoint = CheckedSetting(
-        lambda name, value: check_choice(name, value, ENDPOINTS), "How the last step ends: interpolate or clip."
-    )
-    min_step = CheckedSetting(
-        lambda name, value: None if value is None else _checked_tol(name, value), "Shortest step; None: no bound."
-    )
-    max_step = CheckedSetting(
-        lambda name, value: None if value is None else _checked_tol(name, value), "Longest step; None: no bound."
-    )
+    @final_time.setter
+    def final_time(self, value: float) -> None:
+        self._final_time = check_range("final_time", value, low=0, low_open=True)
 
     def build(self, input_shape: Any) -> None:
         """Builds the dynamics, by calling it on symbols of the state's shapes."""
@@ -266,17 +240,20 @@ class ODEBlock(keras.layers.Layer):
 
     def _solve(self, field: Callable, h0: Any, times: Any, note: bool = False) -> solvers.Results:
         self._check_deterministic()
+        note_read(self)
         settings = self._effective_settings()
         h0 = tf.nest.map_structure(self._cast, h0)
-        stock = settings["solver"] == "tfp"
+        stock = settings.solver == "tfp"
         if stock:
-            results = solve_stock(field, h0, times, settings["tol"], settings["max_num_steps"])
+            results = solve_stock(field, h0, times, settings.tol, settings.max_num_steps)
+            statistics = _stock_statistics(results.diagnostics, h0)
         else:
-            results = self._make_solver(settings).solve(field, 0.0, h0, times, batch_ndims=1)
-        statistics = self._statistics(results.diagnostics, h0, settings)
+            solver = self._make_solver(settings)
+            results = solver.solve(field, 0.0, h0, times, batch_ndims=1)
+            statistics = _statistics(results.diagnostics, solver)
         if note:
             record(self, statistics)
-        if settings["on_failure"] == "raise":
+        if settings.on_failure == "raise":
             with tf.control_dependencies(check_status(statistics.status, statistics.time)):
                 results = results._replace(states=tf.nest.map_structure(tf.identity, results.states))
             if in_xla() and not stock:
@@ -292,95 +269,62 @@ class ODEBlock(keras.layers.Layer):
         """The block's type of numbers; a complex state stays one."""
         return tf.as_dtype(dtype).name if tf.as_dtype(dtype).is_complex else self.compute_dtype
 
-    def _effective_settings(self) -> dict[str, Any]:
-        own = {
-            "tol": self._tol,
-            "num_steps": self._num_steps,
-            "solver": self.solver,
-            "gradient": self.gradient,
-            "checkpoint": self.checkpoint,
-            "max_num_steps": self.max_num_steps,
-            "on_failure": self.on_failure,
-            "adjoint_tol": self.adjoint_tol,
-            "adjoint_solver": self.adjoint_solver,
-            "endpoint": self.endpoint,
-            "min_step": self.min_step,
-            "max_step": self.max_step,
-        }
-        settings = own | current_settings()
-        refuse_followed(tol=settings["tol"])
-        check_choice("solver", settings["solver"], solvers.available())
-        if isinstance(settings["tol"], (int, float)):
-            _checked_tol("tol", settings["tol"])
+    def _effective_settings(self) -> vocabulary.SolverSettings:
+        live = {option.name: getattr(self, f"_{option.name}") for option in vocabulary.options() if option.live}
+        settings = self._fixed.override(**(live | current_settings()))
+        refuse_followed(tol=settings.tol)
         return settings
 
-    def _make_solver(self, settings: dict[str, Any]) -> solvers.RungeKuttaSolver:
-        def make(name: str, tol: Any, **options: Any) -> solvers.RungeKuttaSolver:
-            if solvers.is_adaptive(name):
-                steps = {"rtol": tol, "atol": tol} | {k: settings[k] for k in ("endpoint", "min_step", "max_step")}
+    def _make_solver(self, settings: vocabulary.SolverSettings) -> solvers.RungeKuttaSolver:
+        def make(solver: str | solvers.RungeKuttaSolver, tol: Any, **given: Any) -> solvers.RungeKuttaSolver:
+            if solvers.is_adaptive(solver):
+                bounds = {key: getattr(settings, key) for key in ("endpoint", "min_step", "max_step")}
+                given |= {"rtol": tol, "atol": tol} | bounds
             else:
-                steps = {"num_steps": settings["num_steps"]}
-            options |= {"max_num_steps": settings["max_num_steps"], "validate_args": True}
-            return solvers.get(name, **steps, **options)
+                given |= {"num_steps": settings.num_steps}
+            given |= {"max_num_steps": settings.max_num_steps, "validate_args": True}
+            if isinstance(solver, str):
+                return solvers.get(solver, **given)
+            return type(solver)(**(solver.get_config() | given))
 
-        adjoint = None
-        if settings["gradient"] == "adjoint" and (settings["adjoint_solver"] or settings["adjoint_tol"]):
-            name = settings["adjoint_solver"] or settings["solver"]
-            adjoint = make(name, settings["adjoint_tol"] or settings["tol"])
+        own = {"checkpoint": settings.checkpoint, "tol": settings.adjoint_tol, "solver": settings.adjoint_solver}
+        gradient = solvers.gradients.get(settings.gradient, **own)
+        if isinstance(gradient, solvers.Adjoint) and isinstance(gradient.solver, str):
+            gradient = solvers.Adjoint(solver=make(gradient.solver, gradient.tol or settings.tol))
         return make(
-            settings["solver"],
-            exact(settings["tol"], tf.float64),
-            gradient=settings["gradient"],
-            checkpoint=settings["checkpoint"],
+            settings.solver,
+            exact(settings.tol, tf.float64),
+            gradient=gradient,
             # The block looks at the status itself, once it stands in the statistics.
             on_failure="status",
-            on_gradient_failure=settings["on_failure"],
-            make_adjoint_solver_fn=(lambda: adjoint) if adjoint else None,
-        )
-
-    def _statistics(self, diagnostics: Any, h0: Any, settings: dict[str, Any]) -> Statistics:
-        batch = tf.shape(tf.nest.flatten(h0)[0])[:1]
-        if settings["solver"] == "tfp":
-            nfe = tf.broadcast_to(tf.cast(diagnostics.num_ode_fn_evaluations, tf.int32), batch)
-            status = tf.broadcast_to(tf.cast(diagnostics.status, tf.int32), batch)
-            # Stock TFP counts evaluations only: six a step, accepted or not.
-            zeros = tf.zeros_like(nfe)
-            return Statistics(nfe, nfe // 6, zeros, status, tf.cast(zeros, tf.float32), None)
-        tableau = solvers.methods.METHODS[settings["solver"]].tableau
-        backward = None
-        if settings["gradient"] == "backprop_steps" and tableau.adaptive:
-            tried = diagnostics.num_accepted_steps + diagnostics.num_rejected_steps
-            # Two more for the choice of the first step.
-            backward = tried * tableau.stages + 2
-        elif settings["gradient"] != "adjoint":
-            backward = diagnostics.num_accepted_steps * tableau.evaluations_per_step
-            # The last step's state is read off a dense output that uses the slope at its end.
-            backward += int(tableau.first_same_as_last)
-        return Statistics(
-            diagnostics.num_ode_fn_evaluations,
-            diagnostics.num_accepted_steps,
-            diagnostics.num_rejected_steps,
-            diagnostics.status,
-            diagnostics.final_time,
-            backward,
+            on_gradient_failure=settings.on_failure,
         )
 
     def get_config(self) -> dict[str, Any]:
-        config = {name: getattr(self, name) for name in ("final_time", *SETTINGS)}
+        config = {name: serialized(getattr(self, name)) for name in ("final_time", *vocabulary.names())}
         return super().get_config() | {"dynamics": sharing.serialized(self.dynamics)} | config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ODEBlock":
+        settings = {name: deserialized(config[name]) for name in vocabulary.names() if name in config}
         dynamics = keras.saving.deserialize_keras_object(config["dynamics"])
-        return cls(**(config | {"dynamics": dynamics}))
+        return cls(**(config | settings | {"dynamics": dynamics}))
 
 
-def _checked_tol(name: str, value: float) -> float:
-    return float(check_range(name, value, low=0, low_open=True))
+def _statistics(diagnostics: solvers.Diagnostics, solver: solvers.RungeKuttaSolver) -> Statistics:
+    accepted, rejected = diagnostics.num_accepted_steps, diagnostics.num_rejected_steps
+    backward = solver.gradient.evaluations(solver.tableau, accepted, rejected)
+    nfe, status, time = diagnostics.num_ode_fn_evaluations, diagnostics.status, diagnostics.final_time
+    return Statistics(nfe, accepted, rejected, status, time, backward)
 
 
-def _checked_steps(value: int | None) -> int:
-    return check_integer("num_steps", 1 if value is None else value, low=1, high=MOST_INTEGER)
+def _stock_statistics(diagnostics: Any, h0: Any) -> Statistics:
+    batch = tf.shape(tf.nest.flatten(h0)[0])[:1]
+    nfe = tf.broadcast_to(tf.cast(diagnostics.num_ode_fn_evaluations, tf.int32), batch)
+    status = tf.broadcast_to(tf.cast(diagnostics.status, tf.int32), batch)
+    # Stock TFP counts evaluations only: six a step, accepted or not.
+    zeros = tf.zeros_like(nfe)
+    return Statistics(nfe, nfe // 6, zeros, status, tf.cast(zeros, tf.float32), None)
 
 
 def _arguments_of(dynamics: Callable) -> Callable[[Any, Any], tuple]:

@@ -1,33 +1,18 @@
 """Settings and statistics of every ODE block in a model."""
 
 import weakref
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.errors import check_choice, check_range
+from tfode_adv.errors import check_range
 from tfode_adv.keras_internals import sublayers
 from tfode_adv.layers import ODEBlock, record_statistics
-from tfode_adv.layers.context import current_settings
-from tfode_adv.layers.ode_block import CheckedSetting
-
-SETTINGS = ("tol", "solver", "gradient", "num_steps")
-# What a compiled function keeps as it was when it was traced.
-TRACED = (
-    "solver",
-    "gradient",
-    "final_time",
-    "checkpoint",
-    "adjoint_tol",
-    "adjoint_solver",
-    "max_num_steps",
-    "on_failure",
-    "endpoint",
-    "min_step",
-    "max_step",
-)
+from tfode_adv.models.traces import Traces, settings_key
+from tfode_adv.solvers import vocabulary
 
 
 class SolverStatistics(NamedTuple):
@@ -62,7 +47,7 @@ def set_solver(model: keras.layers.Layer, **settings: Any) -> int:
 
     Args:
         model: any Keras model or layer; nested ones are searched.
-        **settings: `tol`, `solver`, `gradient`, `num_steps`; None leaves a setting as it is.
+        **settings: those of `ODEBlock`, but for `final_time`; None leaves a setting as it is.
 
     Returns:
         How many ODE blocks there are.
@@ -70,26 +55,22 @@ def set_solver(model: keras.layers.Layer, **settings: Any) -> int:
     Raises:
         UsageError: an unknown setting or a value out of range; no block is changed then.
     """
-    for name in settings:
-        check_choice("solver setting", name, SETTINGS)
-    settings = {name: value for name, value in settings.items() if value is not None}
-    blocks = ode_blocks(model)
-    before = [{name: getattr(block, name) for name in settings} for block in blocks]
-    try:
-        for block in blocks:
-            _assign(block, settings)
-    except Exception:
-        for block, values in zip(blocks, before, strict=True):
-            _assign(block, values)
-        raise
-    if blocks and settings.keys() - {"tol", "num_steps"}:
+    given, blocks = vocabulary.checked(settings), ode_blocks(model)
+    change(model, [block.settings.override(**given) for block in blocks])
+    # A block's own attribute may have been set before, which no compiled function notices.
+    if blocks and any(option.name in given and not option.live for option in vocabulary.options()):
         _forget_compiled(model)
     return len(blocks)
 
 
-def _assign(block, settings):
-    for name, value in settings.items():
-        setattr(block, name, value)
+def change(model: keras.layers.Layer, settings: Sequence[vocabulary.SolverSettings]) -> None:
+    """Gives every ODE block of `model`, in its order, settings of its own, as `set_solver` does."""
+    blocks = ode_blocks(model)
+    before = [block.fixed for block in blocks]
+    for block, each in zip(blocks, settings, strict=True):
+        block.settings = each
+    if before != [block.fixed for block in blocks]:
+        _forget_compiled(model)
 
 
 def _forget_compiled(model):
@@ -120,43 +101,23 @@ def solver_statistics(model: keras.layers.Layer, x: Any, batch_size: int = 128) 
     return SolverStatistics(*np.concatenate(batches, axis=1))
 
 
-def trace_settings(*models: Any) -> tuple:
-    """What a trace of `models` depends on apart from their weights: their ODE blocks' settings.
-
-    Tolerances and step counts are left out: a block reads its own at run time. Those of `solver_settings` are in.
-    The blocks that a plain callable runs are not known: to it, every block's are its own.
-    """
-    unknown = any(callable(model) and not isinstance(model, keras.layers.Layer) for model in models)
-    blocks = [block for model in models if isinstance(model, keras.layers.Layer) for block in ode_blocks(model)]
-    own = tuple(getattr(block, name) for block in blocks for name in TRACED)
-    own += (CheckedSetting.changes,) if unknown else ()
-    return own + tuple((name, _key(value)) for name, value in current_settings().items())
-
-
-def _key(value: Any) -> Any:
-    # A trace keeps the tensors it reads, so that no other one takes their places in memory.
-    return id(value) if tf.is_tensor(value) else str(value)
-
-
 # One compiled function a model and set of settings: a table over tolerances traces once.
-_counters = weakref.WeakKeyDictionary()
+_counters: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def _counter(model, image_shape):
-    known = _counters.setdefault(model, {})
-    key = (tuple(image_shape), trace_settings(model))
-    if key not in known:
-        # The function must not keep its model alive, or no entry would ever leave the dictionary.
-        reference = weakref.ref(model)
+    # The function must not keep its model alive, or no entry would ever leave the dictionary.
+    reference = weakref.ref(model)
 
-        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, *image_shape])])
-        def count(x):
-            with record_statistics() as records:
-                reference()(x, training=False)
-            totals = tf.zeros([3, tf.shape(x)[0]], tf.int32)
-            for _, statistics in records:
-                totals += tf.stack([statistics.nfe, statistics.accepted, statistics.rejected])
-            return totals
+    def count(x):
+        with record_statistics() as records:
+            reference()(x, training=False)
+        totals = tf.zeros([3, tf.shape(x)[0]], tf.int32)
+        for _, statistics in records:
+            totals += tf.stack([statistics.nfe, statistics.accepted, statistics.rejected])
+        return totals
 
-        known[key] = count
-    return known[key]
+    images = tf.TensorSpec([None, *image_shape])
+    return _counters.setdefault(model, Traces(forward=True)).find(
+        (tuple(image_shape), settings_key()), lambda noting: tf.function(noting(count), [images], autograph=False)
+    )

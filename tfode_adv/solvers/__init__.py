@@ -1,6 +1,7 @@
 """ODE solvers behind the interface of `tfp.math.ode`, one step size a sample."""
 
 from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
+from tfode_adv.solvers.gradients import Adjoint, Backprop, BackpropSteps
 from tfode_adv.solvers.methods import (
     METHODS,
     RK4,
@@ -18,10 +19,14 @@ from tfode_adv.solvers.methods import (
 from tfode_adv.solvers.solver import RungeKuttaSolver
 from tfode_adv.solvers.status import SolveError, Status
 from tfode_adv.solvers.tfp_interface import ChosenBySolver, Results
+from tfode_adv.solvers.vocabulary import SolverSettings
 
 __all__ = [
     "METHODS",
     "RK4",
+    "Adjoint",
+    "Backprop",
+    "BackpropSteps",
     "Bosh3",
     "ChosenBySolver",
     "Diagnostics",
@@ -33,6 +38,7 @@ __all__ = [
     "Results",
     "RungeKuttaSolver",
     "SolveError",
+    "SolverSettings",
     "SolverState",
     "Status",
     "available",

@@ -61,12 +61,14 @@ def available() -> tuple[str, ...]:
     return (STOCK, *METHODS)
 
 
-def is_adaptive(name: str) -> bool:
-    """Whether the method called `name` chooses its steps by a tolerance (else by `num_steps`).
+def is_adaptive(name: str | RungeKuttaSolver) -> bool:
+    """Whether a solver, or the method called `name`, chooses its steps by a tolerance (else by `num_steps`).
 
     Raises:
         UsageError: if there is no such method.
     """
+    if isinstance(name, RungeKuttaSolver):
+        return name.tableau.adaptive
     check_choice("solver", name, available())
     return name == STOCK or METHODS[name].tableau.adaptive
 

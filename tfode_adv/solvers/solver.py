@@ -1,6 +1,7 @@
 """Runge-Kutta solvers behind the interface of `tfp.math.ode.Solver`."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv.errors import MOST_INTEGER, UsageError, check_choice, check_integer, check_range
-from tfode_adv.solvers.adjoint import solve_adjoint
-from tfode_adv.solvers.adjoint_together import solve_adjoint_together
-from tfode_adv.solvers.backprop import backpropagate
-from tfode_adv.solvers.backprop_step_sizes import backpropagate_with_step_sizes
+from tfode_adv.solvers import gradients
 from tfode_adv.solvers.closed_over import Reading, has_gradient
 from tfode_adv.solvers.custom_gradient import differentiable
 from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
@@ -19,9 +17,8 @@ from tfode_adv.solvers.first_step import hairer_first_step
 from tfode_adv.solvers.graph_mode import current_graph, in_xla
 from tfode_adv.solvers.inside_pfor import eagerly, inside_pfor, one_at_a_time
 from tfode_adv.solvers.integrate import Solution, integrate
-from tfode_adv.solvers.pull_back import Gradients, Slope, taped, without
+from tfode_adv.solvers.pull_back import Gradients
 from tfode_adv.solvers.refused_gradients import refuse_followed
-from tfode_adv.solvers.residual_store import AUTO_BYTES, ResidualStore
 from tfode_adv.solvers.rows import Rows
 from tfode_adv.solvers.runge_kutta import exact
 from tfode_adv.solvers.solution_times import checked_times
@@ -29,20 +26,14 @@ from tfode_adv.solvers.split_field import SplitField
 from tfode_adv.solvers.states import Settings
 from tfode_adv.solvers.status import Status, check_status, without_failed
 from tfode_adv.solvers.step_size_control import CONTROLLERS
-from tfode_adv.solvers.step_store import Step, StepStore, Trial
+from tfode_adv.solvers.step_store import Step, StepStore
 from tfode_adv.solvers.tableaus import Tableau
 from tfode_adv.solvers.tfp_interface import ChosenBySolver, Results, Solver
 from tfode_adv.tensorflow_internals import could_record, recording_stopped, saving, stop_recording
 
-GRADIENTS = ("backprop", "backprop_steps", "adjoint")
-CHECKPOINTS = ("auto", "steps", "none")
 ENDPOINTS = ("interpolate", "clip")
 ON_FAILURE = ("raise", "status")
 DEFAULT_MAX_NUM_STEPS = 10_000
-NOT_RECORDED = (
-    "no GradientTape recorded a solve while jit_compile=True compiled it: put the tape inside the compiled function, "
-    "or choose gradient='adjoint'"
-)
 
 
 class RungeKuttaSolver(Solver):
@@ -52,6 +43,12 @@ class RungeKuttaSolver(Solver):
     """
 
     tableau: Tableau
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "RungeKuttaSolver":
+        solver = super().__new__(cls)
+        given = inspect.signature(cls.__init__).bind(solver, *args, **kwargs).arguments
+        solver._options = dict(list(given.items())[1:])
+        return solver
 
     def __init__(
         self,
@@ -69,7 +66,7 @@ class RungeKuttaSolver(Solver):
         num_steps: Any = None,
         controller: str = "i",
         endpoint: str = "interpolate",
-        gradient: str | None = None,
+        gradient: str | gradients.Gradient | None = None,
         checkpoint: str = "auto",
         on_failure: str = "raise",
         on_gradient_failure: str = "raise",
@@ -94,19 +91,10 @@ class RungeKuttaSolver(Solver):
             controller: "i" (the papers'), or "pi" (Gustafsson's).
             endpoint: "interpolate": the last step may pass the end, and the state is read off the dense output;
                 "clip": the last step is shortened.
-            gradient: "backprop", through the accepted steps with their sizes held constant: the derivative of the
-                step sizes is left out, the gradient is that of the fixed grid the solve has chosen;
-                "backprop_steps", through every step tried and its size too, the derivative of what the solver
-                computed, as the papers' programs took it (dearer, and it jumps where a step's acceptance changes);
-                or "adjoint", the continuous adjoint equation. None means "adjoint" where `make_adjoint_solver_fn` is
-                given, "backprop" elsewhere.
-            checkpoint: what "backprop" keeps for its backward pass: "steps", the start of each accepted step, from
-                which the step is recomputed (memory: one state a step); "none", the intermediate results of every
-                evaluation besides, so that nothing is recomputed (memory: all of them); "auto", like "none" in
-                compiled functions until 2 GiB are taken, and like "steps" from there. Intermediate results are kept
-                where a `GradientTape` records the solve, or the tracing of the function that holds it: a forward
-                pass alone does not pay for them. XLA, and a dynamics with loops or branches of TensorFlow's
-                inside, leave nothing that could be kept: there "auto" means "steps".
+            gradient: how the solve is differentiated, a name or an object of `tfode_adv.solvers`: "backprop"
+                (`Backprop`), "backprop_steps" (`BackpropSteps`) or "adjoint" (`Adjoint`). None means "adjoint" where
+                `make_adjoint_solver_fn` is given, "backprop" elsewhere.
+            checkpoint: what a gradient given by the name "backprop" keeps: "steps", "none" or "auto" (see `Backprop`).
             on_failure: "raise": a failed sample raises `SolveError` (compiled functions:
                 `tf.errors.InvalidArgumentError`; under XLA, which raises nothing, its states are NaN), or "status":
                 its last good state is returned, and its status is negative.
@@ -155,12 +143,12 @@ class RungeKuttaSolver(Solver):
             min_step=min_step,
             max_step=max_step,
         )
-        self._gradient = check_choice(
-            "gradient", gradient or ("adjoint" if make_adjoint_solver_fn else "backprop"), GRADIENTS
+        check_choice("checkpoint", checkpoint, gradients.CHECKPOINTS)
+        self.gradient = gradients.get(
+            gradient or ("adjoint" if make_adjoint_solver_fn else "backprop"), checkpoint=checkpoint
         )
-        if make_adjoint_solver_fn and self._gradient != "adjoint":
+        if make_adjoint_solver_fn and not isinstance(self.gradient, gradients.Adjoint):
             raise UsageError(f"gradient is {gradient!r}, but make_adjoint_solver_fn is for 'adjoint'")
-        self._checkpoint = check_choice("checkpoint", checkpoint, CHECKPOINTS)
         self._on_failure = check_choice("on_failure", on_failure, ON_FAILURE)
         self._on_gradient_failure = check_choice("on_gradient_failure", on_gradient_failure, ON_FAILURE)
 
@@ -225,6 +213,15 @@ class RungeKuttaSolver(Solver):
             if isinstance(solution_times, ChosenBySolver):
                 solution_times = problem.chosen_times(solution_times.final_time)
             return problem.solve(checked_times(problem.t0, solution_times, rows.dtype, self._validate_args))
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that it was made with."""
+        return dict(self._options)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "RungeKuttaSolver":
+        """The inverse of `get_config`."""
+        return cls(**config)
 
     def _given(self) -> dict[str, Any]:
         settings = {"num_steps": self._settings.num_steps, "first_step_size": self._settings.first_step}
@@ -305,8 +302,7 @@ class _Problem:
         if not tf.executing_eagerly():
             with stop_recording():
                 self._trace()
-        adjoint = self._adjoint_problem() if wanted and solver._gradient == "adjoint" else None
-        store = self._store() if wanted else None
+        store = solver.gradient.store(self) if wanted else None
         with stop_recording():
             solution = self._integrate(times, store)
             if wanted and not self.read.began:
@@ -314,7 +310,7 @@ class _Problem:
                 self.field(*self._example())
         outputs, totals = solution.outputs, solution.totals
         if wanted:
-            outputs = self._differentiable(times, solution, adjoint)
+            outputs = self._differentiable(times, solution)
         if solver._on_failure == "raise":
             with tf.control_dependencies(check_status(totals.status, totals.t)):
                 outputs = [tf.identity(o) for o in outputs]
@@ -329,43 +325,8 @@ class _Problem:
         state = SolverState(self.rows.per_sample(totals.step))
         return Results(times, self.rows.states(outputs), diagnostics, state)
 
-    def _recorded(self) -> type | None:
-        """What the backward pass reads of each step."""
-        if self.solver._gradient == "adjoint":
-            return None
-        return Trial if self.solver._gradient == "backprop_steps" and self.settings.method.adaptive else Step
-
-    def _store(self) -> StepStore | None:
-        """An empty store for what the backward pass reads."""
-        kind = self._recorded()
-        # What XLA has compiled is differentiated inside of it or not at all, so that the tape is there by now.
-        if kind is None or (self.xla and not could_record()):
-            return None
-        return StepStore.empty(kind, self.y0, self.t0.dtype, self._kept() if kind is Step else None)
-
-    def _kept(self) -> ResidualStore | None:
-        """An empty store for the intermediate results, where they are to be kept."""
-        demanded = self.solver._checkpoint == "none"
-        if self.solver._checkpoint == "steps" or not could_record():
-            return None
-        if in_xla():
-            if demanded:
-                raise UsageError("checkpoint='none' keeps nothing under jit_compile=True: choose 'steps' or 'auto'")
-            return None
-        # Not compiled, the field would be traced anew in each call.
-        if tf.executing_eagerly() and not demanded:
-            return None
-        split = self._split()
-        if not split.storable:
-            if demanded:
-                raise UsageError(
-                    "checkpoint='none' cannot keep the intermediate results of a dynamics with loops or branches "
-                    "inside: choose 'steps' or 'auto'"
-                )
-            return None
-        return ResidualStore.empty(split, self.settings.method, None if demanded else AUTO_BYTES)
-
-    def _split(self, to_parameters: bool | None = None) -> SplitField:
+    def split(self, to_parameters: bool | None = None) -> SplitField:
+        """The field in two parts: what is computed once and kept, and what pulls back from it."""
         if not self.read.began:
             self._trace()
         variables = lambda: list(self.read.variables)  # noqa: E731
@@ -377,34 +338,14 @@ class _Problem:
     def _trace(self) -> None:
         self.read.trace(lambda t, y: self.field(t, y, self.smooth), *self._example())
 
-    def _evaluation(self, solution: Solution, parameters: list) -> Callable[[tf.Tensor, list[tf.Tensor]], Slope]:
-        """How the backward pass evaluates the field where nothing was kept."""
-        if tf.executing_eagerly() or in_xla():
-            return lambda t, y: taped(lambda y: self.field(t, y), y, parameters)
-        # One trace of the field serves all stages.
-        with_parameters = bool(parameters)
-        split = solution.steps.kept and solution.steps.kept.split
-        if not split or (with_parameters and not split.to_parameters):
-            split = self._split(with_parameters)
-        return lambda t, y: split.slope(t, y, with_parameters)
-
-    def _differentiable(self, times: tf.Tensor, solution: Solution, adjoint: Any) -> list[tf.Tensor]:
+    def _differentiable(self, times: tf.Tensor, solution: Solution) -> list[tf.Tensor]:
         variables, tensors = list(self.read.variables), self.followed
         self.reads = False
 
         def pulled(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
             parameters = variables + tensors if with_parameters else []
-            problem = (times, self._within_reach(times, solution), cotangents, parameters)
-            if not self._recorded():
-                return self._adjoint(adjoint, *problem)
-            if not solution.steps:
-                raise UsageError(NOT_RECORDED)
-            if self._recorded() is Step:
-                evaluate = self._evaluation(problem[1], parameters)
-                return backpropagate(evaluate, self.settings.method, self.t0, *problem)
-            return backpropagate_with_step_sizes(
-                self.field, self.settings, self.t0, *problem, self.y0, *self.tolerances
-            )
+            reached = self._within_reach(times, solution)
+            return self.solver.gradient.pull_back(self, times, reached, cotangents, parameters)
 
         def pull_back(cotangents: list[tf.Tensor], with_parameters: bool) -> Gradients:
             def flat(cotangents: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -427,32 +368,12 @@ class _Problem:
         if not solution.steps or not saving():
             return solution
         with stop_recording():
-            return self._integrate(times, StepStore.empty(self._recorded(), self.y0, self.t0.dtype))
+            kind = self.solver.gradient.recorded(self.settings.method)
+            return self._integrate(times, StepStore.empty(kind, self.y0, self.t0.dtype))
 
     def _integrate(self, times: tf.Tensor, store: StepStore | None) -> Solution:
         problem = (self.field, self.t0, self.start, times, *self.tolerances, self.settings)
         return integrate(*problem, store=store, one_a_sample=self.one_a_sample)
-
-    def _adjoint_problem(self) -> Solver | tuple[tf.Tensor, tf.Tensor, Settings]:
-        """The stock solver of the adjoint, or the tolerances and settings of ours."""
-        solver = self.solver._make_adjoint_solver_fn()
-        if not isinstance(solver, RungeKuttaSolver):
-            return solver
-        settings = self.settings if solver is self.solver else solver._settings.read()
-        return *solver._tolerances(self.rows), dataclasses.replace(settings, first_step=None)
-
-    def _adjoint(self, adjoint, times, solution, cotangents, parameters) -> Gradients:
-        problem = (self.field, self.t0, times, solution, cotangents, parameters)
-        if isinstance(adjoint, tuple):
-            rtol, atol, settings = adjoint
-            gradients, status, reached = solve_adjoint(*problem, rtol, atol, settings, self.one_a_sample)
-        else:
-            gradients, status, reached = solve_adjoint_together(adjoint, *problem)
-        marked = without(tf.not_equal(status, int(Status.OK)), gradients)
-        if self.solver._on_gradient_failure == "status":
-            return gradients._replace(parameters=marked.parameters)
-        with tf.control_dependencies(check_status(status, reached, "adjoint ")):
-            return tf.nest.map_structure(tf.identity, marked if self.xla else gradients)
 
     def chosen_times(self, final_time: Any) -> tf.Tensor:
         """Both ends of the accepted steps of the sample that takes most of them, up to `final_time`.

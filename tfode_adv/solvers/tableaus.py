@@ -203,3 +203,4 @@ KUTTA38 = Tableau(
     ),
     dense_order=4,
 )
+TABLEAUS = {each.name: each for each in list(globals().values()) if isinstance(each, Tableau)}

@@ -1,0 +1,242 @@
+"""How a model is asked: any callable from images to logits, compiled once, with an answer or none for each image."""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfode_adv.errors import UsageError
+from tfode_adv.layers import record_statistics, solver_settings
+from tfode_adv.layers.context import current_settings
+from tfode_adv.models.traces import Traces, settings_key
+from tfode_adv.solvers import vocabulary
+
+Model = Callable[[tf.Tensor], tf.Tensor]
+NO_ANSWER = -1
+"""The class predicted where there is no answer: none, so never the right one."""
+UNKNOWN = -1
+
+
+class Answers(NamedTuple):
+    """What a model says of images.
+
+    Attributes:
+        logits: [N, K] float32.
+        nfe: evaluations of the dynamics over all ODE blocks, [N] int32: 0 for a model without, `UNKNOWN` where blocks
+            are called about other samples than the images, or in a function or loop of the model's own.
+        status: of the first block whose solve failed, a `tfode_adv.solvers.Status`, [N] int32; 0 for success.
+        time: that this solve reached, [N].
+    """
+
+    logits: np.ndarray
+    nfe: np.ndarray
+    status: np.ndarray
+    time: np.ndarray
+
+    @property
+    def no_answer(self) -> np.ndarray:
+        """[N] bool: a solve failed, or a logit is not finite."""
+        return (self.status != 0) | ~np.isfinite(self.logits).all(-1)
+
+    @property
+    def prediction(self) -> np.ndarray:
+        """The classes predicted, [N] int32; `NO_ANSWER` where there is none."""
+        return np.where(self.no_answer, NO_ANSWER, self.logits.argmax(-1)).astype(np.int32)
+
+    def fooled(self, y: np.ndarray, targeted: bool = False) -> np.ndarray:
+        """[N] bool: see `fooled`; no solve failed besides."""
+        return (self.status == 0) & fooled(tf.constant(self.logits), tf.constant(y), targeted).numpy()
+
+    def margin(self, y: np.ndarray) -> np.ndarray:
+        """The logit of `y` less the largest other one, [N] float64; NaN without an answer."""
+        rows, others = np.arange(len(y)), np.array(self.logits, np.float64)
+        own = others[rows, y]
+        others[rows, y] = -np.inf
+        return np.where(self.no_answer, np.nan, own - others.max(-1))
+
+    def of(self, rows: Any) -> "Answers":
+        """The answers for some of the images."""
+        return Answers(*(values[rows] for values in self))
+
+    def put(self, rows: Any, others: "Answers") -> None:
+        """Takes `others` in the places of those for the images `rows`."""
+        for values, new in zip(self, others, strict=True):
+            values[rows] = new
+
+    def copy(self) -> "Answers":
+        """The same in arrays of their own."""
+        return Answers(*(values.copy() for values in self))
+
+    @classmethod
+    def blank(cls, count: int, classes: int) -> "Answers":
+        """Room for the answers for so many images."""
+        nfe, status = np.zeros([2, count], np.int32)
+        return cls(np.zeros([count, classes], np.float32), nfe, status, np.zeros(count, np.float32))
+
+    @classmethod
+    def joined(cls, parts: Iterable["Answers"]) -> "Answers":
+        """The answers of all parts in one."""
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def fooled(logits: tf.Tensor, y: tf.Tensor, targeted: bool) -> tf.Tensor:
+    """The judge of success, [N] bool: is there an answer, and another than `y`? If `targeted`: is it `y`?"""
+    hit = tf.argmax(logits, -1, output_type=y.dtype) == y
+    return tf.reduce_all(tf.math.is_finite(logits), -1) & (hit if targeted else ~hit)
+
+
+class Oracle:
+    """One model, and what was compiled to ask it.
+
+    `settings`, wherever they are taken, are those of `solver_settings`, and add to those in force. Another tolerance or
+    number of steps needs no new trace.
+
+    Args:
+        model: any callable from images [B, ...] in [0, 1] to logits [B, K].
+    """
+
+    def __init__(self, model: Any):
+        self.function = as_function(model)
+        self._asking, self._traces = Traces(forward=True), Traces(size=128)
+
+    def ask(self, x: np.ndarray, size: int = 128, **settings: Any) -> Answers:
+        """What the model says of images [N, ...], `size` at a time."""
+        signature = [tf.TensorSpec([None, *x.shape[1:]], tf.float32)]
+        asked = self.compiled("answers", self._asked, signature, settings, asking=True)
+        parts = []
+        for first in range(0, len(x), size):
+            part = x[first : first + size]
+            found = asked(tf.constant(padded(part, size), tf.float32))
+            parts.append(Answers(*(values.numpy()[: len(part)] for values in found)))
+        return Answers.joined(parts)
+
+    def compiled(
+        self,
+        key: Hashable,
+        question: Callable,
+        signature: Sequence[tf.TensorSpec],
+        settings: Mapping[str, Any],
+        asking: bool = False,
+    ) -> Callable:
+        """A question to the model as a compiled function.
+
+        Args:
+            key: names the question, and whatever it closes over.
+            question: from tensors, in TensorFlow.
+            signature: of the tensors.
+            asking: that it takes no gradient, so that how blocks are differentiated is no matter.
+        """
+        fixed, live = _parted(current_settings() | vocabulary.checked(settings, tensors=True))
+
+        def traced(tensors, values):
+            with solver_settings(**fixed, **values):
+                return question(*tensors)
+
+        def make(noting):
+            values = {name: tf.TensorSpec([], value.dtype) for name, value in live.items()}
+            return tf.function(noting(traced), input_signature=[tuple(signature), values], autograph=False)
+
+        traces = self._asking if asking else self._traces
+        kinds = tuple(sorted((name, value.dtype.name) for name, value in live.items()))
+        function = traces.find((key, tuple(signature), kinds, settings_key(fixed)), make)
+        return lambda *tensors: function(tensors, {name: tf.convert_to_tensor(value) for name, value in live.items()})
+
+    def _asked(self, images: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        with record_statistics() as records:
+            logits = self.function(images)
+        count = tf.shape(images)[0]
+        nfe, status, time = tf.zeros([count], tf.int32), tf.zeros([count], tf.int32), tf.zeros([count])
+        for _, block in records:
+            if getattr(block.nfe, "graph", None) is not getattr(images, "graph", None):
+                nfe = tf.fill([count], UNKNOWN)
+                continue
+            # Of blocks that are called about other samples, copies of the images say, nothing is told.
+            mine = tf.equal(tf.shape(block.nfe)[0], count)
+            added, failed, reached = (
+                tf.cond(mine, lambda x=x: x, lambda x=x: tf.zeros([count], x.dtype))
+                for x in (block.nfe, block.status, tf.cast(block.time, tf.float32))
+            )
+            nfe = tf.where(mine & (nfe != UNKNOWN), nfe + added, UNKNOWN)
+            time = tf.where(status == 0, reached, time)
+            status = tf.where(status == 0, failed, status)
+        return logits, nfe, status, time
+
+
+def _parted(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Solver settings that are part of a trace, and scalars that a compiled function is told at each call."""
+    fixed, live = dict(settings), {}
+    for option in vocabulary.options():
+        if option.live and option.name in fixed and _is_scalar(fixed[option.name]):
+            value = fixed.pop(option.name)
+            kind = tf.float64 if option.kind is float else tf.int32
+            live[option.name] = value if hasattr(value, "dtype") else tf.constant(value, kind)
+    return fixed, live
+
+
+def _is_scalar(value: Any) -> bool:
+    return tf.TensorShape(getattr(value, "shape", ())).rank == 0
+
+
+_oracles = Traces()
+
+
+def oracle(model: Any) -> Oracle:
+    """The oracle of a model: one of the last 32 that were asked, if it is one of them."""
+    return _oracles.find(key_of(model), lambda noting: Oracle(model))
+
+
+class _ByIdentity:
+    """A model that has no hash, as a key: kept with it, so that no other object takes its number."""
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def __hash__(self) -> int:
+        return id(self.model)
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, _ByIdentity) and other.model is self.model
+
+
+def key_of(model: Any) -> Any:
+    """A model as part of a key: itself, or what stands for one that has no hash."""
+    try:
+        hash(model)
+    except TypeError:
+        return _ByIdentity(model)
+    return model
+
+
+def bucket(count: int, size: int) -> int:
+    """Returns the batch size to run `count` samples at: few different ones, none far from `count`."""
+    quantum = max(1, size // 8)
+    if count <= quantum:
+        return min(size, 1 << (count - 1).bit_length())
+    return min(size, -(-count // quantum) * quantum)
+
+
+def padded(values: np.ndarray, size: int) -> np.ndarray:
+    """Returns `values` [n, ...] filled up with its first to a batch size that programs are run at."""
+    extra = bucket(len(values), size) - len(values)
+    return np.concatenate([values, np.repeat(values[:1], extra, 0)]) if extra else values
+
+
+def as_function(model: Any) -> Model:
+    """Returns `model` as a function from images to float32 logits, in inference mode if it is a layer.
+
+    The function raises `UsageError` if the model returns anything but one tensor of real numbers.
+    """
+    if hasattr(model, "stateless_call"):  # a Keras layer or model
+        return lambda x: _real(model(x, training=False))
+    return lambda x: _real(model(x))
+
+
+def _real(output):
+    if isinstance(output, (dict, list, tuple)):
+        noun = f"a {type(output).__name__} of {len(output)}"
+        raise UsageError(f"the model returned {noun}, but must return one tensor of logits: wrap it in a function")
+    output = tf.convert_to_tensor(output)
+    if not output.dtype.is_floating:
+        raise UsageError(f"the model returned {output.dtype.name}, but must return logits of a real floating type")
+    return tf.cast(output, tf.float32)
