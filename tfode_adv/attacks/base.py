@@ -13,6 +13,7 @@ from tfode_adv.attacks import checks, engine, norms, pool
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.result import AttackResult
 from tfode_adv.attacks.sources import Source
+from tfode_adv.attacks.verification import Verdict
 from tfode_adv.errors import RunError, UsageError, check_choice, failed_assertion
 from tfode_adv.models.oracle import Answers, fooled, oracle
 
@@ -189,10 +190,10 @@ class Attack:
         checks.fit(needless, self.targeted)
         return answers, 1 + wrong.astype(np.int64), needless
 
-    def search(self, work: pool.Work) -> tuple[pool.Verdict, np.ndarray, np.ndarray]:
+    def search(self, work: pool.Work) -> tuple[Verdict, np.ndarray, np.ndarray]:
         """Returns, of one restart, what was found for each sample, and the queries and gradients spent [n]."""
         count = len(work.x)
-        verdict = pool.Verdict(work.x.copy(), Answers.blank(count, work.classes), np.zeros(count, bool))
+        verdict = Verdict(work.x.copy(), Answers.blank(count, work.classes), np.zeros(count, bool))
         steps, passes = np.zeros((2, count), np.int64)
         for found in pool.run(work):
             verdict.put(found.rows, found.verdict)
@@ -200,11 +201,11 @@ class Attack:
         queries, gradients = self.costs(steps, work.classes)
         return verdict, queries + passes, gradients
 
-    def _verify(self, asked, size, x, y, radius, rows, x_new) -> pool.Verdict:
+    def _verify(self, asked, size, x, y, radius, rows, x_new) -> Verdict:
         """Returns the images found for `rows` of `x` as they count, and what a fresh pass says of them."""
         x_new = self._settle(x[rows], x_new, None if radius is None else radius[rows])
         answers = asked.ask(x_new, size)
-        return pool.Verdict(x_new, answers, answers.fooled(y[rows], self.targeted))
+        return Verdict(x_new, answers, answers.fooled(y[rows], self.targeted))
 
     def structure(self) -> tuple:
         """What its compiled steps depend on: everything but the values that they are told as `numbers`."""
@@ -265,7 +266,7 @@ class _Tally:
 
     def __init__(self, attack: Attack, x, y, clean: Answers, queries: np.ndarray, needless: np.ndarray):
         self._attack, self._x, self._y, self._clean, self._needless = attack, x, y, clean, needless
-        self._best = pool.Verdict(x.copy(), clean.copy(), needless.copy())
+        self._best = Verdict(x.copy(), clean.copy(), needless.copy())
         self._distance = np.zeros(len(x), np.float32)
         self._queries, self._gradients = queries, np.zeros(len(x), np.int64)
 
@@ -276,7 +277,7 @@ class _Tally:
         settled = self._needless if self._attack.eps is None else self._best.success
         return np.flatnonzero(~settled)
 
-    def update(self, rows: np.ndarray, verdict: pool.Verdict, queries: np.ndarray, gradients: np.ndarray) -> None:
+    def update(self, rows: np.ndarray, verdict: Verdict, queries: np.ndarray, gradients: np.ndarray) -> None:
         """Takes in one restart's results for the samples `rows`."""
         distance = self._attack.distance(self._x[rows], verdict.images)
         better = np.ones(len(rows), bool)

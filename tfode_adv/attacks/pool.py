@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv.attacks.engine import Program
-from tfode_adv.models.oracle import Answers, Oracle, padded
+from tfode_adv.attacks.verification import Verdict, Verification
+from tfode_adv.models.oracle import Oracle, padded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,30 +36,13 @@ class Work:
     restart: int
     numbers: dict[str, tf.Tensor]
     size: int
-    verify: Callable[[np.ndarray, np.ndarray], "Verdict"]
+    verify: Callable[[np.ndarray, np.ndarray], Verdict]
     progress: Callable[[int], None]
 
     @property
     def classes(self) -> int:
         """How many classes the model tells apart."""
         return self.clean.shape[-1]
-
-
-class Verdict(NamedTuple):
-    """Images [n, ...], what the model answers for them, and success [n]."""
-
-    images: np.ndarray
-    answers: Answers
-    success: np.ndarray
-
-    def of(self, rows: np.ndarray) -> "Verdict":
-        """That on some of the images."""
-        return Verdict(self.images[rows], self.answers.of(rows), self.success[rows])
-
-    def put(self, rows: np.ndarray, other: "Verdict") -> None:
-        """Takes `other` in the place of that on the images `rows`."""
-        self.images[rows], self.success[rows] = other.images, other.success
-        self.answers.put(rows, other.answers)
 
 
 class Found(NamedTuple):
@@ -81,9 +65,6 @@ def run(work: Work) -> Iterator[Found]:
     """Attacks the samples of `work`, at most `work.size` at once, and yields them as they are verified.
 
     An attack on a randomised model is not ended by one lucky draw: who is not turned has taken all steps.
-    Nor do many draws make a success of luck: after the n-th success that did not hold, the next must hold in n + 1
-    passes. One restart thus turns a model that errs with probability p, whatever the image, with at most
-    p + p^2 + p^3 ..., however many the steps.
     """
     return _Pool(work).run()
 
@@ -97,7 +78,7 @@ class _Pool:
         self._batch: _Samples | None = None
         self._done: list[_Samples] = []
         self._refuted: list[_Samples] = []
-        self._passes, self._refutations = np.zeros((2, len(work.x)), np.int64)
+        self._verification = Verification(work.verify, len(work.x), work.classes)
         self._stands = int(work.numbers["max_steps"]) <= 0
 
     def run(self) -> Iterator[Found]:
@@ -143,7 +124,7 @@ class _Pool:
         if not done.any():
             return
         # Who comes back has been counted before.
-        self._work.progress(int((self._refutations[rows[done]] == 0).sum()))
+        self._work.progress(int((self._verification.refutations[rows[done]] == 0).sum()))
         self._done.append(_chosen(self._batch, np.flatnonzero(done)))
         stay = np.flatnonzero(~done)
         self._batch = _chosen(self._batch, stay, self._work.size) if len(stay) else None
@@ -151,26 +132,14 @@ class _Pool:
     def _verify(self) -> Found:
         """Returns the done samples whose verdict is final, and sends the others back."""
         (rows, data), self._done = _joined(self._done), []
-        verdict = self._judged(rows, data["state"]["x_adv"].numpy().copy())
-        success = verdict.success
-        self._refutations[rows[~success]] += 1
-        out = success | data["over"].numpy()
+        verdict = self._verification.judge(rows, data["state"]["x_adv"].numpy().copy())
+        out = verdict.success | data["over"].numpy()
         again = _Samples(rows, {**data, "refuted": tf.ones_like(data["refuted"])})
         back, quarter, steps = np.flatnonzero(~out), max(1, self._work.size // 4), data["k"].numpy()
         # In parts that always find room: the batch is filled up once a quarter of it is free.
         for first in range(0, len(back), quarter):
             self._refuted.append(_chosen(again, back[first : first + quarter]))
-        return Found(rows[out], verdict.of(out), steps[out], self._passes[rows[out]])
-
-    def _judged(self, rows: np.ndarray, images: np.ndarray) -> Verdict:
-        """Returns the images as they count, and who fooled every pass: one, and one for each time it was refuted."""
-        verdict = Verdict(images, Answers.blank(len(rows), self._work.classes), np.ones(len(rows), bool))
-        for count in range(self._refutations[rows].max() + 1):
-            asked = np.flatnonzero(verdict.success & (self._refutations[rows] >= count))
-            if len(asked):
-                verdict.put(asked, self._work.verify(rows[asked], images[asked]))
-                self._passes[rows[asked]] += 1
-        return verdict
+        return Found(rows[out], verdict.of(out), steps[out], self._verification.passes[rows[out]])
 
 
 def _chosen(samples: _Samples, which: np.ndarray, size: int | None = None) -> _Samples:

@@ -20,7 +20,7 @@ class AttackResult:
 
     An image that was wrong as it is counts in success, at distance 0; the rates tell it apart.
 
-    Of a randomised model, success is of as many passes as `pool.run` says, at that moment: another may differ.
+    Of a randomised model, success is of as many passes as `verification` says, at that moment: another may differ.
     """
 
     x_adv: np.ndarray
