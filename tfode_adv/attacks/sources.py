@@ -235,10 +235,10 @@ class Smoothed(Source):
     itself. The noise is drawn once, in pairs of opposite signs, so that a gradient can be had again.
 
     Args:
-      radius: of the ball, in `norm`, that the noise is uniform in.
+      radius: length of the largest noise, in `norm`: it is uniform in a ball.
       norm: linf, l2 or l2rms.
       n: noisy copies, an even number.
-      seed: of the noise.
+      seed: where the noise's random numbers start.
 
     Raises:
       UsageError: a value out of range, an odd `n` or an unknown norm.

@@ -39,7 +39,9 @@ flags.define_data_flags(FLAGS, dataset=None)
 _integer, _number, _text = flags.define_integer, flags.define_number, absl_flags.DEFINE_string
 
 _text("run", None, "The run folder (default: the newest finished one under runs/).", flag_values=FLAGS)
-absl_flags.DEFINE_enum("split", "test", ("test", "validation", "train"), "Images of.", flag_values=FLAGS)
+absl_flags.DEFINE_enum(
+    "split", "test", ("test", "validation", "train"), "Which split's images are attacked.", flag_values=FLAGS
+)
 _integer("num_examples", None, "Only the first so many images.", FLAGS)
 _integer("num_images", KEEP_IMAGES, "Images kept for the report's pictures.", FLAGS, low=0)
 for option in vocabulary.of_gradients():
@@ -53,7 +55,7 @@ _number(
     low_open=True,
     several=True,
 )
-_integer("eot", None, "Draws a gradient is averaged over.", FLAGS)
+_integer("eot", None, "How many draws a gradient is averaged over.", FLAGS)
 absl_flags.DEFINE_list("options", [], "More of an attack's hyperparameters: NAME=VALUE,...", flag_values=FLAGS)
 _text("shard", "1/1", "i/n: every n-th image from the i-th on.", flag_values=FLAGS)
 _text("distribute", "none", "none, gpus (one process a GPU), or a number of processes.", flag_values=FLAGS)

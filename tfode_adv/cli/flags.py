@@ -216,7 +216,7 @@ def define_data_flags(values: flags.FlagValues, *, dataset: str | None = "mnist_
         "Download and prepare the data set if it is not there; --nodownload refuses.",
         flag_values=values,
     )
-    define_integer("batch_size", batch_size, "Images a step.", values)
+    define_integer("batch_size", batch_size, "How many images a batch has.", values)
     flags.DEFINE_integer(
         "seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=MAX_SEED, flag_values=values
     )

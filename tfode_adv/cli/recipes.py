@@ -62,7 +62,7 @@ def _define_data(integer, number, choice, values):
 
 
 def _define_descent(integer, number, choice, values):
-    integer("epochs", 25, "How many, from the start of the training.")
+    integer("epochs", 25, "How many epochs there are, counted from the start of the training.")
     integer("max_updates", None, "Stop after so many batches.")
     number("learning_rate", 0.1, "Learning rate of SGD.", low_open=True)
     choice("schedule", "plateau", schedules.SCHEDULES, "How the learning rate falls.")
@@ -75,11 +75,16 @@ def _define_descent(integer, number, choice, values):
 
 def _define_loss(integer, number, choice, values):
     choice("loss", "cross_entropy", list(losses.LOSSES), "What is minimised.")
-    number("label_smoothing", None, "Of cross_entropy and madry.")
+    number("label_smoothing", None, "Label smoothing in cross_entropy and madry.")
     choice("loss_norm", None, ("linf", "l2"), "Norm of the attack in madry and trades (default: linf).")
-    number("loss_eps", None, "Radius of that attack (default: 0.031).", low_open=True)
-    number("loss_step_size", None, "Its step (default: eps / 4; l2: 2 eps / steps).", low_open=True)
-    integer("loss_steps", None, "Its steps (default: 10).")
+    number("loss_eps", None, "Radius of the attack in madry and trades (default: 0.031).", low_open=True)
+    number(
+        "loss_step_size",
+        None,
+        "Length of a step of the attack in madry and trades (default: eps / 4; l2: 2 eps / steps).",
+        low_open=True,
+    )
+    integer("loss_steps", None, "Steps of the attack in madry and trades (default: 10).")
     number("inverse_lambda", None, "1/lambda of trades (default: 6).", low_open=True)
 
 

@@ -31,7 +31,7 @@ class Configuration(_Solved):
         gradient_tol, gradient_solver, gradient_num_steps: the solver the gradient was taken through, where
             it is not the model's own.
         eot: draws each gradient is averaged over, None for one.
-        seed: of the attack's random draws.
+        seed: where the attack's random numbers start.
         hyperparameters: all others of the attack.
     """
 

@@ -29,12 +29,12 @@ class Axes(_Spans):
         attacks: names; `"none"` is the clean pass.
         norms, eps: each attack is run at all of them; a norm that an attack lacks is left out.
         gradients: how ODE blocks are differentiated; no matter for attacks without gradients.
-        solvers, tols: of the model; no matter for a model without ODE blocks.
-        num_steps: of fixed-step solvers.
+        solvers, tols: how the model's ODE blocks are solved; no matter for a model without any.
+        num_steps: how many steps the fixed-step solvers take.
         gradient_tol, gradient_solver, gradient_num_steps: what gradients are taken through.
         random_tol: lowest and highest tolerance drawn, in place of `tols` (`models.RandomSolver`).
         eot: draws a gradient is averaged over.
-        seed: of the attacks' draws.
+        seed: where the attacks' random numbers start.
         hyperparameters: given to every attack that has them.
 
     Raises:
@@ -131,7 +131,7 @@ def model_grid(grid: Iterable[Configuration], axes: Axes, blocks: Sequence[Any])
 
     Args:
         grid: from `attack_grid`.
-        axes: the same.
+        axes: the lists of settings.
         blocks: the model's ODE blocks; the first one's settings are the defaults.
     """
     if not blocks and axes.random_tol:

@@ -47,7 +47,7 @@ class Record:
         label, clean, adversarial: the true class, and the classes predicted without and with the attack
             (`NO_ANSWER` where an attacked image leaves the model without an answer).
         success: the clean prediction was right and the adversarial one is not.
-        distance: of the adversarial image from the clean one, in the attack's norm.
+        distance: how far the adversarial image is from the clean one, in the attack's norm.
         queries, gradients: forward passes and gradients that the attack took.
         nfe_clean, nfe_adversarial: evaluations of the dynamics, 0 for a model without ODE blocks.
         margin_clean, margin_adversarial: logit of the label less the largest other one; NaN without an answer.

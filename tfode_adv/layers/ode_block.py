@@ -10,11 +10,11 @@ import tensorflow as tf
 from tfode_adv import solvers
 from tfode_adv.errors import UsageError, check_range
 from tfode_adv.keras_internals import sublayers
-from tfode_adv.layers import sharing
-from tfode_adv.layers.changing import check_deterministic
+from tfode_adv.layers import shared_dynamics
+from tfode_adv.layers.changing_layers import check_deterministic
 from tfode_adv.layers.context import Statistics, current_settings, note_read, record
 from tfode_adv.layers.serializing import deserialized, serialized
-from tfode_adv.layers.stock import solve_stock
+from tfode_adv.layers.stock_solver import solve_stock
 from tfode_adv.solvers import vocabulary
 from tfode_adv.solvers.graph_mode import in_xla
 from tfode_adv.solvers.refused_gradients import refuse_followed
@@ -130,7 +130,7 @@ class ODEBlock(keras.layers.Layer):
             raise UsageError(f"dynamics is {dynamics!r}, but must be a layer or function f(t, h)")
         self.dynamics = dynamics
         self._arguments = _arguments_of(dynamics)
-        sharing.hold(dynamics, self)
+        shared_dynamics.hold(dynamics, self)
         self.final_time = final_time
         given |= {"solver": solver, "tol": tol, "gradient": gradient, "num_steps": num_steps}
         given = vocabulary.checked(given)
@@ -201,7 +201,7 @@ class ODEBlock(keras.layers.Layer):
         Raises:
             UsageError: for times that decrease or are negative (`tf.errors.InvalidArgumentError` where they are
                 known only at run time; XLA does not check).
-            SolveError: see `on_failure`.
+            SolveError: if a sample fails and `on_failure` is "raise".
         """
         self._ensure_built(h0)
         return self._solve(self._field, h0, times).states
@@ -216,7 +216,7 @@ class ODEBlock(keras.layers.Layer):
             The same structure and shapes. No statistics are recorded.
 
         Raises:
-            SolveError: see `on_failure`.
+            SolveError: if a sample fails and `on_failure` is "raise".
         """
         self._ensure_built(h1)
 
@@ -302,7 +302,7 @@ class ODEBlock(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         config = {name: serialized(getattr(self, name)) for name in ("final_time", *vocabulary.names())}
-        return super().get_config() | {"dynamics": sharing.serialized(self.dynamics)} | config
+        return super().get_config() | {"dynamics": shared_dynamics.serialized(self.dynamics)} | config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ODEBlock":

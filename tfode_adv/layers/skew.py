@@ -38,7 +38,7 @@ class SkewDynamics(keras.layers.Layer):
 
     Args:
         filters: channels of y; must divide evenly among min(groups, filters).
-        channels: channels of z; likewise.
+        channels: channels of z; must divide evenly among min(groups, channels).
         strides: 1 or 2.
         groups: groups of the normalisations.
         gamma: damping, not negative; the paper's models have 0.

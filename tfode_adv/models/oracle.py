@@ -124,7 +124,7 @@ class Oracle:
         Args:
             key: names the question, and whatever it closes over.
             question: from tensors, in TensorFlow.
-            signature: of the tensors.
+            signature: the tensors' shapes and types.
             asking: that it takes no gradient, so that how blocks are differentiated is no matter.
         """
         fixed, live = _parted(current_settings() | vocabulary.checked(settings, tensors=True))

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from tfode_adv.solvers import runge_kutta as rk
 from tfode_adv.solvers.integrate import Integral, Solution, integrate
+from tfode_adv.solvers.loop_state import Settings
 from tfode_adv.solvers.pull_back import Gradients, taped
-from tfode_adv.solvers.states import Settings
 from tfode_adv.solvers.status import Status
 
 

@@ -15,8 +15,8 @@ from tfode_adv.solvers.backprop import initial_cotangent, sweep
 from tfode_adv.solvers.first_step import bounded_first_step, hairer_first_step
 from tfode_adv.solvers.graph_mode import in_xla, isolated
 from tfode_adv.solvers.integrate import Solution, adaptive_step
+from tfode_adv.solvers.loop_state import Settings
 from tfode_adv.solvers.pull_back import Gradients, taped
-from tfode_adv.solvers.states import Settings
 from tfode_adv.solvers.status import Status
 from tfode_adv.solvers.step_size_control import SMALLEST_RATIO
 from tfode_adv.solvers.step_store import Trial

@@ -89,7 +89,7 @@ def pull_back(
     """The transpose of `states_inside`: cotangents of the n starts and of the slopes of every stage.
 
     Args:
-        cotangents: of the outputs, flat, `[T * B, ...]`.
+        cotangents: those of the outputs, flat, `[T * B, ...]`.
         count: n.
     """
     picked = [tf.gather(c, at.row) for c in cotangents]

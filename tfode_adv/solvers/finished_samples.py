@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfode_adv.solvers.states import Batch
+from tfode_adv.solvers.loop_state import Batch
 
 # A batch is made smaller in units of an eighth of its first size: few enough sizes that the kernels
 # specialised to each are reused, small enough that little work is wasted on finished samples.

@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from tfode_adv.solvers.loop_state import Settings
 from tfode_adv.solvers.runge_kutta import Field, Row, error_scales, exact, largest, per_row, root_mean_square
-from tfode_adv.solvers.states import Settings
 from tfode_adv.solvers.step_size_control import power
 from tfode_adv.solvers.tableaus import Tableau
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfode_adv.errors import UsageError, check_choice, check_range
 from tfode_adv.solvers.adjoint import solve_adjoint
-from tfode_adv.solvers.adjoint_together import solve_adjoint_together
+from tfode_adv.solvers.adjoint_by_tfp import solve_adjoint_together
 from tfode_adv.solvers.backprop import backpropagate
 from tfode_adv.solvers.backprop_step_sizes import backpropagate_with_step_sizes
 from tfode_adv.solvers.graph_mode import in_xla

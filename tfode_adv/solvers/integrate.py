@@ -12,7 +12,7 @@ from tfode_adv.solvers import step_at_rest
 from tfode_adv.solvers.finished_samples import without_finished
 from tfode_adv.solvers.first_step import bounded_first_step, hairer_first_step
 from tfode_adv.solvers.graph_mode import in_xla, isolated
-from tfode_adv.solvers.states import Attempt, Batch, Settings, Totals
+from tfode_adv.solvers.loop_state import Attempt, Batch, Settings, Totals
 from tfode_adv.solvers.status import Status
 from tfode_adv.solvers.step_size_control import SMALLEST_RATIO
 from tfode_adv.solvers.step_store import StepStore

@@ -17,13 +17,13 @@ from tfode_adv.solvers.first_step import hairer_first_step
 from tfode_adv.solvers.graph_mode import current_graph, in_xla
 from tfode_adv.solvers.inside_pfor import eagerly, inside_pfor, one_at_a_time
 from tfode_adv.solvers.integrate import Solution, integrate
+from tfode_adv.solvers.loop_state import Settings
 from tfode_adv.solvers.pull_back import Gradients
 from tfode_adv.solvers.refused_gradients import refuse_followed
 from tfode_adv.solvers.rows import Rows
 from tfode_adv.solvers.runge_kutta import exact
 from tfode_adv.solvers.solution_times import checked_times
 from tfode_adv.solvers.split_field import SplitField
-from tfode_adv.solvers.states import Settings
 from tfode_adv.solvers.status import Status, check_status, without_failed
 from tfode_adv.solvers.step_size_control import CONTROLLERS
 from tfode_adv.solvers.step_store import Step, StepStore
@@ -77,7 +77,7 @@ class RungeKuttaSolver(Solver):
 
         Args:
             rtol: relative tolerance, a scalar or one number a sample, > 0 for adaptive methods.
-            atol: absolute tolerance, likewise.
+            atol: absolute tolerance, a scalar or one number a sample, at least 0.
             first_step_size: a scalar or one number a sample; None chooses it (Hairer, Norsett, Wanner, II.4).
             safety_factor: factor on the optimal step size.
             min_step_size_factor: smallest factor from one step size to the next, in (0, 1].
@@ -189,7 +189,7 @@ class RungeKuttaSolver(Solver):
             jacobian_fn: ignored: explicit methods need none.
             jacobian_sparsity: ignored.
             batch_ndims: number of leading axes that count samples.
-            previous_solver_internal_state: of an earlier solve's results: its step sizes are the first ones here.
+            previous_solver_internal_state: an earlier solve's state, whose step sizes are the first ones here.
             constants: named tensors or structures of tensors; those of whole numbers or truth values have no
                 gradient.
 
@@ -200,7 +200,7 @@ class RungeKuttaSolver(Solver):
             UsageError: for times out of order, a tolerance or time that a tape follows, a slope of another structure or
                 shape than the state, or checkpoint="none" where nothing can be kept. One that is a `TypeError` too
                 for a state of integers.
-            SolveError: see `on_failure`.
+            SolveError: if a sample fails and `on_failure` is "raise".
             NotImplementedError: inside a `tf.autodiff.ForwardAccumulator` that follows the state or the constants.
         """
         del jacobian_fn, jacobian_sparsity

@@ -34,7 +34,7 @@ class IController:
 
         Args:
             ratio: error over tolerance of the step just tried, `[n]`.
-            previous: the same of the last accepted step, 1 before the first.
+            previous: error over tolerance of the last accepted step, 1 before the first.
             accepted: whether the step just tried was accepted.
             order: p, the order of the error estimate plus one.
         """

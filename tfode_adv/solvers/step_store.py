@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfode_adv.solvers.graph_mode import in_xla
+from tfode_adv.solvers.loop_state import Attempt, Batch
 from tfode_adv.solvers.residual_store import ResidualStore
-from tfode_adv.solvers.states import Attempt, Batch
 
 # Under XLA every buffer has a fixed size; a longer recorded solve is a MAX_NUM_STEPS failure there.
 XLA_MAX_RECORDED_STEPS = 128

@@ -24,12 +24,13 @@ class Option:
     """One option of `SolverSettings`.
 
     Attributes:
-        name: of the field.
+        name: the field's.
         default: its value where none is given.
         kind: float (above 0), int (at least 1) or str (one of `choices`).
         optional: whether it may be None.
         help: a sentence about it.
-        choices: of a str; `closed`: flags check them themselves.
+        choices: what a str may be.
+        closed: whether flags check the choices themselves.
         objects: what may stand in the place of a str.
         live: compiled functions read it anew at each call, so that another value needs no new trace; inside
             `solver_settings` it may be a tensor.
