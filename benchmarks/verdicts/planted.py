@@ -232,6 +232,29 @@ def dithered():
     return masked(behind(front, natural()), natural(), random=True)
 
 
+@planted
+def shifted():
+    """Each pass sees the image moved by up to three pixels, as random padding does (Xie et al. 2018)."""
+
+    def front(x):
+        return tf.roll(x, tf.random.uniform([2], -3, 4, tf.int32), [1, 2])
+
+    def train(network):
+        x, y = networks.images("train", networks.TRAINED_ON)
+        rng = np.random.default_rng(0)
+        moved = np.stack([np.roll(image, rng.integers(-3, 4, 2), (0, 1)) for image in np.concatenate([x] * 3)])
+        network.compile(keras.optimizers.Adam(2e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        network.fit(moved, np.concatenate([y] * 3), epochs=6, batch_size=64, verbose=0)
+
+    network = trained("shifted", convolutional, train)
+    places = [(down, across) for down in range(-3, 4) for across in range(-3, 4)]
+
+    def mean(z):
+        return tf.add_n([network(tf.roll(z, place, [1, 2])) for place in places]) / len(places)
+
+    return masked(behind(front, network), mean, random=True, eps=0.15)
+
+
 # ---- masked: the solvers' own
 @planted
 def coarse_adjoint():
@@ -324,6 +347,21 @@ def hot():
 
 
 @planted
+def confident():
+    return honest(behind(None, natural(), lambda z: 5 * z), eps=0.03)
+
+
+@planted
+def nested():
+    """A model in a model, with another dense layer called first."""
+    network = robust()
+    image = keras.Input(SHAPE)
+    flat = keras.layers.Dense(196, kernel_initializer="identity", name="first")(keras.layers.Flatten()(image))
+    inner = keras.Model(image, network(keras.layers.Reshape(SHAPE)(flat)))
+    return honest(behind(None, inner))
+
+
+@planted
 def cold():
     return honest(behind(None, robust(), lambda z: 0.05 * z))
 
@@ -366,6 +404,12 @@ def straight_through():
 def fixed_steps():
     network = trained("rk4", lambda: networks.flow(solver="rk4", num_steps=3), naturally(epochs=8, rate=5e-3))
     return honest(network, eps=0.03)
+
+
+@planted
+def fixed_steps_robust():
+    network = trained("robust_flow", lambda: networks.flow(solver="rk4", num_steps=2), adversarially(eps=0.08))
+    return honest(network, eps=0.05)
 
 
 @planted

@@ -1,9 +1,13 @@
 """The confusion matrix, each model's line, and the thresholds chosen on one half and tried on the other."""
 
+import collections
 from collections.abc import Mapping
+
+import numpy as np
 
 LABELS = ("masked", "inconclusive", "credible", "not robust")
 COMMAND = "python -m benchmarks.verdicts"
+SPLITS = 100
 # What decides "masked", by the product's own threshold.
 THRESHOLDS = {
     "unavailable gradients": 0.05,
@@ -44,36 +48,80 @@ def measure(one: Mapping, name: str) -> float:
     return one["indicators"].get(name) or 0.0
 
 
-def chosen(half: Mapping[str, dict], name: str) -> float:
-    """The threshold of one measurement that errs least on these models: the middle of the widest gap that does."""
-    values = sorted({0.0, 1.0, *(measure(one, name) for one in half.values())})
-    gaps = [((low + high) / 2, high - low) for low, high in zip(values, values[1:], strict=False)]
-    # An honest model beyond it is an error; a masked one below it may be caught by another measurement.
-    honest = [measure(one, name) for one in half.values() if one["truth"] == "honest"]
-    hiding = [measure(one, name) for one in half.values() if one["truth"] == "masked"]
-    return min(gaps, key=lambda gap: (sum(h > gap[0] for h in honest), sum(m <= gap[0] for m in hiding), -gap[1]))[0]
+def chosen(half: Mapping[str, dict]) -> dict[str, float]:
+    """A threshold for each measurement, from models whose truth is known.
+
+    A masked model need show in one measurement only, so each is put down to the one in which it stands furthest above
+    all honest models. A threshold is the middle between the largest honest value and the smallest of the masked ones
+    put down to it; a measurement that no model is put down to gets none, infinity.
+    """
+    honest = [one for one in half.values() if one["truth"] == "honest"]
+    top = {name: max((measure(one, name) for one in honest), default=0.0) for name in THRESHOLDS}
+    least = dict.fromkeys(THRESHOLDS, np.inf)
+    for one in half.values():
+        clearest = max(THRESHOLDS, key=lambda name: measure(one, name) - top[name])
+        value = measure(one, clearest)
+        if one["truth"] == "masked" and value > top[clearest]:
+            least[clearest] = min(least[clearest], value)
+    return {name: (top[name] + least[name]) / 2 for name in THRESHOLDS}
 
 
-def _errors(half, thresholds) -> str:
+def halves(done: Mapping[str, dict], seed: int) -> tuple[dict, dict]:
+    """The models in two halves by chance, with as many masked and honest ones in each."""
+    rng, first = np.random.default_rng(seed), set()
+    for truth in ("masked", "honest"):
+        names = [name for name, one in done.items() if one["truth"] == truth]
+        first |= {names[index] for index in rng.permutation(len(names))[: (len(names) + seed % 2) // 2]}
+    return {name: done[name] for name in done if name in first}, {
+        name: done[name] for name in done if name not in first
+    }
+
+
+def errors(half: Mapping[str, dict], thresholds: Mapping[str, float]) -> tuple[list[str], list[str]]:
+    """The honest models that measurements alone call masked, and the masked ones that they miss."""
     called = {name: any(measure(one, key) > limit for key, limit in thresholds.items()) for name, one in half.items()}
     false = [name for name, one in half.items() if one["truth"] == "honest" and called[name]]
     missed = [name for name, one in half.items() if one["truth"] == "masked" and not called[name]]
-    return f"{len(false)} honest called masked, {len(missed)} masked missed{': ' + ', '.join(missed) if missed else ''}"
+    return false, missed
 
 
 def _thresholds(done) -> str:
-    names = list(done)
-    halves = [{name: done[name] for name in names[start::2]} for start in (0, 1)]
-    limits = [{name: chosen(half, name) for name in THRESHOLDS} for half in halves]
-    rows = ["| measurement | ours | chosen on the first half | chosen on the second |", "| --- | --- | --- | --- |"]
-    rows += [
-        f"| {name} | {ours:g} | {limits[0][name]:.2f} | {limits[1][name]:.2f} |" for name, ours in THRESHOLDS.items()
+    limits, false, missed = [], [], []
+    for seed in range(SPLITS):
+        half, other = halves(done, seed)
+        limits.append(chosen(half))
+        wrong = errors(other, limits[-1])
+        false, missed = [*false, *wrong[0]], [*missed, *wrong[1]]
+    whole = chosen(done)
+    rows = [
+        "| measurement | ours | chosen on all | on one half: median | 10 to 90 % of splits |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    rows.append("")
-    rows.append(f"Chosen on the first, tried on the second: {_errors(halves[1], limits[0])}.")
-    rows.append(f"Chosen on the second, tried on the first: {_errors(halves[0], limits[1])}.")
-    rows.append(f"Ours on all: {_errors(done, THRESHOLDS)} (measurements alone, without the test for chance).")
-    return "\n".join(rows)
+    for name, ours in THRESHOLDS.items():
+        values = np.array([limit[name] for limit in limits])
+        known = values[np.isfinite(values)]
+        low, middle, high = np.quantile(known, (0.1, 0.5, 0.9)) if len(known) else (np.nan,) * 3
+        rows.append(f"| {name} | {ours:g} | {whole[name]:.2f} | {middle:.2f} | {low:.2f} to {high:.2f} |")
+    tried = sum(len(halves(done, seed)[1]) for seed in range(SPLITS))
+    ours = errors(done, THRESHOLDS)
+    return "\n".join(
+        [
+            *rows,
+            "",
+            f"Chosen on one half, tried on the other, {SPLITS} splits with both truths in both halves: of {tried} "
+            f"models tried {len(false)} honest ones called masked{_often(false)} and {len(missed)} masked ones missed"
+            f"{_often(missed)}. Each masked model is put down to the measurement that shows it best; the threshold is "
+            "the middle between the largest honest value and the smallest of those put down to it.",
+            "",
+            f"Ours on all: {len(ours[0])} honest called masked{_often(ours[0])}, {len(ours[1])} masked missed"
+            f"{_often(ours[1])}. Measurements alone, without the tests for chance that a verdict adds.",
+        ]
+    )
+
+
+def _often(names: list[str]) -> str:
+    found = collections.Counter(names).most_common(4)
+    return f" ({', '.join(f'{name} {count}' if count > 1 else name for name, count in found)})" if found else ""
 
 
 def _lines(done) -> str:

@@ -44,7 +44,7 @@ def test_a_plain_keras_model_is_diagnosed_and_a_second_time_only_read(data, tmp_
     def never(*arguments):
         raise AssertionError("a finished piece is computed again")
 
-    monkeypatch.setattr(diagnose.Probe, "ask", never)
+    monkeypatch.setattr(diagnose.Probe, "around", never)
     assert ta.reports.diagnose(model, *data, tmp_path, eps=0.02) == document
     with pytest.raises(AssertionError, match="computed again"):
         ta.reports.diagnose(linear(scale=4.0), *data, tmp_path, eps=0.02)

@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfode_adv import layers
+from tfode_adv.diagnosis import attack_table
 from tfode_adv.diagnosis.probe import Probe, calls_of
 
 
@@ -57,3 +59,41 @@ def test_calls_are_seen_and_then_no_longer():
     with pytest.raises(RuntimeError), calls_of([inner]):
         raise RuntimeError
     assert "call" not in inner.__dict__
+
+
+def test_questions_at_other_tolerances_and_attacks_share_one_program():
+    """Tracing an adaptive solve takes seconds: the dynamics are called for the first gradient, and never again."""
+    calls = []
+
+    def dynamics(t, h):
+        calls.append(t)
+        return -h
+
+    image = keras.Input((2, 2, 1))
+    state = layers.ODEBlock(dynamics, solver="heun2", tol=1e-2)(keras.layers.Flatten()(image))
+    probe = Probe(keras.Model(image, state))
+    x, y = np.random.default_rng(0).uniform(size=(3, 2, 2, 1)).astype(np.float32), np.array([0, 1, 2])
+    # exp(-1) of the pixels are the logits.
+    slope = probe.margin_gradient(x, y, tol=1e-4, gradient="backprop").reshape(3, 4)
+    np.testing.assert_allclose(slope[np.arange(3), y], -np.exp(-1), rtol=1e-3)
+    np.testing.assert_allclose(slope.max(axis=1), np.exp(-1), rtol=1e-3)
+    count = len(calls)
+    probe.gradient(x, y, tol=0.1, gradient="backprop")
+    probe.steps(x, tol=0.1)
+    protocol = attack_table.Protocol("linf", 0.1, 0.05, steps=2, gradient="backprop")
+    for kind in ("pgd", "mim", "apgd", "cwlinf"):
+        row = attack_table.Row(kind, kind, {"steps": 2}, "backprop", frozenset({"steps"}))
+        attack_table.run_row(row, probe, protocol, x, y, np.ones(3, bool), 0.1)
+    assert len(calls) == count
+
+
+def test_features_are_what_the_dense_layer_called_last_is_given():
+    """Not the last that is listed: Keras lists those of nested models first."""
+    image = keras.Input((2, 1, 1))
+    first = keras.layers.Dense(2, kernel_initializer="identity")(keras.layers.Flatten()(image))
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.Lambda(lambda h: 2 * h)])
+    head = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    probe = Probe(keras.Model(image, head(inner(first))))
+    x = np.random.default_rng(0).uniform(size=(4, 2, 1, 1)).astype(np.float32)
+    (features,) = probe.around(lambda images: (probe.features(images),), {}, x)
+    np.testing.assert_allclose(features, 2 * x.reshape(4, 2) @ inner.layers[0].get_weights()[0], rtol=1e-5)

@@ -11,12 +11,18 @@ from tfode_adv.tensorflow_internals import NOT_INLINED
 
 
 def value_and_gradient(
-    function: Callable, x: tf.Tensor, *, aux: bool = False, missing: Callable[[], None] | None = None
+    function: Callable,
+    x: tf.Tensor,
+    *,
+    aux: bool = False,
+    missing: Callable[[], None] | None = None,
+    as_it_is: bool = False,
 ) -> tuple[Any, tf.Tensor]:
     """Returns `function(x)` [B] and its gradient by `x`, samples taken apart; no weight is watched.
 
     With `aux` the function returns a pair, and so does the first result. A gradient that is missing
-    (nothing differentiable on the way: then `missing` is called) or not finite counts as zero.
+    (nothing differentiable on the way: then `missing` is called) or, unless it is wanted `as_it_is`, not finite counts
+    as zero.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
@@ -26,7 +32,7 @@ def value_and_gradient(
         if missing:
             missing()
         gradient = tf.zeros_like(x)
-    return result, tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))
+    return result, gradient if as_it_is else tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))
 
 
 def projected_ascent(

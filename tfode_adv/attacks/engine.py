@@ -2,6 +2,10 @@
 
 Programs are traced once for each model and kind of attack, with the number of samples and all numeric
 hyperparameters left open: a grid of eps, or a shrinking batch, runs the same program. `pool` runs them.
+
+A model that is itself a program, traced and differentiated once (see `models.oracle.runs_compiled`), has the steps of
+gradient attacks run around it one operation at a time. Compiling each would differentiate and optimise its graph anew,
+which for adaptive solvers takes longer than the attack.
 """
 
 import dataclasses
@@ -13,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv.attacks import losses, randomness
-from tfode_adv.models.oracle import as_function, key_of
+from tfode_adv.models.oracle import as_function, key_of, runs_compiled
 from tfode_adv.models.traces import Traces, settings_key
 
 
@@ -64,6 +68,8 @@ class Program:
     def __init__(self, model, attack, noting):
         self._attack, self._noting = attack, noting
         self.model = as_function(model)
+        gradients = "source" in {field.name for field in dataclasses.fields(attack)}
+        self._around = gradients and runs_compiled(model)
         self._start = self._step = None
 
     def start(
@@ -86,12 +92,16 @@ class Program:
             tf.constant(restart, tf.int64),
             numbers,
         )
+        if self._around:
+            return self._trace_start(*arguments)
         if self._start is None:
             self._start = _compile(self._noting(self._trace_start), *_open(arguments[:5]), *_closed(arguments[5:]))
         return self._start(*arguments)
 
     def step(self, data: dict, numbers: dict[str, tf.Tensor]) -> dict:
         """Returns `data` one step on: "done" [B] tells who leaves the batch, "over" [B] who could not go on."""
+        if self._around:
+            return self._trace_step(data, numbers)
         if self._step is None:
             self._step = _compile(self._noting(self._trace_step), _open(data), _closed(numbers))
         return self._step(data, numbers)

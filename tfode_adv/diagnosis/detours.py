@@ -5,11 +5,13 @@ import functools
 from collections.abc import Callable
 
 import keras
+import tensorflow as tf
 
 from tfode_adv import layers
 from tfode_adv.diagnosis import distilled_student, straight_through
 from tfode_adv.diagnosis.attack_table import AVERAGED, STRAIGHT, STUDENT, TWIN
 from tfode_adv.diagnosis.measurements import Bench, Tolerance
+from tfode_adv.models.oracle import as_function
 
 # Of the images, so many are enough to see what a layer does.
 SHOWN = 16
@@ -24,7 +26,7 @@ class Hiding:
 
 def always(bench: Bench) -> dict[str, Callable]:
     """Those tried on every model: the user's twin, and without ODE blocks, where they cost little, mean gradients."""
-    found = {} if bench.twin is None else {TWIN: lambda: bench.twin}
+    found = {} if bench.twin is None else {TWIN: functools.cache(lambda: _compiled(bench.twin))}
     return found if bench.probe.blocks else {**found, AVERAGED: _nothing}
 
 
@@ -37,7 +39,7 @@ def when_hidden(bench: Bench, tol: Tolerance) -> dict[str, Callable]:
             return [], None
         with layers.solver_settings(**_settings(bench, tol)):
             names, way = straight_through.detour(bench.probe.original, bench.images.x[:SHOWN])
-        return names, way and functools.partial(_solved, way, _settings(bench, tol))
+        return names, way and _compiled(functools.partial(_solved, way, _settings(bench, tol)))
 
     @functools.cache
     def taught():
@@ -45,7 +47,10 @@ def when_hidden(bench: Bench, tol: Tolerance) -> dict[str, Callable]:
             return bench.probe.logits(x, **bench.forward(tol))
 
         protocol = bench.protocol
-        return distilled_student.distil(ask, bench.images.x, norm=protocol.norm, eps=protocol.eps, seed=protocol.seed)
+        student = distilled_student.distil(
+            ask, bench.images.x, norm=protocol.norm, eps=protocol.eps, seed=protocol.seed
+        )
+        return _compiled(student)
 
     def look() -> Hiding:
         return Hiding(past_layers()[0])
@@ -58,6 +63,10 @@ def when_hidden(bench: Bench, tol: Tolerance) -> dict[str, Callable]:
 
 def _settings(bench: Bench, tol: Tolerance) -> dict:
     return {"on_failure": "status", **bench.forward(tol)} if bench.probe.blocks else {}
+
+
+def _compiled(model: Callable) -> Callable:
+    return tf.function(as_function(model), autograph=False, reduce_retracing=True)
 
 
 def _solved(way: Callable, settings: dict, images):

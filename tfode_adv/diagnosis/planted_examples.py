@@ -11,14 +11,12 @@ learns how strong the noise is, and chance finds the example as well as an attac
 import dataclasses
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfode_adv.attacks import norms
 from tfode_adv.diagnosis import recorded_ascent
-from tfode_adv.diagnosis.probe import Probe, calls_of
-from tfode_adv.keras_internals import sublayers
+from tfode_adv.diagnosis.probe import Probe
 
 INNER_SHARE = 0.95
 # Regularisation of the readouts, strongest first, as a share of the features' scatter.
@@ -38,14 +36,6 @@ class Planted:
     planted: np.ndarray
     found: np.ndarray
     by_chance: float
-
-
-def head_of(model: Any) -> keras.layers.Dense | None:
-    """The last dense layer of a Keras model, whose input is the features; None if it has none."""
-    if not isinstance(model, keras.layers.Layer):
-        return None
-    dense = [layer for layer in sublayers(model, include_self=True) if isinstance(layer, keras.layers.Dense)]
-    return dense[-1] if dense else None
 
 
 def run(
@@ -73,20 +63,14 @@ def run(
         closeness: where between the highest inner score (0) and the planted one (1) the boundary lies.
         seed: of all random points.
     """
-    head = head_of(probe.original)
     rng = np.random.default_rng(seed)
     forward = forward or {}
     kind, radius = norms.geometry(norm), eps * norms.unit(norm, x.shape[1:])
 
-    def features(images):
-        with calls_of([head] if head else []) as calls:
-            logits = probe.model(images)
-        return tf.cast(calls[0][0], tf.float32) if head else logits
-
     def look(points: np.ndarray) -> np.ndarray:
         """Features [K, N, F] of points [K, N, ...]."""
         joined = points.reshape(-1, *points.shape[2:])
-        found = probe.ask(("features",), lambda images: (features(images),), forward, joined)[0]
+        found = probe.around(lambda images: (probe.features(images),), forward, joined)[0]
         return found.reshape(*points.shape[:2], -1)
 
     surface = look(_surface(rng, x, 1, kind, radius))[0]
@@ -101,12 +85,12 @@ def run(
     by_chance = ((fresh * weights).sum(axis=-1) + biases > 0)[:, planted]
 
     def objective(images, weight, bias):
-        score = tf.reduce_sum(features(images) * weight, axis=-1) + bias
+        score = tf.reduce_sum(probe.features(images) * weight, axis=-1) + bias
         return tf.nn.softplus(score), score > 0
 
     trace = recorded_ascent.ascend_on(
         probe,
-        ("planted",),
+        None,
         objective,
         x,
         weights,

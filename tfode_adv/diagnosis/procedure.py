@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfode_adv.analysis import indicators
@@ -17,9 +16,8 @@ from tfode_adv.diagnosis.attack_table import BACKPROP, OWN, Protocol, Row
 from tfode_adv.diagnosis.attacking import Attacks
 from tfode_adv.diagnosis.kept_pieces import KeptPieces
 from tfode_adv.diagnosis.measurements import Bench, Images, Tolerance
-from tfode_adv.diagnosis.probe import Probe
+from tfode_adv.diagnosis.probe import Probe, layers_of
 from tfode_adv.errors import RunError
-from tfode_adv.keras_internals import sublayers
 from tfode_adv.models import RandomSolver
 from tfode_adv.solvers import is_adaptive
 
@@ -87,13 +85,9 @@ def pieces(probe: Probe, protocol: Protocol, budget: str, tols: Sequence[float])
 
 def tolerances_of(probe: Probe, tols: Sequence[float]) -> list[Tolerance]:
     """The tolerances to look at, ascending; [None] for a model that no tolerance changes."""
-    if any(isinstance(layer, RandomSolver) for layer in _layers(probe.original)):
+    if any(isinstance(layer, RandomSolver) for layer in layers_of(probe.original)):
         return [None]
     return sorted(set(tols)) if any(is_adaptive(block.solver) for block in probe.blocks) else [None]
-
-
-def _layers(model: Any) -> list[keras.layers.Layer]:
-    return sublayers(model, include_self=True) if isinstance(model, keras.layers.Layer) else []
 
 
 def run(
@@ -125,7 +119,8 @@ def run(
     """
     bench = Bench(probe, images, protocol, budget, tolerances_of(probe, tols), kept, step, twin)
     probe.draws = 1
-    if measurements.randomness(bench).random:
+    probe.random = measurements.randomness(bench).random
+    if probe.random:
         probe.draws = DRAWS
     clean = {tol: measurements.clean(bench, tol) for tol in bench.tols}
     bench.tols = [tol for tol, found in clean.items() if found.correct.any()]

@@ -67,7 +67,7 @@ def ascend(
 
     return ascend_on(
         probe,
-        ("margin",),
+        None,
         objective,
         x,
         y,
@@ -82,7 +82,7 @@ def ascend(
 
 def ascend_on(
     probe: Probe,
-    key: tuple,
+    key: tuple | None,
     objective: Callable[..., tuple[tf.Tensor, tf.Tensor]],
     x: np.ndarray,
     *targets: np.ndarray,
@@ -96,7 +96,7 @@ def ascend_on(
     """The same for any objective.
 
     Args:
-        key: names the objective, and whatever it closes over.
+        key: names an objective that calls the layers itself, and whatever it closes over; None: it asks the probe.
         objective: (images [B, ...], *targets [B, ...]) to (loss [B], success [B]).
         targets: arrays [N, ...], one entry an image.
     """
@@ -108,14 +108,19 @@ def ascend_on(
         radius, length = norms.column(radius, centre), norms.column(length, centre)
         return loss, success, norms.ascend(centre, x_adv, gradient, kind, radius, length)
 
+    def ask(name, question, settings, *arrays):
+        if key is None:
+            return probe.around(question, settings, *arrays)
+        return probe.ask((name, key, kind), question, settings, *arrays)
+
     # The radius goes in as an array, so that a sweep over eps is one trace.
     sizes = [np.full(len(x), unit * size, np.float32) for size in (eps, step_size)]
     current, best, best_loss = x, x, np.full(len(x), -np.inf)
     values, turned = [], []
     for number in range(steps + 1):
-        loss, success, following = probe.ask(("ascend", key, kind), step, settings, current, x, *sizes, *targets)
+        loss, success, following = ask("ascend", step, settings, current, x, *sizes, *targets)
         if judged is not None:
-            loss, success = probe.ask(("judge", key), objective, judged, current, *targets)
+            loss, success = ask("judge", objective, judged, current, *targets)
         values.append(loss)
         turned.append(success)
         better = success & (loss > best_loss)

@@ -97,13 +97,15 @@ class Oracle:
     """
 
     def __init__(self, model: Any):
-        self.function = as_function(model)
+        self.function, self._around = as_function(model), runs_compiled(model)
         self._asking, self._traces = Traces(forward=True), Traces(size=128)
 
     def ask(self, x: np.ndarray, size: int = 128, **settings: Any) -> Answers:
         """What the model says of images [N, ...], `size` at a time."""
         signature = [tf.TensorSpec([None, *x.shape[1:]], tf.float32)]
-        asked = self.compiled("answers", self._asked, signature, settings, asking=True)
+        asked = self._told
+        if not self._around:
+            asked = self.compiled("answers", self._asked, signature, settings, asking=True)
         parts = []
         for first in range(0, len(x), size):
             part = x[first : first + size]
@@ -141,6 +143,11 @@ class Oracle:
         kinds = tuple(sorted((name, value.dtype.name) for name, value in live.items()))
         function = traces.find((key, tuple(signature), kinds, settings_key(fixed)), make)
         return lambda *tensors: function(tensors, {name: tf.convert_to_tensor(value) for name, value in live.items()})
+
+    def _told(self, images: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """The answers of a program, which tells logits and nothing of its solves."""
+        zeros = tf.zeros([tf.shape(images)[0]], tf.int32)
+        return self.function(images), zeros + UNKNOWN, zeros, tf.cast(zeros, tf.float32)
 
     def _asked(self, images: tf.Tensor) -> tuple[tf.Tensor, ...]:
         with record_statistics() as records:
@@ -206,6 +213,11 @@ def key_of(model: Any) -> Any:
     except TypeError:
         return _ByIdentity(model)
     return model
+
+
+def runs_compiled(model: Any) -> bool:
+    """Whether `model` says that it is a program already, which need not be compiled into those that call it."""
+    return getattr(model, "runs_compiled", False) is True
 
 
 def bucket(count: int, size: int) -> int:
