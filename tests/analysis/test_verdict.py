@@ -47,6 +47,9 @@ def test_a_worst_case_far_below_the_published_attack_is_masking():
     assert "100.0 % of the images withstand the published attack and 25.0 % the worst case" in found.sentence
     assert "25 % of the apparent robustness is left" in found.sentence
     assert "75.0 % to another source of the gradient" in found.sentence
+    # The published attack took another gradient than the model's own, which no indicator doubts.
+    found = verdict.judge(correct, outcomes, [], behind="honest")
+    assert "Gradients: honest. Verdict: masked (the model's own gradients are not, but" in found.sentence
 
 
 def test_an_honest_network_attacked_weakly_is_not_masked():

@@ -52,6 +52,12 @@ TOO_WEAK = (
     "and those that took another gradient, transfer or no gradient to turn are too few to call it masked"
 )
 
+# What "masked" means where the gradients of the published attack hide, and not the model's own.
+ELSEWHERE = (
+    "the model's own gradients are not, but those of the published attack miss what another gradient, transfer or none "
+    "finds: do not quote the published attack"
+)
+
 # Less than this share of the apparent robustness left is masking, or a published attack too weak: our choice.
 LEAST_LEFT = 0.8
 # Below this share of the correctly classified images left, the model is not robust.
@@ -219,7 +225,11 @@ def judge(
         label = "inconclusive"
     else:
         label = "credible"
-    meaning = TOO_WEAK if label == "inconclusive" and too_weak else LABELS[label]
+    meaning = LABELS[label]
+    if label == "inconclusive" and too_weak:
+        meaning = TOO_WEAK
+    elif label == "masked" and gradients == "honest":
+        meaning = ELSEWHERE
 
     attribution = _credit(turning)
     counts = {"clean": correct.sum(), "published": published.sum(), "worst_case": remaining.sum()}
