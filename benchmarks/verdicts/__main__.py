@@ -33,7 +33,8 @@ def diagnosed(name: str) -> dict:
         bound.parent.mkdir(parents=True, exist_ok=True)
         bound.write_text(json.dumps([int(clean.sum()), int(left.sum())]))
     begun, spent = time.time(), time.process_time()
-    folder = FOLDER / "diagnoses" / f"{name}-{time.time_ns()}"
+    # Pieces of a run that was stopped are found again: empty the folder when what makes them has changed.
+    folder = FOLDER / "diagnoses" / name
     document = ta.reports.diagnose(planted.model, x, y, folder, norm=planted.norm, eps=planted.eps, **planted.options)
     verdict = document["verdict"]
     values = {one["name"].split(" (")[0]: one["value"] for one in document["indicators"] if one["group"] == "masking"}

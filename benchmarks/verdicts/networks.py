@@ -106,6 +106,8 @@ def adversarially(norm: str = "linf", eps: float = 0.15, trades: float | None = 
                 natural = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
                 wanted = tf.nn.softmax(logits) if trades else tf.one_hot(labels, classes)
                 robust = tf.nn.softmax_cross_entropy_with_logits(wanted, network(moved))
+                # TRADES pulls the two answers together, and neither to a certain one.
+                robust -= tf.nn.softmax_cross_entropy_with_logits(wanted, logits) if trades else 0.0
                 loss = tf.reduce_mean(natural + trades * robust if trades else robust)
             gradients = tape.gradient(loss, network.trainable_variables)
             optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))

@@ -13,6 +13,8 @@ THRESHOLDS = {
     "unavailable gradients": 0.05,
     "misleading gradients": 0.5,
     "shattered gradients": 0.5,
+    "shattered: averaging finds more": 0.05,
+    "unavailable: loss saturated": 0.25,
     "hidden share": 0.2,
 }
 

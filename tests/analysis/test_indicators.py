@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfode_adv.analysis import indicators
+from tfode_adv.analysis import indicators, verdict
 
 
 def mask(text):
@@ -15,6 +15,11 @@ def test_unavailable_gradients_counts_zero_and_not_finite_ones():
     gradients[2, 0, 0] = 0
     indicator = indicators.unavailable_gradients(gradients)
     assert indicator.value == 0.5 and not indicator.passed
+
+
+def test_a_few_confident_images_do_not_make_a_saturated_loss():
+    assert indicators.saturated_loss(mask("x" * 5 + "." * 15)).passed
+    assert indicators.saturated_loss(mask("x" * 12 + "." * 8)).tells(0.005)
 
 
 def test_gradients_along_the_loss_pass_and_others_fail():
@@ -45,6 +50,15 @@ def test_more_steps_do_not_help():
     lost = indicators.more_steps_do_not_help(mask("xx.."), mask("x.x."))
     assert lost.value == 0.25 and not lost.passed
     assert indicators.more_steps_do_not_help(mask("xx.."), mask("xxx.")).passed
+
+
+def test_averaging_finds_what_a_shattered_gradient_does_not():
+    few = indicators.averaging_wins(mask("xx" + "." * 38), mask("x" + "." * 39))
+    assert few.passed and (few.count, few.total) == (1, 40)
+    many = indicators.averaging_wins(mask("x" * 12 + "." * 28), mask("x" * 4 + "." * 36))
+    assert many.value == pytest.approx(0.2) and many.tells(0.005)
+    published = verdict.Outcome("PGD", frozenset(), np.ones(40, bool), np.zeros(40, bool))
+    assert verdict.judge(np.ones(40, bool), [published], [many]).gradients == "shattered"
 
 
 def test_failed_solves_hide_nothing():

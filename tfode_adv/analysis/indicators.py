@@ -95,6 +95,16 @@ def unavailable_gradients(gradients: np.ndarray, group: str = "masking", thresho
     return _indicator("unavailable gradients", _share(useless), threshold, text, group, useless)
 
 
+def saturated_loss(saturated: np.ndarray, group: str = "masking", threshold: float = 0.25) -> Indicator:
+    """Share of images [N] whose cross-entropy has no gradient in float32, though the margin of their logits has one.
+
+    Logits scaled up do this (Carlini and Wagner 2017, section IV, on defensive distillation); a few images of any
+    confident model may. Our attacks see past it; those that follow the cross-entropy as it stands do not.
+    """
+    text = "share of images whose cross-entropy alone has no gradient in float32 (Carlini and Wagner 2017, IV)"
+    return _indicator("unavailable: loss saturated", _share(saturated), threshold, text, group, saturated)
+
+
 def irreproducible_gradients(cosines: np.ndarray, group: str = "masking", threshold: float = 1e-3) -> Indicator:
     """1 - mean cosine [N] between the same gradient taken twice, the batch shuffled in between (Athalye)."""
     text = "1 - mean cosine of the same gradient taken twice in different batches (Athalye 2018, 3.1)"
@@ -185,6 +195,19 @@ def more_steps_do_not_help(
     """Share of images that the short run of an attack turned [N] and its longest did not [N] (Carlini)."""
     text = "share of images that the short PGD turned and the longest did not (Carlini 2019, 5.2)"
     return _indicator("more steps do not help", _share(short & ~longest), threshold, text, group, short & ~longest)
+
+
+def averaging_wins(
+    averaged: np.ndarray, plain: np.ndarray, group: str = "masking", threshold: float = 0.05
+) -> Indicator:
+    """Share of images [N] turned along a gradient averaged over noise or steps, and by no plain PGD [N] (Athalye).
+
+    Along a gradient that foretells the loss, momentum and noise find what plain steps do; one that turns within a
+    step's length leads astray, and its mean does not. On honest networks hardly an image in fifty counts.
+    """
+    text = "share of images turned along a gradient averaged over noise or steps, by no plain PGD (Athalye 2018, 4)"
+    only = averaged & ~plain
+    return _indicator("shattered: averaging finds more", _share(only), threshold, text, group, only, 0.02)
 
 
 def incomplete_optimisation(

@@ -21,6 +21,8 @@ OWN, BACKPROP, STEPS, ADJOINT = "own", "backprop", "backprop_steps", "adjoint"
 AVERAGED, STRAIGHT, STUDENT, TWIN = "averaged", "straight through", "student", "twin"
 AVERAGES = 16
 DETOURS = (TWIN, STRAIGHT, STUDENT, AVERAGED)
+# Beyond so many steps, an attack on a model without ODE blocks is compiled.
+MANY_STEPS = 100
 FIXED, FINE = "fixed step", "fine tolerance"
 FIXED_SOLVER = {"solver": "rk4", "num_steps": 8}
 
@@ -233,7 +235,9 @@ def run_row(
     turned, images, queries = np.zeros(len(x), bool), x.copy(), 0.0
     chosen = np.flatnonzero(tried)
     if len(chosen):
-        attacked = probe.function(draws=draws, tol=tol, gradient=gradient)
+        # A gradient's copies or targets count as steps.
+        many = attack.limit * attack.rounds(10) * attack.source.draws > MANY_STEPS
+        attacked = probe.function(draws=draws, tol=tol, gradient=gradient, many_steps=many)
         result = attack(attacked, x[chosen], y[chosen], indices=chosen)
         # An attack that minimises the distance may succeed outside the ball; that is no success here.
         within = result.distance <= protocol.eps * (1 + 1e-5) + 1e-6

@@ -222,6 +222,7 @@ def _indicators(bench: Bench, at: AtTolerance) -> list[Indicator]:
     tolerance) is another function's, however well it attacks.
     """
     found = _indicators_of_gradient(bench, at.audit, at.outcomes, bench.exact, "masking")
+    found.append(indicators.saturated_loss(_loss_saturated(at.audit)))
     if bench.own != bench.exact:
         # The longer attacks follow this one: where it misleads, they are weak.
         found += _indicators_of_gradient(bench, at.audit, at.outcomes, bench.own, "evaluation")
@@ -259,12 +260,16 @@ def _known(values: np.ndarray) -> np.ndarray:
 
 
 def _saturated(at: AtTolerance) -> np.ndarray:
-    """[N] bool: audited images at which the cross-entropy's gradient is zero and the margin's is not."""
-    own = at.audit.gradients[at.audit.sources[0]]
-    there = (own.reshape(len(own), -1) != 0).any(axis=1)
+    """[N] bool: images, audited ones, whose cross-entropy alone is saturated."""
     found = np.zeros(len(at.correct), bool)
-    found[at.audit.image[at.audit.saturated & there]] = True
+    found[at.audit.image[_loss_saturated(at.audit)]] = True
     return found
+
+
+def _loss_saturated(audit: Audit) -> np.ndarray:
+    """[M] bool: audited images and iterates at which the cross-entropy's gradient is zero and the margin's is not."""
+    own = audit.gradients[audit.sources[0]]
+    return audit.saturated & (own.reshape(len(own), -1) != 0).any(axis=1)
 
 
 def _behind(bench: Bench, at: AtTolerance) -> str:
@@ -330,12 +335,24 @@ def _indicators_of_table(bench: Bench, at: AtTolerance) -> list[Indicator]:
         indicators.unstable_loss(at.audit.noise_change, "informing"),
         indicators.gradient_free_wins(free[chosen], white_box[chosen], weight=share),
         dataclasses.replace(beaten, name="gradient-free beats the published attack"),
+        indicators.averaging_wins(*(found[correct] for found in _averaged_and_plain(bench, at))),
         indicators.more_steps_keep_helping(others, longest),
         indicators.more_steps_do_not_help(short, longest, "masking" if rippled else "informing"),
     ]
     if len(bench.tols) > 1:
         found.append(indicators.black_box_wins(transfer[sent], white_box[sent]))
     return found
+
+
+def _averaged_and_plain(bench: Bench, at: AtTolerance) -> tuple[np.ndarray, np.ndarray]:
+    """[N] bool each: turned along the own gradient's mean over noise or, by momentum, over steps; and by plain PGD."""
+    averaged, plain = np.zeros((2, len(at.correct)), bool)
+    for row, outcome in zip(at.rows, at.outcomes, strict=False):
+        if row.source == attack_table.AVERAGED or (row.source == bench.own and row.kind == "mim"):
+            averaged |= outcome.turned
+        elif row.source == bench.own and row.kind == "pgd":
+            plain |= outcome.turned
+    return averaged, plain
 
 
 def _tried(at: AtTolerance, change: str) -> np.ndarray:
