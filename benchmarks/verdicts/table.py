@@ -12,7 +12,7 @@ SPLITS = 100
 THRESHOLDS = {
     "unavailable gradients": 0.05,
     "misleading gradients": 0.5,
-    "shattered gradients": 0.5,
+    "shattered gradients": 0.3,
     "shattered: averaging finds more": 0.05,
     "unavailable: loss saturated": 0.25,
     "hidden share": 0.2,

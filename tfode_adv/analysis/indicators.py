@@ -118,7 +118,7 @@ def misleading_gradients(cosines: np.ndarray, group: str = "masking", threshold:
     return _median_indicator("misleading gradients", cosines, threshold, text, group)
 
 
-def shattered_gradients(cosines: np.ndarray, group: str = "masking", threshold: float = 0.5) -> Indicator:
+def shattered_gradients(cosines: np.ndarray, group: str = "masking", threshold: float = 0.3) -> Indicator:
     """The same with differences at the attack's scale: right at the image, of no use to an attack (Athalye)."""
     text = "1 - median cosine between gradient and finite differences at the attack's scale (Athalye 2018, 4)"
     return _median_indicator("shattered gradients", cosines, threshold, text, group)
