@@ -101,7 +101,9 @@ def test_masking_is_asked_of_the_models_own_gradient(ode_probe, ode_images, tmp_
         found = procedure._indicators(bench, at)
         assert {one.group for one in found if not one.passed} == failing, misleading
         assert {one.name for one in found if one.group == "masking"} == {
-            f"{name} gradients (backprop_steps)" for name in ("unavailable", "irreproducible", "misleading")
+            *(f"{name} gradients (backprop_steps)" for name in ("unavailable", "irreproducible", "misleading")),
+            # Of the loss that attacks follow, whatever the gradient.
+            "unavailable: loss saturated",
         }
         assert asked[-2:] == [("fixed step", "evaluation"), ("adjoint", "published")]
 
