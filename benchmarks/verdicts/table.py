@@ -15,6 +15,7 @@ THRESHOLDS = {
     "shattered gradients": 0.3,
     "shattered: averaging finds more": 0.05,
     "unavailable: loss saturated": 0.25,
+    "loss falls as eps grows": 0.1,
     "hidden share": 0.2,
 }
 

@@ -18,7 +18,7 @@ import math
 import numpy as np
 
 GROUPS = {
-    "masking": "the model hides its gradients from every attack tried",
+    "masking": "the model hides its gradients from attacks that follow them",
     "evaluation": "the attacks tried are too weak to quote",
     "published": "the published attack does not do what it seems to do",
     "informing": "plain PGD, looked at step by step, is no example to follow; it decides nothing",
@@ -156,7 +156,8 @@ def gradient_free_wins(
         group: "masking" when `gradient_based` joins every gradient attack tried, "published" when it
             is the published attack alone.
     """
-    text = "share of images turned by a gradient-free attack only (Athalye 2018, 3.1; Carlini 2019, 4.8)"
+    compared = "the published attack" if group == "published" else "any attack along the model's gradients"
+    text = f"share of images turned without a gradient and not by {compared} (Athalye 2018, 3.1; Carlini 2019, 4.8)"
     only = gradient_free & ~gradient_based
     value = weight * _share(only)
     # Of those looked at, which stand for a share of all: so many may be turned by chance.
@@ -241,8 +242,11 @@ def loss_not_raised(losses: np.ndarray, group: str = "evaluation", threshold: fl
     return _indicator("loss not raised", _share(stuck), threshold, text, group, stuck)
 
 
-def loss_falls_with_eps(losses: np.ndarray, group: str = "evaluation", threshold: float = 0.1) -> Indicator:
+def loss_falls_with_eps(losses: np.ndarray, group: str = "masking", threshold: float = 0.1) -> Indicator:
     """Share of the growths of eps at which an image's loss fell; `losses` [E, N], eps ascending (Carlini).
+
+    A larger ball holds the smaller one: an attack that finds less in it goes where no gradient tells the way. Counted
+    are the images whose loss fell at some growth.
 
     A fall of under a hundredth of the image's range of losses is rounding, and does not count.
     """
@@ -250,12 +254,12 @@ def loss_falls_with_eps(losses: np.ndarray, group: str = "evaluation", threshold
     span = losses.max(axis=0) - losses.min(axis=0)
     falls = np.diff(losses, axis=0) < -0.01 * span
     text = "share of the growths of eps at which the loss fell (Carlini 2019, 5.1)"
-    return _indicator("loss falls as eps grows", _share(falls), threshold, text, group)
+    return _indicator("loss falls as eps grows", _share(falls), threshold, text, group, falls.any(axis=0))
 
 
 def unbounded_attack_fails(turned: np.ndarray, group: str = "evaluation", threshold: float = 0.02) -> Indicator:
     """Share of images [N] not turned though everything may change (Pintor, I6)."""
-    text = "share of images not turned at eps = 1, where every image can be (Athalye 2018, 3.1; Pintor 2022, I6)"
+    text = "share of images not turned where every pixel may become any other (Athalye 2018, 3.1; Pintor 2022, I6)"
     value = 1 - _share(turned) if len(turned) else 0.0
     return _indicator("unbounded attack fails", value, threshold, text, group, ~np.asarray(turned, bool))
 

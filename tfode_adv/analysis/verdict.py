@@ -265,7 +265,8 @@ def _gradients(telling: Sequence[Indicator], otherwise: str) -> str:
     for word, answer in (("unavailable", "absent"), ("irreproducible", "random"), ("misleading", "misleading")):
         if word in failed:
             return answer
-    return "shattered" if "shattered" in failed else otherwise
+    # A loss that falls in a larger ball was led astray beyond the image.
+    return "shattered" if "shattered" in failed or "loss falls" in failed else otherwise
 
 
 def _strongest(outcomes: Sequence[Outcome]) -> str | None:

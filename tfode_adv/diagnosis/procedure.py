@@ -289,7 +289,9 @@ def _indicators_of_attack(bench: Bench, at: AtTolerance, source: str, group: str
         plant = measurements.plant(bench, at.tol, source, at.correct)
         found += [
             indicators.unbounded_attack_fails(swept.unbounded, group),
-            indicators.loss_falls_with_eps(swept.losses, "informing"),
+            indicators.loss_falls_with_eps(
+                swept.losses, "masking" if source in (bench.own, bench.exact) else "informing"
+            ),
             indicators.planted_missed(plant.found[plant.planted], "informing"),
         ]
     found += [
