@@ -25,17 +25,17 @@ def scan(step, x):
 @pytest.mark.parametrize(
     "options",
     [
-        {"solver": "dopri5", "tol": 1e-5},
-        {"solver": "dopri5", "tol": 1e-5, "checkpoint": "steps"},
+        {"solver": "bosh3", "tol": 1e-5},
+        {"solver": "bosh3", "tol": 1e-5, "checkpoint": "steps"},
         {"solver": "heun2", "tol": 1e-5, "gradient": "backprop_steps"},
-        {"solver": "dopri5", "tol": 1e-5, "gradient": "adjoint"},
-        {"solver": "dopri5", "tol": 1e-5, "gradient": "adjoint", "adjoint_solver": "rk4", "num_steps": 8},
+        {"solver": "bosh3", "tol": 1e-5, "gradient": "adjoint"},
+        {"solver": "bosh3", "tol": 1e-5, "gradient": "adjoint", "adjoint_solver": "rk4", "num_steps": 8},
         {"solver": "rk4", "num_steps": 8},
     ],
     ids=lambda options: "-".join(str(v) for v in options.values()),
 )
 def test_a_compiled_loop_has_the_gradient_of_the_solves_in_a_row(around, options):
-    if around is not loop and options != {"solver": "dopri5", "tol": 1e-5}:
+    if around is not loop and options != {"solver": "bosh3", "tol": 1e-5}:
         pytest.skip("one kind of gradient shows the others' way of being built")
     rate, matrix = tf.Variable(RATE), tf.eye(16) * tf.Variable(1.0)
     block = ODEBlock(lambda t, h: rate * tf.matmul(h, matrix), **options)
@@ -62,7 +62,7 @@ def test_a_recurrent_cell_with_a_block_learns():
 
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
-            self.block = ODEBlock(keras.Sequential([keras.layers.Dense(1, use_bias=False)]), tol=1e-4)
+            self.block = ODEBlock(keras.Sequential([keras.layers.Dense(1, use_bias=False)]), solver="heun2", tol=1e-3)
 
         def build(self, input_shape):
             self.block.build((None, 1))
