@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import shutil
 import types
 
 import numpy as np
@@ -291,10 +292,17 @@ def test_without_a_home_directory_there_is_one_place_less(monkeypatch):
     assert catalog._writable_candidates(None) == [catalog._temporary()]
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    mnist_5k.prepare(folder)
+    return folder
+
+
 @pytest.fixture
-def prepared(tmp_path):
-    """The sample as any prepared set of TFDS, and its description."""
-    mnist_5k.prepare(tmp_path)
+def prepared(untouched, tmp_path):
+    """The sample as any prepared set of TFDS, to be damaged, and its description."""
+    shutil.copytree(untouched, tmp_path, dirs_exist_ok=True)
     (path,) = tmp_path.rglob("features.json")
     return tmp_path, path
 
