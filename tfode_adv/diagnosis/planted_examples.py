@@ -57,11 +57,11 @@ def run(
 
     Args:
         x: [N, ...] in [0, 1].
-        norm, eps, step_size, steps: of the attack under test.
+        norm, eps, step_size, steps: the attack under test, plain PGD.
         settings: solver settings through which its gradient is taken; forward: those of the model tested.
         inner, decoys: points inside the ball, and on its surface, that the readout must call class 0.
         closeness: where between the highest inner score (0) and the planted one (1) the boundary lies.
-        seed: of all random points.
+        seed: where the random points start.
     """
     rng = np.random.default_rng(seed)
     forward = forward or {}

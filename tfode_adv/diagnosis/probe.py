@@ -180,7 +180,7 @@ class Probe:
             draws: runs whose mean is returned; default: `self.draws`.
             many_steps: whether an attack of so many steps calls it that its own operations, one by one, take longer
                 than a program of its own takes to make; without ODE blocks, that is.
-            **settings: see the class.
+            **settings: the solver settings that hold inside, as the class takes them.
         """
         settings = self._kind(settings)
         around = bool(self.blocks) or not many_steps

@@ -69,7 +69,7 @@ def build_from_state(name: str, source: PathLike | Mapping[str, np.ndarray], **o
     Args:
         name: one of `tfode_adv.models.available()`.
         source: as for `load_torch_state`.
-        **options: of `tfode_adv.models.build`. Those given win over the inferred ones, see `architecture`.
+        **options: what `tfode_adv.models.build` takes. Those given win over the ones inferred by `architecture`.
 
     Raises:
         UsageError: an unknown name, or arrays that are not that model's.

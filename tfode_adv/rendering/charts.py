@@ -87,7 +87,7 @@ def chart(
     """A line chart with its legend.
 
     Args:
-        name, title: of the picture.
+        name, title: the picture's.
         series: the lines.
         x_label, y_label: with units.
         log_x: logarithmic abscissa; the points' own values are its ticks.

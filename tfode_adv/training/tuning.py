@@ -95,7 +95,8 @@ class Objective:
         name: "accuracy"; "robust": the accuracy under PGD; "weighted":
             (1 - weight) accuracy + weight robust.
         weight: in [0, 1].
-        eps, steps: of that PGD in L-infinity; its step is 2.5 eps / steps.
+        eps: radius of that PGD, in L-infinity.
+        steps: how many steps that PGD takes, each 2.5 eps / steps long.
         num_examples: images that it attacks, the first of the validation split.
     """
 
@@ -145,7 +146,7 @@ class Search(keras_tuner.Tuner):
         recipe: what every trial starts from; its epochs are those of a trial, for Hyperband the most.
         space: what is searched.
         objective: what is maximised.
-        folder: of the search; one that holds an unfinished search goes on with it.
+        folder: the search's; one that holds an unfinished search goes on with it.
         method: "random", "bayesian" or "hyperband".
         trials: how many; Hyperband has its own count.
         report: called with each line worth telling.
