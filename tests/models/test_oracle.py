@@ -83,3 +83,18 @@ def test_counts_that_cannot_be_had_are_unknown():
         answers = oracle(way).ask(X, 4)
         np.testing.assert_allclose(answers.logits, X / 4, rtol=1e-6)
         assert (answers.nfe == UNKNOWN).all() and not answers.no_answer.any()
+
+
+def test_the_gradient_of_a_loss_by_the_images():
+    """Of (c_y x_y)², 2 c_y² x_y at y and zero elsewhere; of a step, zero."""
+
+    def square(logits, labels):
+        return tf.gather(logits, labels, batch_dims=1) ** 2
+
+    y = np.array([0, 1, 1])
+    value, gradient = oracle(lambda x: x * [1.0, 2.0]).gradient(square, X, y, size=2)
+    at = X[np.arange(3), y] * np.array([1, 2, 2])
+    np.testing.assert_allclose(value, at**2, rtol=1e-6)
+    np.testing.assert_allclose(gradient[np.arange(3), y], 2 * at * np.array([1, 2, 2]), rtol=1e-6)
+    assert (gradient[np.arange(3), 1 - y] == 0).all()
+    assert (oracle(lambda x: tf.stop_gradient(x)).gradient(square, X, y)[1] == 0).all()

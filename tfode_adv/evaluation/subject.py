@@ -32,8 +32,8 @@ class KerasSubject:
         self._own = [block.settings for block in models.ode_blocks(model)]
         self._randomised: dict[tuple, keras.Model] = {}
         self._answering: dict[int, keras.layers.Layer] = {}
-        # By the digest of the clean pass, what was answered for which image: no attack asks again.
-        self._known: dict[str, dict[bytes, Answers]] = {}
+        # The digest of the last clean pass, and what was answered for which image: no attack asks again.
+        self._known: tuple[str, dict[bytes, Answers]] = "", {}
 
     def predict(self, configuration: Configuration, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits [N, classes] and evaluations of the dynamics [N] of images [N, H, W, C].
@@ -49,8 +49,8 @@ class KerasSubject:
         if message and configuration.attack == "none":
             raise RunError(f"the clean pass stopped: {message}")
         if configuration.attack == "none" and configuration.random_tol is None:
-            known = self._known.setdefault(configuration.digest, {})
-            known.update((_key(image), answers.of([row])) for row, image in enumerate(images))
+            answered = {_key(image): answers.of([row]) for row, image in enumerate(images)}
+            self._known = configuration.digest, self._known_of(configuration) | answered
         return answers.logits, answers.nfe
 
     def attack(
@@ -76,12 +76,17 @@ class KerasSubject:
         """What the clean pass answers, asked here where it was made before; None of a randomised model."""
         if configuration.random_tol is not None:
             return None
-        known = self._known.setdefault(configuration.clean.digest, {})
-        keys = [_key(image) for image in images]
+        keys, known = [_key(image) for image in images], self._known_of(configuration)
         missing = [row for row, key in enumerate(keys) if key not in known]
         if missing:
             self.predict(configuration.clean, images[missing])
+            known = self._known_of(configuration)
         return Answers.joined(known[key] for key in keys)
+
+    def _known_of(self, configuration: Configuration) -> dict[bytes, Answers]:
+        """What is known of the configuration's clean pass. Those of one solver setting come one after the other."""
+        digest, known = self._known
+        return known if digest == configuration.clean.digest else {}
 
     def _asked(self, configuration: Configuration, images: np.ndarray) -> Answers:
         self.configure(configuration)

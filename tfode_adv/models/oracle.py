@@ -113,6 +113,49 @@ class Oracle:
             parts.append(Answers(*(values.numpy()[: len(part)] for values in found)))
         return Answers.joined(parts)
 
+    def gradient(
+        self,
+        loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+        x: np.ndarray,
+        y: np.ndarray,
+        size: int = 128,
+        of: Callable | None = None,
+        key: Hashable = None,
+        **settings: Any,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A loss [N] of logits and labels, and its gradient [N, ...] by the images; zero where none comes through.
+
+        Args:
+            of: from images to the logits to be differentiated, in place of the model's own; `key` names it.
+        """
+        logits = of or self.function
+
+        def differentiated(images, labels):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(images)
+                value = loss(logits(images), labels)
+            return value, tape.gradient(value, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+        value, gradient = self.question(("gradient", loss, key), differentiated, settings, x, y, size=size)
+        return value, gradient
+
+    def question(
+        self, key: Hashable, question: Callable, settings: Mapping[str, Any], *arrays: np.ndarray, size: int = 128
+    ) -> list[np.ndarray]:
+        """What `question` makes of arrays [N, ...], `size` of them at a time.
+
+        Args:
+            key: names the question, and whatever it closes over.
+            question: from tensors [B, ...] to a tuple of tensors [B, ...].
+        """
+        signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays]
+        compiled = self.compiled(key, question, signature, settings)
+        parts = []
+        for start in range(0, max(1, len(arrays[0])), size):
+            results = compiled(*(tf.convert_to_tensor(array[start : start + size]) for array in arrays))
+            parts.append([np.asarray(result) for result in results])
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
     def compiled(
         self,
         key: Hashable,
@@ -130,6 +173,8 @@ class Oracle:
             asking: that it takes no gradient, so that how blocks are differentiated is no matter.
         """
         fixed, live = _parted(current_settings() | vocabulary.checked(settings, tensors=True))
+        if asking:
+            fixed = {name: value for name, value in fixed.items() if not vocabulary.named(name).backward}
 
         def traced(tensors, values):
             with solver_settings(**fixed, **values):
