@@ -14,11 +14,15 @@ FIELD = """
 """
 BOUNDS = '"endpoint", "min_step", "max_step"'
 PROGRAM = """
+import dataclasses
 import keras, tensorflow as tf, tfode_adv as ta
 from tfode_adv.cli import evaluate, train
 from tfode_adv.evaluation import grid
 from tfode_adv.evaluation.configuration import Configuration
+from tfode_adv.evaluation.kept_images import Kept
+from tfode_adv.evaluation.results import Result
 from tfode_adv.evaluation.subject import make_attack
+from tfode_adv.reports import naming
 
 block = ta.layers.ODEBlock(lambda t, h: tf.sin(20 * t) * h, solver="heun2", tol=1e-3, controller="pi")
 saved = ta.layers.ODEBlock(keras.layers.Dense(1), controller="pi").get_config()
@@ -47,6 +51,9 @@ assert make_attack(attacked).source == ta.attacks.Through(controller="pi")
 axes = grid.Axes(controllers=["i", "pi"], gradient_controller="pi")
 found = grid.model_grid(grid.attack_grid(axes, "mnist"), axes, [block])
 assert [(one.controller, one.gradient_controller) for one in found] == [("i", "pi"), ("pi", "pi")]
+
+result = Result("toy", dataclasses.replace(found[1], gradient="backprop"), {}, Kept())
+assert (naming.solver(result), result.gradient) == ("heun2 (controller pi)", "backprop (controller pi)")
 
 assert "controller" in train.FLAGS
 evaluate.FLAGS(["evaluate", "--controller=i,pi", "--gradient_controller=pi"])

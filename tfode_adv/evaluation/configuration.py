@@ -11,6 +11,10 @@ from tfode_adv.solvers import vocabulary
 SOLVED = (*vocabulary.recorded(), *vocabulary.of_gradients())
 """What a configuration says of the solver and of the one that gradients are taken through."""
 
+_TOGETHER = ("solver", "tol", "num_steps", "gradient")
+OTHERS = tuple(each for each in vocabulary.recorded() if each.name not in _TOGETHER)
+"""The recorded options that hang on no other: spanned, and shown, as they are given."""
+
 _Solved = dataclasses.make_dataclass("_Solved", [(each.name, Any, None) for each in SOLVED], frozen=True, kw_only=True)
 
 
@@ -63,6 +67,11 @@ class Configuration(_Solved):
     def from_dict(cls, values: Mapping[str, Any]) -> "Configuration":
         """The inverse of `as_dict`. Raises TypeError for an unknown or a missing name."""
         return cls(**values)
+
+    def others(self, of: str = "") -> list[str]:
+        """In words, the options in `OTHERS` that are given: of the solve, or `of="gradient_"` of a gradient's."""
+        given = {each.name: getattr(self, of + each.name, None) for each in OTHERS}
+        return [f"{name.replace('_', ' ')} {value}" for name, value in given.items() if value is not None]
 
     @property
     def digest(self) -> str:

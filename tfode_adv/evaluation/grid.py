@@ -8,7 +8,7 @@ from typing import Any
 
 from tfode_adv import attacks, solvers
 from tfode_adv.errors import UsageError, check_choice
-from tfode_adv.evaluation.configuration import SOLVED, Configuration
+from tfode_adv.evaluation.configuration import OTHERS, SOLVED, Configuration
 from tfode_adv.evaluation.subject import make_attack
 from tfode_adv.solvers import vocabulary
 
@@ -16,8 +16,6 @@ from tfode_adv.solvers import vocabulary
 _APART = ("norm", "eps", "seed", "source", "batch_size")
 # What holds for gradients alone.
 _GRADIENT = [each for each in vocabulary.recorded() if each.backward] + vocabulary.of_gradients()
-# What is chosen with a view to one another; any other option is spanned as it is given.
-_TOGETHER = ("solver", "tol", "num_steps", "gradient")
 _Spans = dataclasses.make_dataclass("_Spans", [(each.span, Any, None) for each in SOLVED], frozen=True, kw_only=True)
 
 
@@ -165,8 +163,7 @@ def model_grid(grid: Iterable[Configuration], axes: Axes, blocks: Sequence[Any])
 
 def _others(axes: Axes) -> list[tuple[tuple[vocabulary.Option, Any], ...]]:
     """Every combination of the options that are spanned as they are given, None where the model's own are taken."""
-    others = [each for each in vocabulary.recorded() if each.name not in _TOGETHER]
-    return list(itertools.product(*([(each, value) for value in axes.values(each) or [None]] for each in others)))
+    return list(itertools.product(*([(each, value) for value in axes.values(each) or [None]] for each in OTHERS)))
 
 
 def _check_steps_of(axes: Axes, through: Sequence[str]) -> None:

@@ -61,6 +61,7 @@ class Result:
         through = [cell.gradient_solver] if cell.gradient_solver else []
         through += [f"{cell.gradient_num_steps} steps"] if cell.gradient_num_steps else []
         through += [f"τ {number(cell.gradient_tol)}"] if cell.gradient_tol is not None else []
+        through += cell.others("gradient_")
         return " ".join([cell.gradient, *([f"({', '.join(through)})"] if through else []), *averaged])
 
 

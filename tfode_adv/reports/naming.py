@@ -44,11 +44,12 @@ class Names:
 
 
 def solver(result: Result) -> str | None:
-    """What integrates the model, with its number of steps if that is fixed, or the interval of random tolerances."""
+    """What integrates the model, with its steps if they are fixed and its other options, or the random tolerances."""
     cell = result.configuration
     if cell.random_tol is not None:
         return f"{cell.solver} (τ drawn from {' to '.join(map(number, cell.random_tol))})"
-    return cell.solver if cell.num_steps is None else f"{cell.solver} ({cell.num_steps} steps)"
+    said = ([] if cell.num_steps is None else [f"{cell.num_steps} steps"]) + cell.others()
+    return f"{cell.solver} ({', '.join(said)})" if said else cell.solver
 
 
 def _data(result: Result) -> str:
