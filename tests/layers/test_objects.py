@@ -1,6 +1,7 @@
 """Solvers and gradients as objects in the place of their names."""
 
 import dataclasses
+import inspect
 
 import keras
 import numpy as np
@@ -75,6 +76,13 @@ def test_what_a_block_has_itself_is_taken_out_of_a_solver():
             ODEBlock(swing, solver=Heun2(**{"rtol": rtol} | ({"atol": atol} if atol else {})))
     with pytest.raises(UsageError, match="gradient is 3, but must be one of: backprop"):
         ODEBlock(swing, gradient=3)
+
+
+def test_signatures_name_every_option():
+    solver, block = (list(inspect.signature(kind).parameters) for kind in (Heun2, ODEBlock))
+    assert solver[:2] == ["rtol", "atol"] and "controller" in solver
+    assert block[:4] == ["dynamics", "solver", "tol", "gradient"] and {"max_step", "adjoint_tol"} <= set(block)
+    assert inspect.signature(ODEBlock).parameters["solver"].default == "dopri5"
 
 
 def test_options_of_an_object_reach_the_solve():

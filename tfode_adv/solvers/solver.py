@@ -214,6 +214,9 @@ class RungeKuttaSolver(Solver):
                 solution_times = problem.chosen_times(solution_times.final_time)
             return problem.solve(checked_times(problem.t0, solution_times, rows.dtype, self._validate_args))
 
+    # What `help` shows of a class is otherwise the signature of its `__new__`.
+    __new__.__signature__ = inspect.signature(__init__)  # type: ignore[attr-defined]
+
     def get_config(self) -> dict[str, Any]:
         """The arguments that it was made with."""
         return dict(self._options)
