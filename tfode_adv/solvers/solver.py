@@ -46,8 +46,9 @@ class RungeKuttaSolver(Solver):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "RungeKuttaSolver":
         solver = super().__new__(cls)
-        given = inspect.signature(cls.__init__).bind(solver, *args, **kwargs).arguments
-        solver._options = dict(list(given.items())[1:])
+        signature = inspect.signature(cls.__init__)
+        given = signature.bind(solver, *args, **kwargs)
+        solver._options = {**dict(zip(list(signature.parameters)[1:], given.args[1:], strict=False)), **given.kwargs}
         return solver
 
     def __init__(
