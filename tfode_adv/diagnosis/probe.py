@@ -18,7 +18,7 @@ from tfode_adv.attacks import losses
 from tfode_adv.attacks.ascent import value_and_gradient
 from tfode_adv.keras_internals import sublayers
 from tfode_adv.models.answering import Answering
-from tfode_adv.models.oracle import Answers, Oracle, as_function
+from tfode_adv.models.oracle import Answers, Oracle, as_function, in_batches
 from tfode_adv.models.traces import settings_key
 
 
@@ -53,19 +53,6 @@ def calls_of(watched: Sequence[keras.layers.Layer], order: list[int] | None = No
     finally:
         for layer in watched:
             del layer.__dict__["call"]
-
-
-def in_batches(function: Callable, batch_size: int, *arrays: np.ndarray) -> list[np.ndarray]:
-    """Calls `function` on slices of `arrays` along the first axis and joins what it returns.
-
-    Returns:
-        One array for each tensor in `function`'s tuple.
-    """
-    parts = []
-    for start in range(0, max(1, len(arrays[0])), batch_size):
-        results = function(*(tf.convert_to_tensor(array[start : start + batch_size]) for array in arrays))
-        parts.append([np.asarray(result) for result in results])
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 class Probe:
@@ -210,9 +197,7 @@ class Probe:
             question: from tensors [B, ...] to a tuple of tensors [B, ...].
             settings: solver settings; the tolerance may change without a new trace.
         """
-        signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays]
-        compiled = self.oracle.compiled((key, self.draws), question, signature, self._kind(settings))
-        return in_batches(compiled, self.batch_size, *arrays)
+        return self.oracle.question((key, self.draws), question, self._kind(settings), *arrays, size=self.batch_size)
 
     def _kind(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Those that are given. A failed solve must not end a diagnosis of hundreds of images: `steps` counts them."""

@@ -119,24 +119,17 @@ class Oracle:
         x: np.ndarray,
         y: np.ndarray,
         size: int = 128,
-        of: Callable | None = None,
-        key: Hashable = None,
         **settings: Any,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A loss [N] of logits and labels, and its gradient [N, ...] by the images; zero where none comes through.
-
-        Args:
-            of: from images to the logits to be differentiated, in place of the model's own; `key` names it.
-        """
-        logits = of or self.function
+        """A loss [N] of logits and labels, and its gradient [N, ...] by the images; zero where none comes through."""
 
         def differentiated(images, labels):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(images)
-                value = loss(logits(images), labels)
+                value = loss(self.function(images), labels)
             return value, tape.gradient(value, images, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-        value, gradient = self.question(("gradient", loss, key), differentiated, settings, x, y, size=size)
+        value, gradient = self.question(("gradient", loss), differentiated, settings, x, y, size=size)
         return value, gradient
 
     def question(
@@ -150,11 +143,7 @@ class Oracle:
         """
         signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays]
         compiled = self.compiled(key, question, signature, settings)
-        parts = []
-        for start in range(0, max(1, len(arrays[0])), size):
-            results = compiled(*(tf.convert_to_tensor(array[start : start + size]) for array in arrays))
-            parts.append([np.asarray(result) for result in results])
-        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return in_batches(compiled, size, *arrays)
 
     def compiled(
         self,
@@ -263,6 +252,19 @@ def key_of(model: Any) -> Any:
 def runs_compiled(model: Any) -> bool:
     """Whether `model` says that it is a program already, which need not be compiled into those that call it."""
     return getattr(model, "runs_compiled", False) is True
+
+
+def in_batches(function: Callable, batch_size: int, *arrays: np.ndarray) -> list[np.ndarray]:
+    """Calls `function` on slices of `arrays` along the first axis and joins what it returns.
+
+    Returns:
+        One array for each tensor in `function`'s tuple.
+    """
+    parts = []
+    for start in range(0, max(1, len(arrays[0])), batch_size):
+        results = function(*(tf.convert_to_tensor(array[start : start + batch_size]) for array in arrays))
+        parts.append([np.asarray(result) for result in results])
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def bucket(count: int, size: int) -> int:
