@@ -17,7 +17,7 @@ def test_a_tensor_closed_over_has_its_whole_gradient(gradient, compiled):
     """h' = -c h from h = c with c = w x: h(1) = c exp(-c), d/dw = x (1 - c) exp(-c)."""
     x, w = tf.constant([[0.5], [2.0], [3.0]]), tf.Variable(0.5)
     held = []
-    block = ODEBlock(lambda t, h: -held[-1] * h, tol=1e-5, gradient=gradient)
+    block = ODEBlock(lambda t, h: -held[-1] * h, solver="bosh3", tol=1e-6, endpoint="clip", gradient=gradient)
 
     def run():
         with tf.GradientTape() as tape:
@@ -38,7 +38,7 @@ def test_what_is_kept_does_not_matter_to_it(checkpoint, compiled):
     c0 = tf.constant(np.linspace(0.1, 0.9, 200).reshape(1, 200))
 
     def run(c):
-        solver = solvers.get("dopri5", rtol=1e-6, atol=1e-6, checkpoint=checkpoint)
+        solver = solvers.get("bosh3", rtol=1e-6, atol=1e-6, endpoint="clip", checkpoint=checkpoint)
         with tf.GradientTape() as tape:
             tape.watch(c)
             twice = 2.0 * c
@@ -56,7 +56,7 @@ def test_an_encoder_that_only_the_dynamics_sees_is_trained():
         def __init__(self):
             super().__init__()
             self.encoder = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
-            self.block = ODEBlock(lambda t, h: self.code * h, tol=1e-4)
+            self.block = ODEBlock(lambda t, h: self.code * h, solver="heun2", tol=1e-3)
 
         def call(self, x):
             self.code = self.encoder(x)
@@ -97,8 +97,10 @@ RATES = np.array([[0.1], [1.0], [10.0], [40.0]])
 )
 def test_a_side_input_travels_with_its_sample(gradient, way, compiled):
     """y' = -r y, r one number a sample, some of which are done long before others: y(1) = exp(-r)."""
-    solver = solvers.get("bosh3", rtol=1e-5, atol=1e-5, gradient=gradient, endpoint="clip")
-    variable = tf.Variable(RATES)
+    # Few stages where each is traced, few steps where each is computed.
+    method, each = ("bosh3", RATES) if compiled else ("dopri5", RATES / 2)
+    solver = solvers.get(method, rtol=1e-5, atol=1e-5, gradient=gradient, endpoint="clip")
+    variable = tf.Variable(each)
 
     def run(rates, y0):
         with tf.GradientTape() as tape:
@@ -117,17 +119,17 @@ def test_a_side_input_travels_with_its_sample(gradient, way, compiled):
         # The number of samples is not known where it is traced.
         signature = [tf.TensorSpec([None, 1], tf.float64)] * 2
         run = tf.function(run, autograph=False, input_signature=signature)
-    end, to_rates, to_y0, steps = run(tf.constant(RATES), tf.ones([4, 1], tf.float64))
+    end, to_rates, to_y0, steps = run(tf.constant(each), tf.ones([4, 1], tf.float64))
     assert steps[3] > 2 * steps[0]
-    np.testing.assert_allclose(end, np.exp(-RATES), atol=1e-4)
-    np.testing.assert_allclose(to_y0, np.exp(-RATES), atol=1e-3)
-    np.testing.assert_allclose(to_rates, -np.exp(-RATES), atol=1e-3)
+    np.testing.assert_allclose(end, np.exp(-each), atol=1e-4)
+    np.testing.assert_allclose(to_y0, np.exp(-each), atol=1e-3)
+    np.testing.assert_allclose(to_rates, -np.exp(-each), atol=1e-3)
 
 
 def test_weights_with_as_many_rows_as_samples_are_not_taken_apart():
     random = np.random.default_rng(0)
     weights, y0 = tf.constant(random.normal(size=(4, 4))), random.normal(size=(4, 4)) * [[0.1], [1], [3], [9]]
-    solver = solvers.get("bosh3", rtol=1e-6, atol=1e-6)
+    solver = solvers.get("bosh3", rtol=1e-4, atol=1e-4)
     field = lambda t, y: tf.sin(tf.matmul(y, weights))  # noqa: E731
     together = solver.solve(field, 0.0, y0, [1.0], batch_ndims=1).states[0]
     alone = [solver.solve(field, 0.0, y0[i : i + 1], [1.0], batch_ndims=1).states[0, 0] for i in range(4)]
