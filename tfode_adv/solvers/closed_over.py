@@ -63,6 +63,8 @@ class Reading:
         return watching_operations(look)
 
     def _add(self, to: list, found: Any) -> None:
+        if not found:
+            return  # as after nearly every eager operation
         known = {id(x) for x in to}
         to += [x for x in found if id(x) not in known]
 
