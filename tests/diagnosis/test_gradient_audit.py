@@ -19,14 +19,14 @@ def test_backprop_and_adjoint_are_the_losss_own_at_a_fine_tolerance(ode_probe, o
         assert found.uphill[name].mean() > 0.9
         assert np.median(found.relative_norm[name]) == pytest.approx(1, abs=0.01)
         assert found.reproduced[name].min() > 0.999
-    assert 0 <= found.step_changes <= 1
+    assert 0 <= found.step_changes <= 1 and found.at_rest == 0
     assert all(len(row) == len(COLUMNS) for row in found.rows())
 
 
 def test_a_quantisers_gradient_is_zero_and_says_nothing(masked, toy):
     x, y = toy[0][:10], toy[1][:10]
     found = gradient_audit.audit(Probe(masked), x, y, {"own": {}})
-    assert found.step_changes is None
+    assert found.step_changes is None and found.at_rest is None
     values = dict(zip(COLUMNS, found.rows()[0], strict=True))
     assert values["zero"] == 1 and values["not finite"] == 0
     assert values["cosine with finite differences"] == 0 and values["loss rises along it"] == 0

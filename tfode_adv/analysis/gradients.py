@@ -24,6 +24,8 @@ class Audit:
         noise_change: [N]: mean |loss(x + noise) - loss(x)| for noise of `probe_size`, of the images' median |loss|.
         step_changes: share of (image, noise of `probe_size`) pairs in which the number of accepted
             steps changed; None without ODE blocks.
+        at_rest: share of the images with a step whose error was exactly zero: the tolerance bounded neither the step
+            there nor the gradient's error; None without ODE blocks.
     """
 
     image: np.ndarray
@@ -40,6 +42,7 @@ class Audit:
     saturated: np.ndarray
     noise_change: np.ndarray
     step_changes: float | None
+    at_rest: float | None = None
 
     def rows(self) -> list[list]:
         """One row a source: name and the measurements' medians or shares, as `COLUMNS` names them."""

@@ -99,6 +99,7 @@ def audit(
         saturated=(flat(probe.gradient(x, y, **sources[reference])[1]) == 0).all(axis=1),
         noise_change=np.mean(noise_change, axis=0),
         step_changes=float(np.mean(changed)) if probe.blocks else None,
+        at_rest=float(np.mean(probe.at_rest(x, **forward) > 0)) if probe.blocks else None,
     )
 
 

@@ -132,6 +132,16 @@ class Probe:
         accepted, failed = self.around(question, settings, x)
         return accepted, failed
 
+    def at_rest(self, x: np.ndarray, **settings: Any) -> np.ndarray:
+        """Steps whose error was exactly zero [N], int32, over all ODE blocks."""
+        if not self.blocks:
+            return np.zeros(len(x), np.int32)
+
+        def question(images):
+            return (self._program(self._settings, False, images.shape[1:])(images)["at_rest"],)
+
+        return self.around(question, settings, x)[0]
+
     def around(self, question: Callable, settings: dict[str, Any], *arrays: np.ndarray) -> list[np.ndarray]:
         """Asks `question`, which calls `shared` or `features`, one operation at a time, in batches.
 
@@ -245,6 +255,7 @@ def _answers_of(model: Callable) -> Callable:
         found = {"logits": logits, "features": _features(logits, [calls[index][0] for index in order])}
         if records:
             found["accepted"] = tf.stack([statistics.accepted for _, statistics in records], axis=-1)
+            found["at_rest"] = tf.add_n([statistics.at_rest for _, statistics in records])
             status = tf.stack([statistics.status for _, statistics in records], axis=-1)
             found["failed"] = tf.reduce_any(status != 0, axis=-1)
         return found

@@ -244,7 +244,7 @@ def _indicators(found: Sequence[AtTolerance]) -> Table:
 
 def _audit(found: Sequence[AtTolerance]) -> Table:
     rows = [
-        [at.tol, *row, at.audit.step_changes if index == 0 else None]
+        [at.tol, *row, *((at.audit.step_changes, at.audit.at_rest) if index == 0 else (None, None))]
         for at in found
         for index, row in enumerate(at.audit.rows())
     ]
@@ -253,8 +253,11 @@ def _audit(found: Sequence[AtTolerance]) -> Table:
         "Differences of the margin within [0, 1] along random sign vectors, at the scale that fits best of a hundredth "
     )
     note += "to half of ε, at images and at iterates. Step changes: how often noise of 1e-3 changes the number of "
-    note += "accepted steps."
-    return Table("Gradient audit", ["τ", *COLUMNS, "step changes"], rows, note)
+    note += (
+        "accepted steps. At rest: the share of images with a step whose error was exactly zero, where the tolerance "
+    )
+    note += "bounds neither the step nor the gradient's error."
+    return Table("Gradient audit", ["τ", *COLUMNS, "step changes", "at rest"], rows, note)
 
 
 def _travel(found: Sequence[AtTolerance]) -> Table:
@@ -322,6 +325,7 @@ def _values(at: AtTolerance) -> dict[str, Any]:
         ],
         "gradient_audit": [dict(zip(COLUMNS, row, strict=True)) for row in at.audit.rows()],
         "step_changes": at.audit.step_changes,
+        "at_rest": at.audit.at_rest,
         "trajectories": [
             {
                 "layer": one.layer,

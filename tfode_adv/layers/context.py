@@ -19,6 +19,8 @@ class Statistics(NamedTuple):
         rejected: steps tried and rejected.
         status: a `tfode_adv.solvers.Status`, 0 for success.
         time: the time reached.
+        at_rest: accepted steps whose error estimate was exactly zero, so that the field beside the state was asked how
+            long the next may be; 0 with stock TFP, which does not ask.
         nfe_backward: evaluations differentiated by "backprop" or "backprop_steps"; None for an
             adjoint, whose cost is known only once it is solved.
     """
@@ -28,6 +30,7 @@ class Statistics(NamedTuple):
     rejected: tf.Tensor
     status: tf.Tensor
     time: tf.Tensor
+    at_rest: tf.Tensor
     nfe_backward: tf.Tensor | None
 
 

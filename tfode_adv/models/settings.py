@@ -16,11 +16,18 @@ from tfode_adv.solvers import vocabulary
 
 
 class SolverStatistics(NamedTuple):
-    """Counts per sample, summed over a model's ODE blocks; each an int array `[N]`."""
+    """Counts per sample, summed over a model's ODE blocks; each an int array `[N]`.
+
+    Attributes:
+        nfe: evaluations of the dynamics.
+        accepted, rejected: steps.
+        at_rest: accepted steps whose error estimate was exactly zero; it tells nothing of the gradient there.
+    """
 
     nfe: np.ndarray
     accepted: np.ndarray
     rejected: np.ndarray
+    at_rest: np.ndarray
 
 
 def ode_blocks(model: keras.layers.Layer) -> list[ODEBlock]:
@@ -88,7 +95,7 @@ def solver_statistics(model: keras.layers.Layer, x: Any, batch_size: int = 128) 
         batch_size: images solved together, positive; the counts do not depend on it.
 
     Returns:
-        NFE, accepted and rejected steps, each `[N]`; zeros for a model without ODE blocks.
+        NFE, accepted and rejected steps, and those at rest, each `[N]`; zeros for a model without ODE blocks.
 
     Raises:
         UsageError: batch_size is not positive.
@@ -112,9 +119,9 @@ def _counter(model, image_shape):
     def count(x):
         with record_statistics() as records:
             reference()(x, training=False)
-        totals = tf.zeros([3, tf.shape(x)[0]], tf.int32)
+        totals = tf.zeros([len(SolverStatistics._fields), tf.shape(x)[0]], tf.int32)
         for _, statistics in records:
-            totals += tf.stack([statistics.nfe, statistics.accepted, statistics.rejected])
+            totals += tf.stack([getattr(statistics, name) for name in SolverStatistics._fields])
         return totals
 
     images = tf.TensorSpec([None, *image_shape])

@@ -14,7 +14,7 @@ from tfode_adv.solvers import runge_kutta as rk
 from tfode_adv.solvers.backprop import initial_cotangent, sweep
 from tfode_adv.solvers.first_step import bounded_first_step, hairer_first_step
 from tfode_adv.solvers.graph_mode import in_xla, isolated
-from tfode_adv.solvers.integrate import Solution, adaptive_step
+from tfode_adv.solvers.integrate import Solution, adaptive_step, step_up_to
 from tfode_adv.solvers.loop_state import Settings
 from tfode_adv.solvers.pull_back import Gradients, taped
 from tfode_adv.solvers.status import Status
@@ -94,7 +94,7 @@ class _ThroughStepSizes:
         """Cotangents of (t, step, ratio, y) before a trial, from those after it, and its shares of the parameters'."""
         del i
         trial = self._standing_in(trial)
-        t_next, _ = adaptive_step(self.settings, trial.t, trial.step, self.end)
+        t_next, _ = self._tried(trial, trial.t, trial.step)
         at = self._crossings(trial, trial.t, t_next)
         read = rk.select(at.valid, [tf.gather(c, at.row) for c in self.flat])
 
@@ -119,8 +119,10 @@ class _ThroughStepSizes:
     def _after(self, trial: Trial, t, step, ratio, y) -> list[tf.Tensor]:
         """(t, step, ratio, y) after the trial, and the states read off it: the forward computation again."""
         method, controller, accepted = self.settings.method, self.settings.controller, trial.accepted
-        t_next, h = adaptive_step(self.settings, t, step, self.end)
-        to_end = ~accepted & tf.equal(trial.step_next, self.end - trial.t) & (trial.t + trial.step > self.end)
+        t_next, h = self._tried(trial, t, step)
+        to_end = (
+            ~accepted & tf.equal(trial.step_next, step_up_to(self.end, trial.t)) & (trial.t + trial.step > self.end)
+        )
         shortest = self.settings.bounded(h * controller.min_factor)
         hopeless = ~accepted & (trial.step_next <= shortest * 1.001) | to_end
         # What such a step computes leaves no trace but the clipped factor; a short one is computed in its place.
@@ -129,7 +131,7 @@ class _ThroughStepSizes:
         if not method.first_same_as_last:
             y_next = rk.advance(y, tried, method.b, slopes)
         rtol, atol = (tf.gather(tolerance, trial.index) for tolerance in (self.rtol, self.atol))
-        error = rk.error_ratio(method, tried, y, y_next, slopes, rtol, atol)
+        error = rk.error_ratio(method, tried, y, y_next, slopes, rtol, atol, rk.root_mean_square)
         factor = controller.factor(tf.maximum(error, _TINY_RATIO), ratio, accepted, method.control_order)
         step_next = h * tf.where(hopeless, rk.exact(controller.min_factor, h.dtype), factor)
         step_next = tf.where(to_end, self.end - t, self.settings.bounded(step_next))
@@ -144,6 +146,12 @@ class _ThroughStepSizes:
         y = rk.select(accepted, y_next, y)
         t = tf.where(accepted, t_next, t)
         return [t, step_next, tf.where(accepted, tf.maximum(error, SMALLEST_RATIO), ratio), *y, *read]
+
+    def _tried(self, trial: Trial, t: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """End and size of the step tried; one cut to end where the integration does has that end whatever `t` is."""
+        t_next, h = adaptive_step(self.settings, t, step, self.end)
+        cut = tf.equal(trial.step, step_up_to(self.end, trial.t))
+        return tf.where(cut, tf.minimum(self.end, trial.t + trial.step), t_next), tf.where(cut, self.end - t, h)
 
     def _crossings(self, trial: Trial, t: tf.Tensor, t_next: tf.Tensor) -> out.Crossings:
         where = trial.accepted & trial.counts

@@ -9,18 +9,17 @@ from tfode_adv.solvers.loop_state import Batch
 UNITS = 8
 
 
-def without_finished(batch: Batch, full: tf.Tensor, together: bool | tf.Tensor) -> Batch:
+def without_finished(batch: Batch, unit: tf.Tensor, together: bool | tf.Tensor) -> Batch:
     """Leaves finished samples out once they fill a unit of the batch; a few stay to keep sizes few.
 
     Args:
-        full: size of the first batch.
+        unit: see `UNITS`.
         together: whether none can be left out.
     """
     if together is True:
         return batch
-    unit = tf.maximum(full // UNITS, 1)
     active = tf.reduce_sum(tf.cast(batch.active, tf.int32))
-    size = -(-active // unit) * unit
+    size = (active + (unit - 1)) // unit * unit
 
     def smaller() -> Batch:
         positions = tf.argsort(tf.cast(~batch.active, tf.int32), stable=True)[:size]

@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from tfode_adv.solvers import dense_output as out
 from tfode_adv.solvers import runge_kutta as rk
 from tfode_adv.solvers import step_at_rest
-from tfode_adv.solvers.finished_samples import without_finished
+from tfode_adv.solvers.finished_samples import UNITS, without_finished
 from tfode_adv.solvers.first_step import bounded_first_step, hairer_first_step
 from tfode_adv.solvers.graph_mode import in_xla, isolated
-from tfode_adv.solvers.loop_state import Attempt, Batch, Settings, Totals
+from tfode_adv.solvers.loop_state import Attempt, Batch, Outcome, Settings, Totals
 from tfode_adv.solvers.status import Status
 from tfode_adv.solvers.step_size_control import SMALLEST_RATIO
 from tfode_adv.solvers.step_store import StepStore
@@ -36,11 +35,13 @@ class Solution(NamedTuple):
     """Outputs as rows `[T, B, ...]` a component, totals, the steps where recorded, the integral if any.
 
     Attributes:
+        nfe: evaluations of the field, `[B]`.
         start: the initial rows; of samples that cannot be integrated, another one's.
     """
 
     outputs: list[tf.Tensor]
     totals: Totals
+    nfe: tf.Tensor
     start: list[tf.Tensor]
     steps: StepStore | None
     integral: list[tf.Tensor]
@@ -94,6 +95,8 @@ class _Integration:
 
     def run(self, y0: list[tf.Tensor], rtol: tf.Tensor, atol: tf.Tensor) -> Solution:
         self.full = tf.shape(y0[0])[0]
+        self.first_time = tf.reduce_min(tf.where(self.times > self.t0, self.times, self.end))
+        unit = tf.maximum(self.full // UNITS, 1)
         batch, totals, store = self._start(y0, rtol, atol)
         outputs = out.initial_outputs(y0, self.times)
         recorded = store.variables if store else ()
@@ -107,7 +110,7 @@ class _Integration:
             if self.integral:
                 value = add_to_integral(value, batch, attempt)
             outputs = self._read_outputs(outputs, batch, attempt)
-            following = without_finished(following, self.full, self.xla or self.one_a_sample())
+            following = without_finished(following, unit, self.xla or self.one_a_sample())
             return i + 1, following, totals, outputs, recorded, value
 
         variables = (tf.constant(0), batch, totals, outputs, recorded, value)
@@ -124,7 +127,9 @@ class _Integration:
             ),
         )
         outputs = [self._by_time(o, c) for o, c in zip(outputs, y0, strict=True)]
-        return Solution(outputs, totals, batch.y, store and store.having(recorded, count), value)
+        nfe = self._evaluations_at_start + self.method.evaluations_per_step * (totals.accepted + totals.rejected)
+        nfe += step_at_rest.EVALUATIONS * totals.asked
+        return Solution(outputs, totals, nfe, batch.y, store and store.having(recorded, count), value)
 
     def _by_time(self, flat: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         shape = tf.concat([[tf.size(self.times), self.full], tf.shape(like)[1:]], 0)
@@ -149,7 +154,6 @@ class _Integration:
         t = tf.zeros_like(rtol) + self.t0
         # The adjoint equation is solved inside a loop over the solution times.
         slope, step, residuals = isolated(self._first_evaluations)(t, y0, rtol, atol)
-        evaluations = int(self.method.first_same_as_last) + int(self._chooses_first_step)
         zeros = tf.zeros_like(t, tf.int32)
         status = tf.where(rk.below_resolution(y0, rtol, atol) & self.method.adaptive, int(Status.UNDERFLOW), zeros)
         status = tf.where(tf.equal(rk.not_finite(y0 + slope, t.dtype), 0), status, int(Status.NON_FINITE))
@@ -160,7 +164,11 @@ class _Integration:
         y, slope = rows[: len(y0)], rows[len(y0) :]
         batch = Batch(tf.range(self.full), good & (t < self.end), t, first, tf.ones_like(t), rtol, atol, y, slope)
         store = self.store and self.store.write_start(residuals, good)
-        return batch, Totals(zeros + evaluations, zeros, zeros, status, t, step, zeros), store
+        return batch, Totals.at_start(status, t, step), store
+
+    @property
+    def _evaluations_at_start(self) -> int:
+        return int(self.method.first_same_as_last) + int(self._chooses_first_step)
 
     @property
     def _chooses_first_step(self) -> bool:
@@ -189,31 +197,20 @@ class _Integration:
         slopes, y_next = rk.stages(self._remembering(residuals), self.method, batch.t, h, batch.y, first, t_next)
         if not self.method.first_same_as_last:
             y_next = rk.advance(batch.y, h, self.method.b, slopes)
-        accepted, step, ratio, status, at_rest = self._judge(i, batch, t_next, h, y_next, slopes)
+        ratio = self._ratio(h, batch, y_next, slopes)
+        accepted = batch.active & (ratio <= 1)
+        attempt = Attempt(t_next, h, y_next, slopes, ratio, accepted)
+        unfinished = batch.active & ~(accepted & (t_next >= self.end))
+        late = tf.where(i + 1 >= self.max_num_steps, int(Status.MAX_NUM_STEPS), int(Status.OK))
+        after = self._after(batch, attempt, unfinished, late)
+        status = tf.where(unfinished, after.status, int(Status.OK))
         failed = tf.not_equal(status, int(Status.OK))
-        still = batch.active & ~failed & ~(accepted & (t_next >= self.end))
-
-        t = tf.where(accepted, t_next, batch.t)
-        last = slopes[-1] if self.method.first_same_as_last else []
-        y, slope = tf.cond(
-            tf.reduce_all(accepted),
-            lambda: (y_next, last),
-            lambda: (rk.select(accepted, y_next, batch.y), rk.select(accepted, last, batch.slope)),
+        following = batch._replace(
+            active=unfinished & ~failed, t=after.t, step=after.step, ratio=after.ratio, y=after.y, slope=after.slope
         )
-        following = batch._replace(active=still, t=t, step=step, ratio=ratio, y=y, slope=slope)
-        totals = totals.update(
-            batch.index,
-            added={
-                "nfe": tf.where(batch.active, self.method.evaluations_per_step, 0)
-                + tf.where(at_rest & still, step_at_rest.EVALUATIONS, 0),
-                "at_rest": at_rest,
-                "accepted": accepted,
-                "rejected": batch.active & ~accepted,
-                "status": status,
-            },
-            replaced={"t": t, "step": step},
-        )
-        return Attempt(t_next, h, y_next, slopes, accepted, failed, step), following, totals, residuals
+        happened = accepted, batch.active & ~accepted, after.at_rest, after.at_rest & unfinished
+        totals = totals.update(batch.index, happened, status, after.t, after.step)
+        return attempt._replace(failed=failed, step_next=after.step), following, totals, residuals
 
     def _next_time(self, i: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         if self.method.adaptive:
@@ -222,44 +219,67 @@ class _Integration:
         t_next = tf.where(i + 1 >= self.num_steps, self.end, self.t0 + done * batch.step)
         return t_next, batch.step
 
-    def _judge(
-        self, i: tf.Tensor, batch: Batch, t_next: tf.Tensor, h: tf.Tensor, y_next: list, slopes: list
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Whether each step is accepted, the next step's size, the error ratio to remember, the status, and rest."""
+    def _ratio(self, h: tf.Tensor, batch: Batch, y_next: list[tf.Tensor], slopes: list) -> tf.Tensor:
+        """Error over tolerance of each step, `[n]`, 0 where a method has no estimate; NaN where it has no value."""
         if self.method.adaptive:
-            ratio = rk.error_ratio(self.method, h, batch.y, y_next, slopes, batch.rtol, batch.atol)
-        else:
-            ratio = rk.not_finite(y_next, h.dtype)
-            if self.method.hands_on_unjudged:
-                ratio += rk.not_finite(slopes[-1], h.dtype)
-        broken = tf.math.is_nan(ratio)
-        accepted = batch.active & (ratio <= 1)
-        unfinished = batch.active & ~(accepted & (t_next >= self.end))
-        step, stuck, at_rest = batch.step, broken, tf.zeros_like(broken)
-        if self.method.adaptive:
-            # A step that leaves the field's domain is one much too long.
-            ratio = tf.where(broken, tf.constant(np.inf, ratio.dtype), ratio)
-            at_rest = accepted & tf.equal(ratio, 0)
-            step = h * self.settings.controller.factor(ratio, batch.ratio, accepted, self.method.control_order)
-            step = self.settings.bounded(step)
-            step = tf.where(broken & (t_next > self.end), self.end - batch.t, step)
-            rests = at_rest & unfinished
+            return rk.error_ratio(self.method, h, batch.y, y_next, slopes, batch.rtol, batch.atol)
+        ratio = rk.not_finite(y_next, h.dtype)
+        return ratio + rk.not_finite(slopes[-1], h.dtype) if self.method.hands_on_unjudged else ratio
 
-            def unusual(rests=rests, step=step) -> tuple[tf.Tensor, tf.Tensor]:
-                return self._not_past_rest(rests, step, batch, t_next, y_next, slopes), broken & _overflow(slopes)
+    def _after(self, batch: Batch, trial: Attempt, unfinished: tf.Tensor, late: tf.Tensor) -> Outcome:
+        """How the samples go on; what is rare is computed only where it happens.
 
-            step, overflows = tf.cond(tf.reduce_any(rests | broken), unusual, lambda step=step: (step, broken))
+        Args:
+            late: scalar, the status of a sample that is not finished by now.
+        """
+        accepted, adaptive = trial.accepted, self.method.adaptive
+        step, ratio = batch.step, batch.ratio
+        if adaptive:
+            factor = self.settings.controller.factor(trial.ratio, ratio, accepted, self.method.control_order)
+            step = self.settings.bounded(trial.h * factor)
+            ratio = tf.maximum(trial.ratio, SMALLEST_RATIO)
+        last = trial.slopes[-1] if self.method.first_same_as_last else []
+        nowhere = tf.zeros_like(accepted)
+
+        def usual() -> Outcome:
+            t = trial.t_next
+            status = tf.where(t + step <= t, int(Status.UNDERFLOW), late) if adaptive else tf.fill(tf.shape(t), late)
+            return Outcome(t, step, ratio, trial.y_next, last, status, nowhere)
+
+        def otherwise() -> Outcome:
+            t = tf.where(accepted, trial.t_next, batch.t)
+            kept = tf.where(accepted, ratio, batch.ratio)
+            y, slope = rk.select(accepted, trial.y_next, batch.y), rk.select(accepted, last, batch.slope)
+            broken = tf.math.is_nan(trial.ratio)
+            if not adaptive:
+                return Outcome(t, step, kept, y, slope, tf.where(broken, int(Status.NON_FINITE), late), nowhere)
+            at_rest = accepted & tf.equal(trial.ratio, 0)
+            following, overflows = tf.cond(
+                tf.reduce_any(at_rest | broken),
+                lambda: self._unusual(batch, trial, step, at_rest & unfinished, broken),
+                lambda: (step, nowhere),
+            )
             # What a finished sample would try next, which a further solve may start with, is not tried here.
-            step = tf.where(batch.active, step, batch.step)
-            t = tf.where(accepted, t_next, batch.t)
-            # A slope that overflows is the solution's own end; one without a value lies outside the field's domain.
-            stuck = (t + step <= t) | overflows
+            following = tf.where(batch.active, following, batch.step)
+            stuck = (t + following <= t) | overflows
             if self.settings.min_step is not None:
-                stuck |= ~accepted & (h <= rk.exact(self.settings.min_step, h.dtype))
-        ratio = tf.where(accepted, tf.maximum(ratio, SMALLEST_RATIO), batch.ratio)
-        status = tf.where(unfinished & (i + 1 >= self.max_num_steps), int(Status.MAX_NUM_STEPS), int(Status.OK))
-        failure = tf.where(broken, int(Status.NON_FINITE), int(Status.UNDERFLOW))
-        return accepted, step, ratio, tf.where(unfinished & stuck, failure, status), at_rest
+                stuck |= ~accepted & (trial.h <= rk.exact(self.settings.min_step, step.dtype))
+            failure = tf.where(broken, int(Status.NON_FINITE), int(Status.UNDERFLOW))
+            return Outcome(t, following, kept, y, slope, tf.where(stuck, failure, late), at_rest)
+
+        return tf.cond(tf.reduce_all(accepted & (trial.ratio > 0) if adaptive else accepted), usual, otherwise)
+
+    def _unusual(
+        self, batch: Batch, trial: Attempt, step: tf.Tensor, rests: tf.Tensor, broken: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The next step's size after steps without an error or a value, and whether a slope overflowed."""
+        # A step that leaves the field's domain is one much too long.
+        shortest = self.settings.bounded(trial.h * self.settings.controller.least(trial.h))
+        step = tf.where(broken, shortest, step)
+        step = tf.where(broken & (trial.t_next > self.end), step_up_to(self.end, batch.t), step)
+        # Where an error may exceed the state, no shorter step is known to be better.
+        overflows = broken & (batch.rtol >= 1) & _overflow(trial.slopes)
+        return self._not_past_rest(rests, step, batch, trial.t_next, trial.y_next, trial.slopes), overflows
 
     def _not_past_rest(
         self, where: tf.Tensor, step: tf.Tensor, batch: Batch, t: tf.Tensor, y: list[tf.Tensor], slopes: list
@@ -312,7 +332,7 @@ class _Integration:
                 values = out.states_inside(self.method, at, attempt.h, batch.y, attempt.slopes)
             return out.put(outputs, at, values, self.xla)
 
-        def stuck() -> list[tf.Tensor]:
+        def stuck(outputs: list[tf.Tensor]) -> list[tf.Tensor]:
             reached = tf.where(attempt.accepted, attempt.t_next, batch.t)
             forever = tf.fill(tf.shape(reached), self.end)
             at = out.find_crossings(
@@ -321,9 +341,13 @@ class _Integration:
             last = rk.select(attempt.accepted, attempt.y_next, batch.y)
             return out.put(outputs, at, [tf.gather(r, at.sample) for r in last], self.xla)
 
-        first = tf.reduce_min(tf.where(self.times > self.t0, self.times, self.end))
-        outputs = tf.cond(tf.reduce_any(attempt.accepted & (attempt.t_next >= first)), passed, lambda: outputs)
-        return tf.cond(tf.reduce_any(attempt.failed), stuck, lambda: outputs)
+        passes = attempt.accepted & (attempt.t_next >= self.first_time)
+
+        def changed() -> list[tf.Tensor]:
+            now = tf.cond(tf.reduce_any(passes), passed, lambda: outputs)
+            return tf.cond(tf.reduce_any(attempt.failed), lambda: stuck(now), lambda: now)
+
+        return tf.cond(tf.reduce_any(passes | attempt.failed), changed, lambda: outputs)
 
 
 def _overflow(slopes: list[list[tf.Tensor]]) -> tf.Tensor:
@@ -338,8 +362,13 @@ def adaptive_step(settings: Settings, t: tf.Tensor, step: tf.Tensor, end: tf.Ten
     if settings.endpoint == "clip":
         over = t_next >= end
         return tf.where(over, end, t_next), tf.where(over, end - t, step)
-    # A step that was rejected past the end is tried again up to it.
-    return tf.where(tf.equal(step, end - t), end, t_next), step
+    return t_next, step
+
+
+def step_up_to(end: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
+    """The longest step from `t` that does not pass `end`, by rounding neither."""
+    step = end - t
+    return tf.where(t + step > end, tf.math.nextafter(step, tf.zeros_like(step)), step)
 
 
 def step_weights(method: Tableau, where: tf.Tensor, t: tf.Tensor, t_next: tf.Tensor, end: tf.Tensor) -> list[tf.Tensor]:

@@ -65,21 +65,37 @@ class Batch(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """What is known of each sample of the full batch, `[B]`."""
+    """What is known of each sample of the full batch: numbers side by side, to be brought up to date at once.
 
-    nfe: tf.Tensor
-    accepted: tf.Tensor
-    rejected: tf.Tensor
-    status: tf.Tensor
-    t: tf.Tensor  # time reached
-    step: tf.Tensor  # next step size proposed
-    at_rest: tf.Tensor  # accepted steps with an error of exactly zero
+    Attributes:
+        counts: `[B, 5]`: steps accepted and rejected, those with an error of exactly zero, those of them after which
+            the field was asked for the next step's size; the status.
+        reached: `[B, 2]`: the time reached, the next step's size proposed.
+    """
 
-    def update(self, index: tf.Tensor, added: dict[str, tf.Tensor], replaced: dict[str, tf.Tensor]) -> "Totals":
+    counts: tf.Tensor
+    reached: tf.Tensor
+
+    @classmethod
+    def at_start(cls, status: tf.Tensor, t: tf.Tensor, step: tf.Tensor) -> "Totals":
+        zeros = tf.zeros_like(status)
+        return cls(tf.stack([zeros, zeros, zeros, zeros, status], 1), tf.stack([t, step], 1))
+
+    def update(self, index: tf.Tensor, happened: tuple, status: tf.Tensor, t: tf.Tensor, step: tf.Tensor) -> "Totals":
         where = index[:, tf.newaxis]
-        new = {k: tf.tensor_scatter_nd_add(getattr(self, k), where, tf.cast(v, tf.int32)) for k, v in added.items()}
-        new |= {k: tf.tensor_scatter_nd_update(getattr(self, k), where, v) for k, v in replaced.items()}
-        return self._replace(**new)
+        added = tf.concat([tf.cast(tf.stack(happened, 1), tf.int32), status[:, tf.newaxis]], 1)
+        return Totals(
+            tf.tensor_scatter_nd_add(self.counts, where, added),
+            tf.tensor_scatter_nd_update(self.reached, where, tf.stack([t, step], 1)),
+        )
+
+    accepted = property(lambda self: self.counts[:, 0])
+    rejected = property(lambda self: self.counts[:, 1])
+    at_rest = property(lambda self: self.counts[:, 2])
+    asked = property(lambda self: self.counts[:, 3])
+    status = property(lambda self: self.counts[:, 4])
+    t = property(lambda self: self.reached[:, 0])
+    step = property(lambda self: self.reached[:, 1])
 
 
 class Attempt(NamedTuple):
@@ -89,6 +105,19 @@ class Attempt(NamedTuple):
     h: tf.Tensor
     y_next: list[tf.Tensor]
     slopes: list[list[tf.Tensor]]
+    ratio: tf.Tensor  # error over tolerance
     accepted: tf.Tensor
-    failed: tf.Tensor
-    step_next: tf.Tensor
+    failed: tf.Tensor | None = None
+    step_next: tf.Tensor | None = None
+
+
+class Outcome(NamedTuple):
+    """How the n samples of a `Batch` go on after an `Attempt`."""
+
+    t: tf.Tensor
+    step: tf.Tensor
+    ratio: tf.Tensor
+    y: list[tf.Tensor]
+    slope: list[tf.Tensor]
+    status: tf.Tensor  # of samples that are not finished
+    at_rest: tf.Tensor  # accepted with an error of exactly zero

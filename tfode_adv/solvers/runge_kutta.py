@@ -19,8 +19,7 @@ def exact(value: Any, dtype: tf.DType) -> tf.Tensor:
 
 def per_row(value: tf.Tensor, like: Row) -> tf.Tensor:
     """`[n]` reshaped and cast to broadcast against `like` `[n, ...]`."""
-    shape = tf.concat([tf.shape(value), tf.ones([like.shape.rank - 1], tf.int32)], 0)
-    return tf.cast(tf.reshape(value, shape), like.dtype)
+    return tf.cast(tf.reshape(value, [-1] + [1] * (like.shape.rank - 1)), like.dtype)
 
 
 def select(where: tf.Tensor, rows: list[Row], others: list[Row] | None = None) -> list[Row]:
@@ -124,7 +123,9 @@ def mean_square(rows: Row) -> tf.Tensor:
     square = tf.math.real(rows * tf.math.conj(rows)) if rows.dtype.is_complex else tf.square(rows)
     if rows.shape[1:].num_elements() == 0:
         return tf.zeros(tf.shape(rows)[:1], square.dtype)
-    return tf.reduce_mean(tf.reshape(square, [tf.shape(rows)[0], _size(rows)]), axis=1)
+    if rows.shape.rank != 2:
+        square = tf.reshape(square, [tf.shape(rows)[0], _size(rows)])
+    return tf.reduce_mean(square, axis=1)
 
 
 def root_mean_square(rows: Row) -> tf.Tensor:
@@ -177,15 +178,19 @@ def error_ratio(
     slopes: list[list[Row]],
     rtol: tf.Tensor,
     atol: tf.Tensor,
+    root: Callable[[Row], tf.Tensor] = lambda rows: tf.sqrt(mean_square(rows)),
 ) -> tf.Tensor:
     """Root mean square, `[n]`, of error / (atol + rtol max(|y|, |y_next|)); the largest over the components.
 
     Not a number where the new state is not finite: an error over infinity would be zero.
+
+    Args:
+        root: the root mean square; the plain one has no derivative at 0, `root_mean_square` has.
     """
     ratios = []
     for a, b, *terms in zip(y, y_next, *slopes, strict=True):
         error = weighted_sum(method.error, terms)
         scale = per_row(atol, tf.abs(a)) + per_row(rtol, tf.abs(a)) * tf.maximum(tf.abs(a), tf.abs(b))
         scale = tf.where(tf.math.is_inf(scale), tf.constant(np.nan, scale.dtype), scale)
-        ratios.append(root_mean_square(error / tf.cast(scale, error.dtype)) * tf.cast(h, scale.dtype))
+        ratios.append(root(error / tf.cast(scale, error.dtype)) * tf.cast(h, scale.dtype))
     return largest(ratios, h.dtype)

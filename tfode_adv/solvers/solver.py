@@ -77,7 +77,10 @@ class RungeKuttaSolver(Solver):
         """Initializes the solver.
 
         Args:
-            rtol: relative tolerance, a scalar or one number a sample, > 0 for adaptive methods.
+            rtol: relative tolerance, a scalar or one number a sample, > 0 for adaptive methods. A step without a value
+                (out of the dynamics' domain, or with a slope that overflows) is tried again, shorter; but at a
+                tolerance of 1 or more, where an error may exceed the state, a slope that overflows ends the solve,
+                as it did the papers' programs.
             atol: absolute tolerance, a scalar or one number a sample, at least 0.
             first_step_size: a scalar or one number a sample; None chooses it (Hairer, Norsett, Wanner, II.4).
             safety_factor: factor on the optimal step size.
@@ -321,7 +324,7 @@ class _Problem:
             if self.xla:
                 outputs = without_failed(outputs, totals.status)
         diagnostics = Diagnostics(
-            *map(self.rows.per_sample, (totals.nfe, totals.accepted, totals.rejected, totals.status, totals.t)),
+            *map(self.rows.per_sample, (solution.nfe, totals.accepted, totals.rejected, totals.status, totals.t)),
             num_jacobian_evaluations=tf.constant(0),
             num_matrix_factorizations=tf.constant(0),
             num_steps_at_rest=self.rows.per_sample(totals.at_rest),

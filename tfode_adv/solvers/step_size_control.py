@@ -40,12 +40,16 @@ class IController:
         """
         return self._clip(_single(self.safety, ratio) * self._response(ratio, previous, order), accepted)
 
+    def least(self, like: tf.Tensor) -> tf.Tensor:
+        """The smallest factor, in the type of `like`."""
+        return _single(self.min_factor, like)
+
     def _response(self, ratio: tf.Tensor, previous: tf.Tensor, order: int) -> tf.Tensor:
         del previous
         return power(ratio, -_single(1 / order, ratio))
 
     def _clip(self, factor: tf.Tensor, accepted: tf.Tensor) -> tf.Tensor:
-        low = tf.where(accepted, tf.ones_like(factor), _single(self.min_factor, factor))
+        low = tf.where(accepted, tf.ones_like(factor), self.least(factor))
         high = _single(self.max_factor, factor)
         return tf.clip_by_value(factor, low, high)
 
