@@ -191,7 +191,7 @@ class BackwardFunction:
 def reads_by_way_of(forward: tf.Graph | None) -> Iterator[None]:
     """What is built inside reads variables and outer tensors by way of the graph `forward`, which has read them.
 
-    The derivative of a loop's body may read what the body has read, and nothing else.
+    The derivative of a loop's body, or of a branch, may read what the body or branch has read, and nothing else.
     """
     graph = tf.compat.v1.get_default_graph()
     # A saved gradient is a function of its own, outside of any loop.
@@ -199,14 +199,13 @@ def reads_by_way_of(forward: tf.Graph | None) -> Iterator[None]:
     if apart or not hasattr(graph, "capture") or not hasattr(forward, "captures"):
         yield
         return
-    inside = {id(outer): (outer, inner) for outer, inner in captures(forward)}
     plain = graph.capture
 
     def capture(tensor: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
-        if id(tensor) not in inside:
-            return plain(tensor, *args, **kwargs)
-        captured = plain(inside[id(tensor)][1])
-        captured._record_tape(tensor)
+        source = _way_in(graph, forward, tensor)
+        captured = plain(source, *args, **kwargs)
+        if source is not tensor:
+            captured._record_tape(tensor)
         return captured
 
     graph.capture = capture
@@ -214,3 +213,24 @@ def reads_by_way_of(forward: tf.Graph | None) -> Iterator[None]:
         yield
     finally:
         del graph.capture
+
+
+def _way_in(graph: tf.Graph, forward: tf.Graph, tensor: tf.Tensor) -> tf.Tensor:
+    """What `graph` is to capture in order to read `tensor` as `forward`, whose derivative it is, has read it."""
+    inner = {id(outer): inner for outer, inner in captures(forward)}.get(id(tensor))
+    if inner is None:
+        return tensor
+    outside = hasattr(tensor, "numpy") or tensor.graph is not forward.outer_graph
+    if not (_derives_a_branch(graph) and outside):
+        return inner
+    # A branch's derivative takes its own from the graph around it, and that has to have it.
+    graph, forward = graph.outer_graph, forward.outer_graph
+    if not hasattr(graph, "capture"):
+        return tensor
+    derives = getattr(graph, "_forward_graph", None) is forward
+    return graph.capture(_way_in(graph, forward, tensor) if derives else tensor)
+
+
+def _derives_a_branch(graph: tf.Graph) -> bool:
+    # The derivatives of bodies and of branches know the graph they derive; those of bodies, the condition's too.
+    return hasattr(graph, "_forward_graph") and not hasattr(graph, "_forward_cond_graph")

@@ -315,7 +315,7 @@ def _statistics(diagnostics: solvers.Diagnostics, solver: solvers.RungeKuttaSolv
     accepted, rejected = diagnostics.num_accepted_steps, diagnostics.num_rejected_steps
     backward = solver.gradient.evaluations(solver.tableau, accepted, rejected)
     nfe, status, time = diagnostics.num_ode_fn_evaluations, diagnostics.status, diagnostics.final_time
-    return Statistics(nfe, accepted, rejected, status, time, backward)
+    return Statistics(nfe, accepted, rejected, status, time, diagnostics.num_steps_at_rest, backward)
 
 
 def _stock_statistics(diagnostics: Any, h0: Any) -> Statistics:
@@ -324,7 +324,7 @@ def _stock_statistics(diagnostics: Any, h0: Any) -> Statistics:
     status = tf.broadcast_to(tf.cast(diagnostics.status, tf.int32), batch)
     # Stock TFP counts evaluations only: six a step, accepted or not.
     zeros = tf.zeros_like(nfe)
-    return Statistics(nfe, nfe // 6, zeros, status, tf.cast(zeros, tf.float32), None)
+    return Statistics(nfe, nfe // 6, zeros, status, tf.cast(zeros, tf.float32), zeros, None)
 
 
 def _arguments_of(dynamics: Callable) -> Callable[[Any, Any], tuple]:
