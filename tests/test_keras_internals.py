@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import keras
+import numpy as np
 
 from tfode_adv import keras_internals as internals
 
@@ -37,9 +38,24 @@ def test_sublayers_are_found_in_models_lists_and_attributes():
 
 
 def test_a_layer_that_draws_random_numbers_is_known():
-    assert internals.draws_random_numbers(keras.layers.Dropout(0.5))
-    assert not internals.draws_random_numbers(keras.layers.Dense(1))
-    assert not internals.draws_random_numbers(Pair())
+    layer = keras.layers.Dropout(0.5)
+    assert internals.seed_generators(layer) == [layer.seed_generator]
+    assert not internals.seed_generators(keras.layers.Dense(1))
+    assert not internals.seed_generators(Pair())
+
+
+def test_layers_are_told_whether_they_are_in_training():
+    class Told(keras.layers.Layer):
+        def call(self, x, training=None):
+            return x + (2.0 if training else 0.0)
+
+    layer, x = Told(), np.zeros((1, 1), np.float32)
+    with internals.called_in(True):
+        assert float(layer(x)[0, 0]) == 2
+        with internals.called_in(False):
+            assert float(layer(x)[0, 0]) == 0
+        assert float(layer(x)[0, 0]) == 2
+    assert float(layer(x)[0, 0]) == 0
 
 
 def test_the_layer_that_made_a_symbolic_tensor_is_known():

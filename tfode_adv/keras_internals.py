@@ -3,6 +3,8 @@
 What is taken are layers, not Keras itself: who imports this need not wait for it.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -16,9 +18,26 @@ def sublayers(layer: Any, recursive: bool = True, include_self: bool = False) ->
     return list(layer._flatten_layers(recursive=recursive, include_self=include_self))
 
 
-def draws_random_numbers(layer: Any) -> bool:
-    """Whether a layer itself holds a `keras.random.SeedGenerator`."""
-    return bool(layer._seed_generators)
+def seed_generators(layer: Any) -> list[Any]:
+    """The `keras.random.SeedGenerator`s that a layer itself holds."""
+    return list(layer._seed_generators)
+
+
+@contextlib.contextmanager
+def called_in(training: bool | None) -> Iterator[None]:
+    """The layers called inside are told `training`, as though by a layer that was called with it."""
+    from keras.src.backend.common import global_state
+    from keras.src.layers.layer import CallContext
+
+    before = global_state.get_global_attribute("current_call_ctx")
+    # The layer that has entered a context leaves it; no layer has entered this one.
+    context = CallContext(entry_layer=None)
+    context.training = training
+    global_state.set_global_attribute("current_call_ctx", context)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("current_call_ctx", before)
 
 
 def maker(tensor: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import threading
 
 import keras
 import numpy as np
@@ -131,6 +132,43 @@ def test_logits_are_what_went_into_the_last_softmax_or_sigmoid(end, tmp_path):
     assert attacks.PGD(eps=0.5)(wrapped, x, expected.argmax(-1)).success.any()
 
 
+def test_an_operation_may_end_in_probabilities_too():
+    inputs = keras.Input((4,))
+    logits = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    nested = keras.Sequential([keras.Input((3,)), keras.Sequential([keras.layers.Activation("softmax")])])
+    x = tf.constant(np.random.RandomState(0).normal(size=(5, 4)), tf.float32)
+    for end in (keras.ops.softmax, keras.ops.sigmoid, nested):
+        model = keras.Model(inputs, end(logits(inputs)))
+        np.testing.assert_allclose(ta.models.Logits(model)(x), logits(x), atol=1e-6)
+        np.testing.assert_allclose(model(x), end(logits(x)), atol=1e-6)
+
+
+def test_the_model_itself_is_untouched_in_other_threads():
+    """While one thread is inside the logits, another one asks for probabilities."""
+    inside, asked = threading.Event(), threading.Event()
+
+    class Waits(keras.layers.Layer):
+        def call(self, x):
+            if threading.current_thread() is not threading.main_thread():
+                inside.set()
+                assert asked.wait(20)
+            return x
+
+    model = _classifier(Waits(), keras.layers.Dense(3, activation="softmax"))
+    x = np.random.RandomState(0).uniform(size=(2, 3, 3, 1)).astype(np.float32)
+    before, logits = model(x), ta.models.Logits(model)
+    found = []
+    other = threading.Thread(target=lambda: found.append(logits(x)))
+    other.start()
+    assert inside.wait(20)
+    np.testing.assert_array_equal(model(x), before)
+    np.testing.assert_array_equal(logits(x), found_later := logits(x))
+    asked.set()
+    other.join()
+    np.testing.assert_array_equal(found[0], found_later)
+    np.testing.assert_array_equal(model(x), before)
+
+
 def test_what_does_not_end_in_probabilities_is_not_unwrapped():
     with pytest.raises(UsageError, match="Dense, but must be a softmax or sigmoid"):
         ta.models.Logits(_classifier(keras.layers.Dense(3)))
@@ -168,6 +206,8 @@ def test_logits_that_look_like_probabilities_are_not(model):
         (lambda x: tf.cast(level(x), tf.int64), "int64"),
         (lambda x: tf.cast(level(x), tf.complex64), "complex64"),
         (lambda x: level(tf.stop_gradient(x)), "no gradient"),
+        (lambda x: level(tf.stop_gradient(x)) + 0.0 * _float(tf.argmax(level(x), -1))[:, None], "no gradient"),
+        (lambda x: level(tf.stop_gradient(x) + 0.0 * tf.round(x)), "no gradient"),
         (lambda x: tf.numpy_function(lambda a: level(a).numpy(), [x], tf.float32), "no gradient"),
     ],
 )
@@ -179,11 +219,20 @@ def test_models_that_cannot_be_judged_are_refused_in_one_line(model, words):
         assert words in str(error.value)
 
 
-def test_a_model_of_steps_is_warned_about():
+@pytest.mark.parametrize(
+    "steps",
+    [
+        lambda x: tf.round(10 * x) / 10,
+        lambda x: _float(x > 0.3),
+        lambda x: tf.stop_gradient(tf.round(10 * x) / 10),
+        tf.function(lambda x: tf.floor(10 * x) / 10),
+    ],
+)
+def test_a_model_of_steps_is_warned_about(steps):
     x, y = lines(3)
     for attack in (attacks.PGD(eps=0.1), *([attacks.DeepFool()] if FOOLBOX else [])):
         with pytest.warns(attacks.AttackWarning, match="gradient is zero"):
-            assert not attack(lambda x: level(tf.round(10 * x) / 10), x, y).success.any()
+            attack(lambda x: level(steps(x)), x, y)
 
 
 def _numeric():
@@ -244,6 +293,10 @@ def test_as_many_eps_as_images():
         attacks.PGD(eps=[0.1, -0.1])
 
 
+def _float(x):
+    return tf.cast(x, tf.float32)
+
+
 class Most:
     """A model that keeps the largest batch that it was given."""
 
@@ -260,6 +313,10 @@ class Most:
     ("name", "batch_size", "classes", "hyperparameters"),
     [
         ("spsa", 3, 2, {"samples": 12, "steps": 3}),
+        ("spsa", 5, 2, {"samples": 14, "steps": 2}),
+        ("pgd", 4, 2, {"source": attacks.EOT(7), "steps": 2}),
+        ("pgd", 4, 2, {"source": attacks.Smoothed(0.05, n=10), "steps": 2}),
+        ("fab", 4, 7, {"targets": None, "steps": 2}),
         ("pgd", 4, 2, {"source": attacks.EOT(12), "steps": 2}),
         ("pgd", 4, 2, {"source": attacks.EOT(3, attacks.EOT(6)), "steps": 2}),
         ("fab", 4, 10, {"targets": None, "steps": 2}),

@@ -21,6 +21,75 @@ def scan(step, x):
     return tf.scan(lambda y, _: step(y), tf.zeros([3]), x)[-1]
 
 
+def branches(step, x):
+    """Three turns of a loop, of which the first takes another branch."""
+
+    def turn(i, y):
+        return i + 1, tf.cond(i > 0, lambda: step(y), lambda: 1.0 * y)
+
+    return tf.while_loop(lambda i, y: i < 3, turn, (0, x))[1]
+
+
+def cases(step, x):
+    def turn(i, y):
+        return i + 1, tf.switch_case(i, [lambda: 1.0 * y, lambda: step(y), lambda: step(y)])
+
+    return tf.while_loop(lambda i, y: i < 3, turn, (0, x))[1]
+
+
+def functions(step, x):
+    function = tf.function(step, autograph=False)
+    return branches(tf.function(lambda y: function(y), autograph=False), x)
+
+
+def mapped(step, x):
+    return tf.map_fn(lambda rows: step(rows[tf.newaxis])[0], x)
+
+
+def one_branch(step, x):
+    return tf.cond(tf.reduce_sum(x) > 0, lambda: branches(step, x), lambda: x)
+
+
+def outer(step, x):
+    """The branch reads what was made before the loop."""
+    last = step(x)
+    return tf.while_loop(
+        lambda i, y: i < 3, lambda i, y: (i + 1, tf.cond(i > 1, lambda: step(last), lambda: y)), (0, x)
+    )[1]
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize(
+    ("around", "solves"),
+    [(branches, 2), (cases, 2), (functions, 2), (mapped, 1), (one_branch, 2), (outer, 2)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+@pytest.mark.parametrize("gradient", ["backprop", "backprop_steps", "adjoint"])
+def test_a_branch_in_a_loop_has_the_gradient_of_its_solves(around, solves, gradient, persistent):
+    """An Euler step makes (1 + w) of a state, and as much of its adjoint; w's integral it takes at the step's end."""
+    if persistent and around is not branches:
+        pytest.skip("one kind of loop shows what a persistent tape does")
+    rate = tf.Variable(RATE)
+    block = ODEBlock(lambda t, h: rate * h, solver="euler", gradient=gradient)
+
+    @tf.function(autograph=False)
+    def run(x):
+        with tf.GradientTape(persistent=persistent) as tape:
+            tape.watch(x)
+            y = around(block, x)
+            twice = 2 * y
+        found = (y, *tape.gradient(y, [x, rate]))
+        return (*found, *tape.gradient(twice, [x, rate])) if persistent else found
+
+    y, to_x, to_rate, *doubled = run(tf.fill([2, 3], X))
+    factor, slope = (1 + RATE) ** solves, solves * (1 + RATE) ** (solves - (gradient != "adjoint")) * X * 6
+    np.testing.assert_allclose(y, np.full([2, 3], factor * X), rtol=1e-5)
+    np.testing.assert_allclose(to_x, np.full([2, 3], factor), rtol=1e-5)
+    np.testing.assert_allclose(to_rate, slope, rtol=1e-5)
+    for once, two in zip((to_x, to_rate), doubled, strict=False):
+        np.testing.assert_allclose(two, 2 * once)
+
+
 @pytest.mark.parametrize("around", [loop, scan])
 @pytest.mark.parametrize(
     "options",

@@ -11,7 +11,7 @@ from tfode_adv.attacks import checks, losses, norms, targets
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.engine import Batch, Numbers, State
-from tfode_adv.attacks.sources import Source, divisor, one_by_one
+from tfode_adv.attacks.sources import Source, in_parts
 
 _HUGE = 1e10
 _HAIR = 1e-4
@@ -113,9 +113,7 @@ class FAB(Attack):
         if self.batch_size is None:
             value, logits, gradient = towards(target)
         else:
-            size = divisor(classes, self.batch_size // self.source.at_once)
-            found = one_by_one(towards, tf.reshape(target, [-1, size]), 3)
-            value, logits, gradient = (tf.reshape(part, [-1, *part.shape[2:]]) for part in found)
+            value, logits, gradient = in_parts(towards, target, classes, self.batch_size // self.source.at_once, 3)
         dual = _dual(gradient, self.kind)
         reach = tf.where((dual > 0) & (target != label), tf.math.divide_no_nan(tf.abs(value), dual), math.inf)
         nearest = tf.argmin(tf.reshape(reach, [count, classes]), -1, output_type=tf.int32)

@@ -179,8 +179,9 @@ class EOT(Source):
 
     def within(self, size: int) -> Source:
         source = self.source.within(size)
-        runs = divisor(self.n, size // source.at_once)
-        return _Repeated(self.n // runs, EOT(runs, source))
+        runs = part_size(self.n, size // source.at_once)
+        rest = self.n % runs
+        return _Repeated(self.n // runs, EOT(runs, source), EOT(rest, source) if rest else None)
 
     def accept(self, model: Any) -> None:
         self.source.accept(model)
@@ -200,18 +201,19 @@ class EOT(Source):
 
 @dataclasses.dataclass(frozen=True)
 class _Repeated(Source):
-    """The mean over `times` gradients of `source`, taken one after the other: an `EOT` in parts."""
+    """An `EOT` in parts, taken one after the other: `times` times `source`, and the fewer runs of `rest` if any."""
 
     times: int
     source: EOT
+    rest: EOT | None
 
     @property
     def draws(self) -> int:
-        return self.times * self.source.draws
+        return self.times * self.source.draws + (self.rest.draws if self.rest else 0)
 
     @property
     def queries(self) -> int:
-        return self.times * self.source.queries
+        return self.times * self.source.queries + (self.rest.queries if self.rest else 0)
 
     @property
     def models(self) -> tuple[Any, ...]:
@@ -223,7 +225,12 @@ class _Repeated(Source):
 
     def differentiate(self, model: Model, loss: Loss, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         found = one_by_one(lambda _: self.source.differentiate(model, loss, x), tf.range(self.times), 3)
-        return tuple(tf.reduce_mean(part, 0) for part in found)
+        means = [tf.reduce_mean(part, 0) for part in found]
+        if self.rest:
+            runs, few = self.times * self.source.n, self.rest.n
+            others = self.rest.differentiate(model, loss, x)
+            means = [(runs * a + few * b) / (runs + few) for a, b in zip(means, others, strict=True)]
+        return tuple(means)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,22 +275,50 @@ class Smoothed(Source):
     def at_once(self) -> int:
         return self.n
 
+    def within(self, size: int) -> Source:
+        return _SmoothedInParts(self.radius, self.norm, self.n, self.seed, part_size(self.n, size))
+
     def differentiate(self, model: Model, loss: Loss, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        logits = model(x)
+        return loss(logits), logits, self._gradient(model, loss, x, self._noise(x))
+
+    def _noise(self, x: tf.Tensor) -> tf.Tensor:
+        """[n, B, ...]."""
         shape, kind = x.shape[1:], norms.geometry(self.norm)
         keys = randomness.fold(self.seed, tf.range(self.n // 2, dtype=tf.int64))
         like = tf.zeros([self.n // 2, *shape])
         half = norms.random_delta(keys, like, kind, self.radius * norms.unit(self.norm, shape))
-        noise = tf.unstack(tf.concat([half, -half], 0))
+        return tf.concat([half, -half], 0)
+
+    def _gradient(self, model: Model, loss: Loss, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """The share of the noise `[m, ...]` in the mean gradient."""
         # Brought into [0, 1], where a model is defined; the edge must not cut the gradient off.
-        moves = [tf.stop_gradient(tf.clip_by_value(x + one, 0.0, 1.0) - x) for one in noise]
+        moves = [tf.stop_gradient(tf.clip_by_value(x + one, 0.0, 1.0) - x) for one in tf.unstack(noise)]
 
         def noisy(x):
             logits = model(tf.concat([x + move for move in moves], 0))
-            return tf.add_n([loss(run) for run in tf.split(logits, self.n)]) / self.n
+            return tf.add_n([loss(run) for run in tf.split(logits, len(moves))]) / self.n
 
-        _, gradient = value_and_gradient(noisy, x)
-        logits = model(x)
-        return loss(logits), logits, gradient
+        return value_and_gradient(noisy, x)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _SmoothedInParts(Smoothed):
+    """The same with `together` noisy copies at once."""
+
+    together: int = 1
+
+    @property
+    def at_once(self) -> int:
+        return self.together
+
+    def _gradient(self, model: Model, loss: Loss, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        whole = self.n // self.together * self.together
+        parts = tf.reshape(noise[:whole], [-1, self.together, *noise.shape[1:]])
+        share = super()._gradient
+        found = one_by_one(lambda part: share(model, loss, x, part), parts, 1)
+        gradient = tf.reduce_sum(found, 0)
+        return gradient + share(model, loss, x, noise[whole:]) if whole < self.n else gradient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,39 +375,63 @@ class Transfer(Source):
         return value, logits, gradient
 
 
-_STAIRS = {"Round", "Rint", "Floor", "Ceil", "FloorDiv", "FloorMod", "ArgMax", "Sign"}
-"""Operations that have a derivative: zero, wherever it exists."""
+_STAIRS = {"Round", "Rint", "Floor", "Ceil", "FloorDiv", "Sign"}
+"""Operations that have a derivative: zero, wherever it exists. So have those whose result is no float."""
 
 
 def _no_gradient(function: Model, x: tf.Tensor) -> None:
-    """Says that no gradient comes through `function`: as an error if it is stopped, as a warning if it is zero."""
+    """Says that no gradient comes through `function`: as an error if it is stopped, as a warning if it is zero.
+
+    It is zero by nature where every way from the image to the logits leads over a step: a rounding or a comparison.
+    """
     traced = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(x.shape, x.dtype))
-    graph = traced.graph.as_graph_def()
-    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
-    whole = any(node.op == "Cast" and tf.dtypes.as_dtype(node.attr["DstT"].type).is_integer for node in nodes)
+    inner = [node for each in traced.graph.as_graph_def().library.function for node in each.node_def]
     words = "give the attack source=Through(twin=...) or Transfer(...), or take one that needs none, such as square"
-    stairs = whole or any(node.op in _STAIRS for node in nodes)
-    if not stairs and _depends(traced.outputs[0].op, traced.inputs[0].op):
+    if _depends(traced.outputs[0].op, traced.inputs[0].op, any(node.op in _STAIRS for node in inner)):
         raise UsageError(f"no gradient comes through the model, it is stopped on the way: {words}")
     warnings.warn(f"the model's gradient is zero everywhere: {words}", checks.AttackWarning, stacklevel=2)
 
 
-def _depends(result: tf.Operation, source: tf.Operation) -> bool:
-    """Does the value of `result` depend on that of `source`, not on its shape alone?"""
+def _depends(result: tf.Operation, source: tf.Operation, stairs_inside: bool) -> bool:
+    """Does the value of `result` depend on that of `source`, not on its shape alone, by a way without a step?
+
+    Args:
+        stairs_inside: whether the functions that are called on the way may hold steps.
+    """
     seen, ahead = set(), [result]
     while ahead:
         operation = ahead.pop()
         if operation.name == source.name:
             return True
-        if operation.name not in seen and operation.type not in ("Shape", "ZerosLike", "OnesLike"):
+        if operation.name not in seen and not _is_step(operation, stairs_inside):
             ahead += [tensor.op for tensor in operation.inputs]
         seen.add(operation.name)
     return False
 
 
-def divisor(count: int, most: int) -> int:
-    """Returns the largest divisor of `count` that is at most `most`, and at least 1."""
-    return next(size for size in range(max(1, min(count, most)), 0, -1) if count % size == 0)
+def _is_step(operation: tf.Operation, stairs_inside: bool) -> bool:
+    if operation.type in _STAIRS or operation.type in ("Shape", "ZerosLike", "OnesLike"):
+        return True
+    calls = stairs_inside and any(value.HasField("func") for value in operation.node_def.attr.values())
+    return calls or not any(x.dtype.is_floating or x.dtype.is_complex for x in operation.outputs)
+
+
+def part_size(count: int, most: int) -> int:
+    """Returns the size of the parts that `count` falls into, as few and as even as can be with `most` in each."""
+    parts = -(-count // max(1, most))
+    return -(-count // parts)
+
+
+def in_parts(function: Callable, rows: tf.Tensor, count: int, most: int, results: int) -> list[tf.Tensor]:
+    """Returns the `results` float tensors of `function` for `rows` `[count, ...]`, no more than `most` at once."""
+    size = part_size(count, most)
+    whole = count // size * size
+    found = one_by_one(function, tf.reshape(rows[:whole], [-1, size, *rows.shape[1:]]), results)
+    found = [tf.reshape(part, [-1, *part.shape[2:]]) for part in ([found] if results == 1 else found)]
+    if whole == count:
+        return found
+    rest = function(rows[whole:])
+    return [tf.concat(pair, 0) for pair in zip(found, [rest] if results == 1 else rest, strict=True)]
 
 
 def one_by_one(function: Callable, parts: tf.Tensor, results: int) -> Any:

@@ -12,7 +12,7 @@ from tfode_adv.attacks import losses, norms, randomness
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.engine import Batch, Numbers, State
-from tfode_adv.attacks.sources import divisor, one_by_one
+from tfode_adv.attacks.sources import in_parts
 from tfode_adv.errors import UsageError
 
 
@@ -130,9 +130,7 @@ class SPSA(Attack):
         """Returns the logits of all samples' images; of one sample's, in parts where they are too many at once."""
         if self.batch_size is None:
             return batch.model(images)
-        size = divisor(self.samples, self.batch_size)
-        parts = tf.reshape(images, [-1, size, *batch.x.shape[1:]])
-        return tf.reshape(one_by_one(batch.model, parts, 1), [-1, batch.classes])
+        return tf.reshape(in_parts(batch.model, images, self.samples, self.batch_size, 1)[0], [-1, batch.classes])
 
     def _adam(self, batch, numbers):
         def signs(number):

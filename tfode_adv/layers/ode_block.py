@@ -11,7 +11,7 @@ from tfode_adv import solvers
 from tfode_adv.errors import UsageError, check_range
 from tfode_adv.keras_internals import sublayers
 from tfode_adv.layers import shared_dynamics
-from tfode_adv.layers.changing_layers import check_deterministic
+from tfode_adv.layers.changing_layers import Evaluation, check_steady, steady_evaluation
 from tfode_adv.layers.context import Statistics, current_settings, note_read, record
 from tfode_adv.layers.serializing import deserialized, serialized
 from tfode_adv.layers.stock_solver import solve_stock
@@ -67,11 +67,13 @@ class ODEBlock(keras.layers.Layer):
     has its own step sizes, so a prediction does not depend on what else is in the batch. With mixed precision only
     the dynamics computes in half precision.
 
-    The dynamics must treat samples independently, and hold neither dropout nor other random layers nor batch
-    statistics: layers with a `keras.random.SeedGenerator`, `BatchNormalization` and `SpectralNormalization` are refused
-    (of rate 0, or frozen, they may stay); random numbers drawn otherwise are not noticed. It is called with
-    any number of samples, those still integrated, many times a solve; and where the backward pass evaluates it anew
-    (any gradient but "backprop" of kept stages), in inference mode.
+    The dynamics must treat samples independently. It is called with any number of samples, those still integrated, many
+    times a solve, and by the backward pass again; with the `training` that the block was called with. Its random
+    layers, such as dropout, draw once a solve: the same numbers in every evaluation and in the backward pass, others in
+    the next solve, none in inference. Layers that change from one evaluation to the next are refused:
+    `BatchNormalization` that is not frozen, `SpectralNormalization`, recurrent cells with dropout. Random numbers are
+    known by the `keras.random.SeedGenerator` of a layer; those drawn otherwise, or by layers that a plain function
+    calls, are not.
 
     Args:
         dynamics: a Keras layer, or callable, `f(t, h)` that returns dh/dt of h's structure and shapes; an autonomous
@@ -177,23 +179,25 @@ class ODEBlock(keras.layers.Layer):
             rank = len(tf.nest.flatten(state)[0].shape)
             time = keras.KerasTensor((None, *[1] * (rank - 1)), dtype=self.compute_dtype)
             self.dynamics(*self._arguments(time, state))
-        self._check_deterministic()
+        self._check_steady()
         self.built = True
 
-    def compute_output_spec(self, h0: Any) -> Any:
+    def compute_output_spec(self, h0: Any, training: bool | None = None) -> Any:
+        del training
         return tf.nest.map_structure(lambda x: keras.KerasTensor(x.shape, dtype=self._number_type(x.dtype)), h0)
 
-    def call(self, h0: Any) -> Any:
-        results = self._solve(self._field, h0, [self.final_time], note=True)
+    def call(self, h0: Any, training: bool | None = None) -> Any:
+        results = self._solve(h0, [self.final_time], training, note=True)
         return tf.nest.map_structure(lambda x: x[0], results.states)
 
-    def trajectory(self, h0: Any, times: Any) -> Any:
+    def trajectory(self, h0: Any, times: Any, training: bool = False) -> Any:
         """The states at `times`, by the solver's dense output.
 
         Args:
             h0: the state at t = 0, `[B, ...]`, or a nested structure of them.
             times: increasing, `[T]`, in [0, inf). The last one ends the integration: a fixed-step solver divides the
                 time up to it into `num_steps`.
+            training: whether the dynamics is called as in training.
 
         Returns:
             `[T, B, ...]`, in the structure of `h0` and the block's type of numbers. No statistics are recorded.
@@ -204,13 +208,15 @@ class ODEBlock(keras.layers.Layer):
             SolveError: if a sample fails and `on_failure` is "raise".
         """
         self._ensure_built(h0)
-        return self._solve(self._field, h0, times).states
+        return self._solve(h0, times, training).states
 
-    def inverse(self, h1: Any) -> Any:
+    def inverse(self, h1: Any, training: bool = False) -> Any:
         """The state at t = 0 whose integration ends in `h1`: the dynamics integrated backwards in time.
 
         Args:
             h1: the state at `final_time`, `[B, ...]`, or a nested structure of them.
+            training: whether the dynamics is called as in training; its random layers draw other numbers than those of
+                the solve that ended in `h1`.
 
         Returns:
             The same structure and shapes. No statistics are recorded.
@@ -219,37 +225,48 @@ class ODEBlock(keras.layers.Layer):
             SolveError: if a sample fails and `on_failure` is "raise".
         """
         self._ensure_built(h1)
-
-        def reversed_field(s: tf.Tensor, h: Any) -> Any:
-            slope = self._field(exact(self.final_time, s.dtype) - s, h)
-            return tf.nest.map_structure(tf.negative, slope)
-
-        results = self._solve(reversed_field, h1, [self.final_time])
+        results = self._solve(h1, [self.final_time], training, backwards=True)
         return tf.nest.map_structure(lambda x: x[0], results.states)
 
     def _ensure_built(self, state: Any) -> None:
         if not self.built:
             self.build(tf.nest.map_structure(lambda x: tuple(tf.convert_to_tensor(x).shape), state))
 
-    def _check_deterministic(self) -> None:
+    def _check_steady(self) -> None:
         if isinstance(self.dynamics, keras.layers.Layer):
-            check_deterministic(self.dynamics)
+            check_steady(self.dynamics)
 
-    def _field(self, t: tf.Tensor, h: Any) -> Any:
-        return self.dynamics(*self._arguments(t, h))
+    def _field(self, evaluation: Evaluation, backwards: bool) -> Callable:
+        """The field of one solve; `places` `[B]`, where given, says that a sample's place tells in it."""
 
-    def _solve(self, field: Callable, h0: Any, times: Any, note: bool = False) -> solvers.Results:
-        self._check_deterministic()
+        def field(t: tf.Tensor, h: Any, places: tf.Tensor | None = None) -> Any:
+            del places
+            if backwards:
+                t = exact(self.final_time, t.dtype) - t
+            with evaluation():
+                slope = self.dynamics(*self._arguments(t, h))
+            return tf.nest.map_structure(tf.negative, slope) if backwards else slope
+
+        return field
+
+    def _solve(
+        self, h0: Any, times: Any, training: bool | None, *, backwards: bool = False, note: bool = False
+    ) -> solvers.Results:
+        self._check_steady()
         note_read(self)
         settings = self._effective_settings()
         h0 = tf.nest.map_structure(self._cast, h0)
+        evaluation, draws = steady_evaluation(self.dynamics, training)
+        field = self._field(evaluation, backwards)
+        # A mask has a row for each sample.
+        constants = {"places": tf.range(tf.shape(tf.nest.flatten(h0)[0])[0])} if draws else None
         stock = settings.solver == "tfp"
         if stock:
             results = solve_stock(field, h0, times, settings.tol, settings.max_num_steps)
             statistics = _stock_statistics(results.diagnostics, h0)
         else:
             solver = self._make_solver(settings)
-            results = solver.solve(field, 0.0, h0, times, batch_ndims=1)
+            results = solver.solve(field, 0.0, h0, times, batch_ndims=1, constants=constants)
             statistics = _statistics(results.diagnostics, solver)
         if note:
             record(self, statistics)

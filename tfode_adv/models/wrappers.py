@@ -1,6 +1,9 @@
 """Models of other conventions as attacks take them: images in [0, 1] to logits."""
 
+import collections
 import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -9,7 +12,7 @@ import tensorflow as tf
 from tfode_adv.errors import UsageError, check_range
 from tfode_adv.keras_internals import maker
 
-_ENDS = ("softmax", "sigmoid")
+_ENDS = ("softmax", "softmax_v2", "sigmoid")  # TensorFlow's own softmax has a name of its own
 
 
 class _Wrapper(keras.Model):
@@ -68,8 +71,8 @@ class Logits(_Wrapper):
     Of a single sigmoid come two logits, 0 and what went into it: class 1 is the one that it is the probability of.
 
     Args:
-      model: a Sequential or functional Keras model whose last operation is a softmax or sigmoid, by itself or as
-        the activation of its last layer.
+      model: a Sequential or functional Keras model whose last operation is a softmax or sigmoid, by itself (a layer,
+        or one of `keras.ops`) or as the activation of its last layer. It may be used in other threads meanwhile.
 
     Raises:
       UsageError: it is no such model.
@@ -98,22 +101,43 @@ def _last(model: Any) -> Any:
     if isinstance(model, keras.Model) and len(getattr(model, "outputs", None) or ()) == 1:
         return _last(maker(model.outputs[0]))
     activation = getattr(getattr(model, "activation", None), "__name__", None)
-    if isinstance(model, keras.layers.Softmax) or activation in _ENDS:
+    operation = type(model).__module__.startswith("keras.") and type(model).__name__.lower() in _ENDS
+    if operation or isinstance(model, keras.layers.Softmax) or activation in _ENDS:
         return model
     raise UsageError(
         f"the last operation of the model is {type(model).__name__}, but must be a softmax or sigmoid layer"
     )
 
 
+class _Switch:
+    """What is called in place of a layer's softmax or sigmoid: in the threads that are inside, `instead` of it."""
+
+    lock = threading.Lock()
+
+    def __init__(self, usual: Callable, instead: Callable):
+        self.usual, self.instead, self.inside = usual, instead, collections.Counter()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+        return (self.instead if self.inside[threading.get_ident()] else self.usual)(*args, **kwargs)
+
+
 @contextlib.contextmanager
-def _linear(end):
-    """Within this, the layer `end` leaves its softmax or sigmoid out."""
-    name, instead = ("activation", keras.activations.linear)
-    if isinstance(end, keras.layers.Softmax):
+def _linear(end: Any) -> Iterator[None]:
+    """Within this, and in this thread alone, the layer or operation `end` leaves its softmax or sigmoid out."""
+    name, instead = "activation", keras.activations.linear
+    if getattr(end, name, None) is None:
         name, instead = "call", lambda inputs, mask=None: inputs
-    before = getattr(end, name)
-    object.__setattr__(end, name, instead)
+    thread = threading.get_ident()
+    with _Switch.lock:
+        switch = getattr(end, name)
+        if not isinstance(switch, _Switch):
+            switch = _Switch(switch, instead)
+            object.__setattr__(end, name, switch)
+        switch.inside[thread] += 1
     try:
         yield
     finally:
-        object.__setattr__(end, name, before)
+        with _Switch.lock:
+            switch.inside[thread] -= 1
+            if not +switch.inside:
+                object.__setattr__(end, name, switch.usual)
