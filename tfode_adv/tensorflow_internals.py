@@ -202,10 +202,11 @@ def reads_by_way_of(forward: tf.Graph | None) -> Iterator[None]:
     plain = graph.capture
 
     def capture(tensor: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
-        source = _way_in(graph, forward, tensor)
-        captured = plain(source, *args, **kwargs)
-        if source is not tensor:
-            captured._record_tape(tensor)
+        inner = _stand_in(forward, tensor)
+        if inner is None:
+            return plain(tensor, *args, **kwargs)
+        captured = plain(inner)
+        captured._record_tape(tensor)
         return captured
 
     graph.capture = capture
@@ -215,22 +216,12 @@ def reads_by_way_of(forward: tf.Graph | None) -> Iterator[None]:
         del graph.capture
 
 
-def _way_in(graph: tf.Graph, forward: tf.Graph, tensor: tf.Tensor) -> tf.Tensor:
-    """What `graph` is to capture in order to read `tensor` as `forward`, whose derivative it is, has read it."""
-    inner = {id(outer): inner for outer, inner in captures(forward)}.get(id(tensor))
-    if inner is None:
-        return tensor
-    outside = hasattr(tensor, "numpy") or tensor.graph is not forward.outer_graph
-    if not (_derives_a_branch(graph) and outside):
-        return inner
-    # A branch's derivative takes its own from the graph around it, and that has to have it.
-    graph, forward = graph.outer_graph, forward.outer_graph
-    if not hasattr(graph, "capture"):
-        return tensor
-    derives = getattr(graph, "_forward_graph", None) is forward
-    return graph.capture(_way_in(graph, forward, tensor) if derives else tensor)
-
-
-def _derives_a_branch(graph: tf.Graph) -> bool:
-    # The derivatives of bodies and of branches know the graph they derive; those of bodies, the condition's too.
-    return hasattr(graph, "_forward_graph") and not hasattr(graph, "_forward_cond_graph")
+def _stand_in(graph: tf.Graph, tensor: tf.Tensor) -> tf.Tensor | None:
+    """What stands in `graph` for `tensor`, captured by it or by a graph around it whose own stand-in it captured."""
+    if not hasattr(graph, "captures"):
+        return None
+    inside = {id(outer): inner for outer, inner in captures(graph)}
+    if id(tensor) in inside:
+        return inside[id(tensor)]
+    around = _stand_in(graph.outer_graph, tensor)
+    return None if around is None else inside.get(id(around))

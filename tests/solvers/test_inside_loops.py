@@ -67,7 +67,7 @@ def outer(step, x):
 @pytest.mark.parametrize("gradient", ["backprop", "backprop_steps", "adjoint"])
 def test_a_branch_in_a_loop_has_the_gradient_of_its_solves(around, solves, gradient, persistent):
     """An Euler step makes (1 + w) of a state, and as much of its adjoint; w's integral it takes at the step's end."""
-    if persistent and around is not branches:
+    if persistent and around is not mapped:
         pytest.skip("one kind of loop shows what a persistent tape does")
     rate = tf.Variable(RATE)
     block = ODEBlock(lambda t, h: rate * h, solver="euler", gradient=gradient)
