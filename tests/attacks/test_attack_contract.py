@@ -223,7 +223,7 @@ def test_models_that_cannot_be_judged_are_refused_in_one_line(model, words):
     "steps",
     [
         lambda x: tf.round(10 * x) / 10,
-        lambda x: _float(x > 0.3),
+        lambda x: _float(x > 0.5),
         lambda x: tf.stop_gradient(tf.round(10 * x) / 10),
         tf.function(lambda x: tf.floor(10 * x) / 10),
     ],
