@@ -63,7 +63,8 @@ def audit(
     # What two asks differ by without any change: rounding, or the model's own noise.
     floor = np.abs(loss(x) - clean)
     floor = max(float(np.median(floor)), 1e-6 * float(np.median(np.abs(clean))))
-    predicted, measured = {name: [] for name in sources}, []
+    predicted: dict[str, list] = {name: [] for name in sources}
+    measured = []
     for scale in SCALES:
         pairs = [(np.clip(x + scale * eps * sign, 0, 1), np.clip(x - scale * eps * sign, 0, 1)) for sign in signs]
         measured.append(np.stack([loss(there) - loss(back) for there, back in pairs]))

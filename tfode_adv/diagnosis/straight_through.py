@@ -90,7 +90,8 @@ def _hides(layer, inputs, output, pack, rng) -> bool:
         tape.watch(inputs)
         total = score(inputs)
     gradients = tape.gradient(total, inputs, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    foretold, measured = [], {scale: [] for scale in SCALES}
+    foretold = []
+    measured: dict[float, list] = {scale: [] for scale in SCALES}
     spread = [float(tf.math.reduce_std(one)) + 1e-6 for one in inputs]
     for _ in range(DIRECTIONS):
         moves = [

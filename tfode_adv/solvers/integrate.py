@@ -178,7 +178,8 @@ class _Integration:
         self, t: tf.Tensor, y0: list[tf.Tensor], rtol: tf.Tensor, atol: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor, list[list[tf.Tensor]]]:
         """The slope at the start if it is reused, the first step's size, and what that slope leaves to be kept."""
-        slope, residuals = [], []
+        slope: list[tf.Tensor] = []
+        residuals: list[tf.Tensor] = []
         if self.method.first_same_as_last:
             slope = self._remembering(residuals)(t, y0)
         if self._chooses_first_step:
@@ -192,7 +193,7 @@ class _Integration:
     def _work(self, i: tf.Tensor, batch: Batch, totals: Totals) -> tuple[Attempt, Batch, Totals, list]:
         """Tries one step of every sample in `batch`; the last result is what its evaluations leave to be kept."""
         t_next, h = self._next_time(i, batch)
-        residuals = []
+        residuals: list[tf.Tensor] = []
         first = batch.slope or None
         slopes, y_next = rk.stages(self._remembering(residuals), self.method, batch.t, h, batch.y, first, t_next)
         if not self.method.first_same_as_last:

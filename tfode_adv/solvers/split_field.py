@@ -93,7 +93,8 @@ class SplitField:
             handles = [v.handle for v in parameters] + followed
             if to_parameters or (to_parameters is None and handles and is_followed(handles)):
                 pullers[True] = _Backward(to_all, slope, [*y, *parameters, *own, *closed_over])
-            graph, residuals = tf.compat.v1.get_default_graph(), []
+            graph = tf.compat.v1.get_default_graph()
+            residuals: list[tf.Tensor] = []
             for puller in pullers.values():
                 puller.number(residuals, graph)
             traced[id(graph)] = pullers

@@ -293,4 +293,4 @@ def _measure(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
     # That of a constant is a rounding error, of either sign.
     if (variance < 1e-12).any():
         raise RunError("normalization is 'data', but a channel of the training images never varies")
-    return tuple(map(float, mean)), tuple(map(float, np.sqrt(variance)))
+    return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())

@@ -154,7 +154,7 @@ class Updates:
     def _train_replica(self, x: Tensor, y: Tensor, position: Tensor, count: Tensor, step: Tensor):
         key = randomness.fold(self.seed, step, position)
         x_adv = self.loss.attack(self._infer, x, y, key)
-        calls = []
+        calls: list[list] = []
         with tf.GradientTape() as tape:
             losses, logits = self.loss(lambda images: self._recorded(images, calls, training=True), x, x_adv, y)
             loss = self.optimizer.scale_loss(tf.reduce_sum(losses) / count)
@@ -165,7 +165,7 @@ class Updates:
         return {**sums, "not_finite": 1.0 - tf.cast(finite, tf.float32)}, samples, gradients
 
     def _evaluate_replica(self, x: Tensor, y: Tensor):
-        calls = []
+        calls: list[list] = []
         logits = self._recorded(x, calls, training=False)
         return self._sums(cross_entropy(logits, y), logits, y, calls)
 
