@@ -104,7 +104,9 @@ def _thresholds(done) -> str:
         values = np.array([limit[name] for limit in limits])
         known = values[np.isfinite(values)]
         low, middle, high = np.quantile(known, (0.1, 0.5, 0.9)) if len(known) else (np.nan,) * 3
-        rows.append(f"| {name} | {ours:g} | {whole[name]:.2f} | {middle:.2f} | {low:.2f} to {high:.2f} |")
+        rows.append(
+            f"| {name} | {ours:g} | {_limit(whole[name])} | {_limit(middle)} | {_limit(low)} to {_limit(high)} |"
+        )
     tried = sum(len(halves(done, seed)[1]) for seed in range(SPLITS))
     ours = errors(done, THRESHOLDS)
     return "\n".join(
@@ -114,12 +116,17 @@ def _thresholds(done) -> str:
             f"Chosen on one half, tried on the other, {SPLITS} splits with both truths in both halves: of {tried} "
             f"models tried {len(false)} honest ones called masked{_often(false)} and {len(missed)} masked ones missed"
             f"{_often(missed)}. Each masked model is put down to the measurement that shows it best; the threshold is "
-            "the middle between the largest honest value and the smallest of those put down to it.",
+            "the middle between the largest honest value and the smallest of those put down to it, and a dash where "
+            "there are none. What one model alone shows is missed where it is not in the half that is chosen on.",
             "",
             f"Ours on all: {len(ours[0])} honest called masked{_often(ours[0])}, {len(ours[1])} masked missed"
             f"{_often(ours[1])}. Measurements alone, without the tests for chance that a verdict adds.",
         ]
     )
+
+
+def _limit(value: float) -> str:
+    return f"{value:.2f}" if np.isfinite(value) else "–"
 
 
 def _often(names: list[str]) -> str:
@@ -128,10 +135,21 @@ def _often(names: list[str]) -> str:
 
 
 def _lines(done) -> str:
-    head = ["model", "truth", "attack", "verdict", "gradients", "clean", "published", "worst case", "independent", "s"]
+    head = [
+        "model",
+        "truth",
+        "attack",
+        "verdict",
+        "gradients",
+        "clean",
+        "published",
+        "worst case",
+        "independent",
+        "processor s",
+    ]
     rows = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for name, one in done.items():
         cells = [name, one["truth"], f"{one['norm']} {one['eps']:g}", one["label"], one["gradients"], one["clean"]]
-        cells += [one["published"], one["worst_case"], one["independent"][1], f"{one['seconds'][0]:.0f}"]
+        cells += [one["published"], one["worst_case"], one["independent"][1], f"{one['seconds'][1]:.0f}"]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(rows)

@@ -48,10 +48,16 @@ class Attacks:
                 self._attack(len(self.rows) - 1, left & ~tried)
 
     def alone(self, source: str) -> np.ndarray:
-        """[N] bool: images that the rows along a source turned, and none of the others."""
+        """[N] bool: images that the rows along a source turned, and none of the others.
+
+        Of an averaged gradient: and no plain PGD. Momentum averages too, and what needs no gradient says nothing of it.
+        """
         pairs = list(zip(self.rows, self.outcomes, strict=False))
         ours = [outcome.turned for row, outcome in pairs if row.source == source]
         others = [outcome.turned for row, outcome in pairs if row.source != source]
+        if source == attack_table.AVERAGED:
+            hidden = ("none", *attack_table.DETOURS)
+            others = [outcome.turned for row, outcome in pairs if row.kind == "pgd" and row.source not in hidden]
         nothing = np.zeros(len(self.correct), bool)
         return np.any([nothing, *ours], axis=0) & ~np.any([nothing, *others], axis=0)
 
