@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import threading
 
 import keras
 import numpy as np
@@ -140,6 +141,32 @@ def test_an_operation_may_end_in_probabilities_too():
         model = keras.Model(inputs, end(logits(inputs)))
         np.testing.assert_allclose(ta.models.Logits(model)(x), logits(x), atol=1e-6)
         np.testing.assert_allclose(model(x), end(logits(x)), atol=1e-6)
+
+
+def test_the_model_itself_is_untouched_in_other_threads():
+    """While one thread is inside the logits, another one asks for probabilities."""
+    inside, asked = threading.Event(), threading.Event()
+
+    class Waits(keras.layers.Layer):
+        def call(self, x):
+            if threading.current_thread() is not threading.main_thread():
+                inside.set()
+                assert asked.wait(20)
+            return x
+
+    model = _classifier(Waits(), keras.layers.Dense(3, activation="softmax"))
+    x = np.random.RandomState(0).uniform(size=(2, 3, 3, 1)).astype(np.float32)
+    before, logits = model(x), ta.models.Logits(model)
+    expected, found = logits(x), []
+    other = threading.Thread(target=lambda: found.append(logits(x)))
+    other.start()
+    assert inside.wait(20)
+    np.testing.assert_array_equal(model(x), before)
+    np.testing.assert_array_equal(logits(x), expected)
+    asked.set()
+    other.join()
+    np.testing.assert_array_equal(found[0], expected)
+    np.testing.assert_array_equal(model(x), before)
 
 
 def test_what_does_not_end_in_probabilities_is_not_unwrapped():

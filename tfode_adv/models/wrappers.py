@@ -116,6 +116,8 @@ class _Switch:
 
     def __init__(self, usual: Callable, instead: Callable):
         self.usual, self.instead, self.inside = usual, instead, collections.Counter()
+        # Another thread that comes in looks for what it is called.
+        self.__name__ = getattr(usual, "__name__", "call")
 
     def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         return (self.instead if self.inside[threading.get_ident()] else self.usual)(*args, **kwargs)
