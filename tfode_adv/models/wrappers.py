@@ -115,7 +115,8 @@ class _Switch:
     lock = threading.Lock()
 
     def __init__(self, usual: Callable, instead: Callable):
-        self.usual, self.instead, self.inside = usual, instead, collections.Counter()
+        self.usual, self.instead = usual, instead
+        self.inside: collections.Counter[int] = collections.Counter()
         # Another thread that comes in looks for what it is called.
         self.__name__ = getattr(usual, "__name__", "call")
 

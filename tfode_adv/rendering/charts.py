@@ -7,6 +7,7 @@ has a marker and a dash of its own.
 import base64
 import dataclasses
 import io
+import typing
 from collections.abc import Iterable, Sequence
 
 import matplotlib
@@ -122,8 +123,8 @@ def png(pixels: np.ndarray) -> bytes:
     """An image [H, W, 1 or 3] in [0, 1] as a PNG file."""
     pixels = np.clip(np.nan_to_num(pixels), 0.0, 1.0)
     shown = np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels[..., :3]
-    buffer = io.BytesIO()
-    image.imsave(buffer, np.round(255 * shown).astype(np.uint8), format="png", metadata={"Software": None})
+    buffer, metadata = io.BytesIO(), typing.cast(dict[str, str], {"Software": None})
+    image.imsave(buffer, np.round(255 * shown).astype(np.uint8), format="png", metadata=metadata)
     return buffer.getvalue()
 
 

@@ -89,13 +89,33 @@ class Totals(NamedTuple):
             tf.tensor_scatter_nd_update(self.reached, where, tf.stack([t, step], 1)),
         )
 
-    accepted = property(lambda self: self.counts[:, 0])
-    rejected = property(lambda self: self.counts[:, 1])
-    at_rest = property(lambda self: self.counts[:, 2])
-    asked = property(lambda self: self.counts[:, 3])
-    status = property(lambda self: self.counts[:, 4])
-    t = property(lambda self: self.reached[:, 0])
-    step = property(lambda self: self.reached[:, 1])
+    @property
+    def accepted(self) -> tf.Tensor:
+        return self.counts[:, 0]
+
+    @property
+    def rejected(self) -> tf.Tensor:
+        return self.counts[:, 1]
+
+    @property
+    def at_rest(self) -> tf.Tensor:
+        return self.counts[:, 2]
+
+    @property
+    def asked(self) -> tf.Tensor:
+        return self.counts[:, 3]
+
+    @property
+    def status(self) -> tf.Tensor:
+        return self.counts[:, 4]
+
+    @property
+    def t(self) -> tf.Tensor:
+        return self.reached[:, 0]
+
+    @property
+    def step(self) -> tf.Tensor:
+        return self.reached[:, 1]
 
 
 class Attempt(NamedTuple):
