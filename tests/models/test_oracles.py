@@ -99,7 +99,11 @@ def compiled_dynamics(block):
 @pytest.fixture(scope="module")
 def oracle():
     """Models called eagerly, each block's dynamics one compiled function: many settings, few traces."""
-    with mock.patch.object(ODEBlock, "_field", lambda block, t, h: compiled_dynamics(block)(t, h)):
+
+    def field(block, evaluation, backwards):
+        return lambda t, h, places=None: compiled_dynamics(block)(t, h)
+
+    with mock.patch.object(ODEBlock, "_field", field):
         yield functools.cache(Oracle)
     compiled_dynamics.cache_clear()
 
