@@ -195,7 +195,7 @@ def test_auto_keeps_as_much_as_there_is_room_for(groups_kept, monkeypatch):
     y0 = tf.constant(test_gradients.Y0), tf.constant([[1.0]] * 3, tf.float64)
     sizes, found = {}, {}
     for limit in (2_000, 2**31):
-        monkeypatch.setattr("tfode_adv.solvers.solver.AUTO_BYTES", limit)
+        monkeypatch.setattr("tfode_adv.solvers.gradients.AUTO_BYTES", limit)
         groups_kept.clear()
         found[limit], _ = solve_and_differentiate(per_sample_rates, y0, "auto", name="heun2", compiled=True)
         sizes[limit] = sum(groups_kept)
