@@ -102,9 +102,25 @@ def test_ctrl_c_that_a_copy_had_first_is_no_failure(copies):
         time.sleep(30)
 
 
-def test_the_other_copies_end_with_one_that_failed(copies, tmp_path):
-    script = f'test "$TFODE_ADV_COPY" = 1 && mkdir {tmp_path / "first"} 2>/dev/null || exec sleep 60; exit 3'
-    with pytest.raises(RunError, match="status 3"), workers.beside(script, flags.new(""), [{}, {}]):
+def test_the_other_copies_end_with_one_that_failed(copies):
+    with pytest.raises(RunError, match="status 3"), workers.beside("read go; exit 3", flags.new(""), [{}, {}]):
+        copies[1].stdin.write(b"go\n")
+        copies[1].stdin.flush()
+        time.sleep(30)
+    assert len(copies) == 2 and all(copy.poll() is not None for copy in copies)
+
+
+def test_a_copy_that_fails_while_the_next_is_started_leaves_nobody_behind(copies, monkeypatch):
+    popen = workers.subprocess.Popen
+
+    def slow(*arguments, **options):
+        # The first has failed by the time the second is there, and is not told of in between.
+        for copy in copies:
+            os.waitid(os.P_PID, copy.pid, os.WEXITED | os.WNOWAIT)
+        return popen(*arguments, **options)
+
+    monkeypatch.setattr(workers.subprocess, "Popen", slow)
+    with pytest.raises(RunError, match="status 3"), workers.beside("exit 3", flags.new(""), [{}, {}]):
         time.sleep(30)
     assert len(copies) == 2 and all(copy.poll() is not None for copy in copies)
 

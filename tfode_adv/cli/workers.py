@@ -76,7 +76,7 @@ def beside(
         RunError: if a copy failed; the message is its last line.
     """
     copies: list[tuple[subprocess.Popen, IO[str]]] = []
-    with contextlib.ExitStack() as stack, _told_of_ends(lambda: _check(copies)):
+    with contextlib.ExitStack() as stack:
         try:
             for place, part in enumerate(parts, start=1):
                 said = stack.enter_context(tempfile.TemporaryFile("w+"))
@@ -90,12 +90,14 @@ def beside(
                 )
                 stack.callback(_end, copy)
                 copies.append((copy, said))
-                # It may have ended before it stood there.
+            # Not before: a failure told of while a copy is being started would leave that copy to nobody.
+            with _told_of_ends(lambda: _check(copies)):
+                # One may have ended before it was listened for.
                 _check(copies)
-            yield
-            for copy, _ in copies:
-                copy.wait()
-                _check(copies)
+                yield
+                for copy, _ in copies:
+                    copy.wait()
+                    _check(copies)
         except _Failed as error:
             raise RunError(f"a copy of this program {error}") from None
 
