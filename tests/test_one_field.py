@@ -64,7 +64,7 @@ assert axes.controllers == ["i", "pi"] and axes.gradient_controller == "pi"
 
 def test_an_option_added_in_one_field_is_found_everywhere(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "tfode_adv", ignore=shutil.ignore_patterns("__pycache__"))
-    fields = tmp_path / "tfode_adv" / "solvers" / "vocabulary.py"
+    fields = tmp_path / "tfode_adv" / "solvers" / "block_options.py"
     head, found, tail = fields.read_text().partition("\n    def __post_init__")
     assert found
     fields.write_text(head + FIELD + found + tail)

@@ -17,7 +17,7 @@ from tfode_adv.errors import LARGEST_FLOAT, SMALLEST_FLOAT, UsageError, check_ch
 from tfode_adv.keras_internals import sublayers
 from tfode_adv.models.oracle import Model, as_function
 from tfode_adv.models.random_solver import RandomSolver
-from tfode_adv.solvers import vocabulary
+from tfode_adv.solvers import block_options
 
 Loss = Callable[[tf.Tensor], tf.Tensor]
 
@@ -77,7 +77,7 @@ class Source:
 # The gradient first, as it is what is mostly given.
 _Surrogate = dataclasses.make_dataclass(
     "_Surrogate",
-    [(each.name, Any, None) for each in sorted(vocabulary.options(), key=lambda each: each.name != "gradient")],
+    [(each.name, Any, None) for each in sorted(block_options.options(), key=lambda each: each.name != "gradient")],
     frozen=True,
 )
 
@@ -107,7 +107,7 @@ class Through(_Surrogate, Source):
     def __post_init__(self):
         for name, value in self.settings.items():
             called = name if name.startswith("gradient") else f"gradient_{name}"
-            option = dataclasses.replace(vocabulary.named(name), name=called)
+            option = dataclasses.replace(block_options.named(name), name=called)
             value = option.check(value)
             if option.kind is float:
                 # The surrogate's numbers are float32.
@@ -117,7 +117,7 @@ class Through(_Surrogate, Source):
     @property
     def settings(self) -> dict[str, Any]:
         """The settings in which the surrogate is solved otherwise."""
-        return {name: getattr(self, name) for name in vocabulary.names() if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in block_options.names() if getattr(self, name) is not None}
 
     @property
     def models(self) -> tuple[Any, ...]:

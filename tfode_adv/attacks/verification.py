@@ -1,4 +1,4 @@
-"""Which successes count: those that hold on a fresh forward pass. One that is refuted is tried again, and asked more.
+"""Which successes count: those that hold on a fresh forward pass. The pool retries one that is refuted.
 
 Many draws of a randomised model make no success of luck: after the n-th success of a sample that did not hold, the
 next must hold in n + 1 passes. One restart thus turns a model that errs with probability p, whatever the image, with

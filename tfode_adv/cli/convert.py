@@ -17,7 +17,7 @@ from tfode_adv.cli import app, flags, recipes
 from tfode_adv.errors import RunError, UsageError, check_choice, check_integer
 from tfode_adv.files import sha256
 from tfode_adv.runs import Run
-from tfode_adv.solvers import vocabulary
+from tfode_adv.solvers import block_options
 
 FLAGS = flags.new(__doc__)
 absl_flags.DEFINE_string("model", None, "The classifier: oon, mix, res, sonet, ...", flag_values=FLAGS)
@@ -75,7 +75,9 @@ def main(argv: list[str]) -> None:
 
 def _options(given, inferred):
     """The arguments of `models.build`: what the checkpoint tells, then what the flags say."""
-    options = inferred | {each.name: given[each.name] for each in vocabulary.recorded() if given[each.name] is not None}
+    options = inferred | {
+        each.name: given[each.name] for each in block_options.recorded() if given[each.name] is not None
+    }
     if given["image_size"]:
         size = [check_integer("image_size", number, low=1) for number in given["image_size"]]
         if len(size) == 2:

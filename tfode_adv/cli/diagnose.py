@@ -30,7 +30,7 @@ from tfode_adv.evaluation.subject import check_images, match_classes
 from tfode_adv.files import sha256
 from tfode_adv.published import budgets
 from tfode_adv.runs import Run
-from tfode_adv.solvers import vocabulary
+from tfode_adv.solvers import block_options
 
 NUM_EXAMPLES = 200
 # WIFS 2019 attacked these through the adjoint; the programs of MSML 2022, whose models are the other ones of this
@@ -48,7 +48,7 @@ flags.define_names(
     "How the published attack took its gradient (default: adjoint for WIFS 2019's models, backprop_steps for MSML "
     "2022's, backprop for any other).",
     FLAGS,
-    choices=vocabulary.named("gradient").choices,
+    choices=block_options.named("gradient").choices,
 )
 flags.define_names("norm", "linf", "linf, l2 or l2rms.", FLAGS, choices=flags.NORMS)
 _number("eps", None, "Radius (default: the middle one of those published).", FLAGS, low=0.0, low_open=True)

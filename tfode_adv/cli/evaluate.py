@@ -29,7 +29,7 @@ from tfode_adv.evaluation.subject import KerasSubject, check_images, match_class
 from tfode_adv.files import parse_json, sha256, write_json
 from tfode_adv.reports import overview
 from tfode_adv.runs import Run, versions
-from tfode_adv.solvers import vocabulary
+from tfode_adv.solvers import block_options
 
 FLAGS = flags.new(__doc__)
 flags.define_solver_flags(FLAGS, several=True, defaults=False)
@@ -44,7 +44,7 @@ absl_flags.DEFINE_enum(
 )
 _integer("num_examples", None, "Only the first so many images.", FLAGS)
 _integer("num_images", KEEP_IMAGES, "Images kept for the report's pictures.", FLAGS, low=0)
-for option in vocabulary.of_gradients():
+for option in block_options.of_gradients():
     flags.define_option(option, None, FLAGS)
 _number(
     "random_tol",

@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from tfode_adv.errors import LARGEST_FLOAT, MOST_INTEGER, SMALLEST_FLOAT, UsageError
-from tfode_adv.solvers import vocabulary
+from tfode_adv.solvers import block_options
 from tfode_adv.training.recipe import MAX_SEED
 
 NORMS = ("linf", "l2", "l2rms")
@@ -248,12 +248,14 @@ def define_solver_flags(values: flags.FlagValues, *, several: bool = False, defa
         several: whether those that a grid spans are lists.
         defaults: whether they are those of `SolverSettings`; else None leaves the model's own.
     """
-    for option in vocabulary.recorded():
+    for option in block_options.recorded():
         default = option.default if defaults else None
         define_option(option, default, values, several=several and option.axis is not None)
 
 
-def define_option(option: vocabulary.Option, default: Any, values: flags.FlagValues, *, several: bool = False) -> None:
+def define_option(
+    option: block_options.Option, default: Any, values: flags.FlagValues, *, several: bool = False
+) -> None:
     """A flag for one option of the solve, or with `several` for a list of its values."""
     if option.kind is str:
         choices = option.choices if option.closed else None

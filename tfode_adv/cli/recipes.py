@@ -10,10 +10,10 @@ from tfode_adv import solvers, training
 from tfode_adv.cli import flags
 from tfode_adv.data import AUGMENTATIONS
 from tfode_adv.errors import UsageError
-from tfode_adv.solvers import vocabulary
+from tfode_adv.solvers import block_options
 from tfode_adv.training import distribution, losses, recipe, schedules
 
-_MODEL = ("filters", "blocks", "depth", "widen", "dropout", *(each.name for each in vocabulary.recorded()))
+_MODEL = ("filters", "blocks", "depth", "widen", "dropout", *(each.name for each in block_options.recorded()))
 # The flags of some schedules alone.
 _OF_SCHEDULES = {"patience": ["plateau"], "milestones": ["steps"], "factor": ["plateau", "steps"]}
 # The loss's flags, and what the losses call them.
@@ -122,4 +122,4 @@ def make_recipe(values: absl_flags.FlagValues) -> training.Recipe:
 
 def check_num_steps(num_steps: int | None, names: Sequence[str | None]) -> None:
     """`solvers.check_num_steps`, where a name that is None is an ODE block's own solver."""
-    solvers.check_num_steps(num_steps, [name or vocabulary.named("solver").default for name in names])
+    solvers.check_num_steps(num_steps, [name or block_options.named("solver").default for name in names])

@@ -27,7 +27,7 @@ from tfode_adv.rendering import folder
 from tfode_adv.rendering.document import Report, Section
 from tfode_adv.rendering.tables import Table
 from tfode_adv.runs import versions
-from tfode_adv.solvers import vocabulary
+from tfode_adv.solvers import block_options
 
 _FIGURE_IMAGES = 100
 
@@ -51,7 +51,7 @@ flags.define_names(
     "How the attack's gradients are taken (default: as the paper did, "
     f"{', '.join(f'{name}: {how}' for name, how in GRADIENTS.items())}).",
     FLAGS,
-    choices=vocabulary.named("gradient").choices,
+    choices=block_options.named("gradient").choices,
     several=True,
 )
 absl_flags.DEFINE_string("runs", "runs", "Where the run folders are.", flag_values=FLAGS)

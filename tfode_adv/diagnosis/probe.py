@@ -93,8 +93,7 @@ class Probe:
 
     def predict(self, x: np.ndarray, **settings: Any) -> np.ndarray:
         """Classes [N]; -1, which is no label, where a solve failed and the logits are not finite."""
-        logits, zeros = self.logits(x, **settings), np.zeros(len(x), np.int32)
-        return Answers(logits, zeros, zeros, zeros).prediction
+        return Answers.told(self.logits(x, **settings)).prediction
 
     def mostly(self, x: np.ndarray, y: np.ndarray, runs: int = 15, **settings: Any) -> np.ndarray:
         """[N] bool: classified correctly, by a randomised model in most of `runs` runs, an odd number."""

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tfode_adv.solvers import vocabulary
+from tfode_adv.solvers import block_options
 
-SOLVED = (*vocabulary.recorded(), *vocabulary.of_gradients())
+SOLVED = (*block_options.recorded(), *block_options.of_gradients())
 """What a configuration says of the solver and of the one that gradients are taken through."""
 
 _TOGETHER = ("solver", "tol", "num_steps", "gradient")
-OTHERS = tuple(each for each in vocabulary.recorded() if each.name not in _TOGETHER)
+OTHERS = tuple(each for each in block_options.recorded() if each.name not in _TOGETHER)
 """The recorded options that hang on no other: spanned, and shown, as they are given."""
 
 _Solved = dataclasses.make_dataclass("_Solved", [(each.name, Any, None) for each in SOLVED], frozen=True, kw_only=True)
@@ -84,6 +84,6 @@ class Configuration(_Solved):
     @property
     def clean(self) -> "Configuration":
         """The clean pass under the same model, data and solver."""
-        solved = [each.name for each in vocabulary.recorded() if not each.backward]
+        solved = [each.name for each in block_options.recorded() if not each.backward]
         kept = ("model", "dataset", "split", "random_tol", *solved)
         return Configuration(**{name: getattr(self, name) for name in kept})

@@ -10,12 +10,12 @@ from tfode_adv import attacks, solvers
 from tfode_adv.errors import UsageError, check_choice
 from tfode_adv.evaluation.configuration import OTHERS, SOLVED, Configuration
 from tfode_adv.evaluation.subject import make_attack
-from tfode_adv.solvers import vocabulary
+from tfode_adv.solvers import block_options
 
 # Hyperparameters with a place of their own in a configuration, or no influence on a result.
 _APART = ("norm", "eps", "seed", "source", "batch_size")
 # What holds for gradients alone.
-_GRADIENT = [each for each in vocabulary.recorded() if each.backward] + vocabulary.of_gradients()
+_GRADIENT = [each for each in block_options.recorded() if each.backward] + block_options.of_gradients()
 _Spans = dataclasses.make_dataclass("_Spans", [(each.span, Any, None) for each in SOLVED], frozen=True, kw_only=True)
 
 
@@ -74,7 +74,7 @@ class Axes(_Spans):
         if self.random_tol is not None:
             self._check_random_tol(list(self.random_tol))
 
-    def values(self, option: vocabulary.Option) -> Sequence[Any]:
+    def values(self, option: block_options.Option) -> Sequence[Any]:
         """Those given of an option of the solve, none where its own are to be taken."""
         given = getattr(self, option.span)
         return (given or ()) if option.axis else () if given is None else (given,)
@@ -138,14 +138,14 @@ def model_grid(grid: Iterable[Configuration], axes: Axes, blocks: Sequence[Any])
         nothing = dict.fromkeys([each.name for each in SOLVED] + ["eot"])
         return _each_once(dataclasses.replace(configuration, **nothing) for configuration in grid)
     own, found = blocks[0], []
-    integrators = axes.solvers or [vocabulary.name_of(own.solver)]
+    integrators = axes.solvers or [block_options.name_of(own.solver)]
     for configuration, solver, others in itertools.product(grid, integrators, _others(axes)):
         differentiates = _differentiates(configuration.attack)
         settings = {each.name: value for each, value in others if differentiates or not each.backward}
         settings |= {"solver": solver}
         if differentiates:
             settings["gradient"] = _gradient(
-                solver, configuration.gradient, vocabulary.name_of(own.gradient), axes.gradients
+                solver, configuration.gradient, block_options.name_of(own.gradient), axes.gradients
             )
         if axes.random_tol:
             found.append(dataclasses.replace(configuration, **settings, random_tol=_interval(axes, solver)))
@@ -161,7 +161,7 @@ def model_grid(grid: Iterable[Configuration], axes: Axes, blocks: Sequence[Any])
     return _each_once(_meant(configuration) for configuration in found)
 
 
-def _others(axes: Axes) -> list[tuple[tuple[vocabulary.Option, Any], ...]]:
+def _others(axes: Axes) -> list[tuple[tuple[block_options.Option, Any], ...]]:
     """Every combination of the options that are spanned as they are given, None where the model's own are taken."""
     return list(itertools.product(*([(each, value) for value in axes.values(each) or [None]] for each in OTHERS)))
 
@@ -206,7 +206,7 @@ def _interval(axes: Axes, solver: str) -> tuple[float, float]:
 
 
 def _own_steps(block: Any, solver: str) -> int:
-    if solver != vocabulary.name_of(block.solver):
+    if solver != block_options.name_of(block.solver):
         raise UsageError(f"solver is {solver}, which takes fixed steps: say how many (num_steps)")
     return block.num_steps or 1
 
@@ -218,7 +218,7 @@ def _one_attack(axes: Axes, dataset: str, name: str, known: attacks.registry.Des
     through = {}
     if _differentiates(name):
         gradients = axes.gradients or [None]
-        through = {"eot": axes.eot} | {each.name: getattr(axes, each.span) for each in vocabulary.of_gradients()}
+        through = {"eot": axes.eot} | {each.name: getattr(axes, each.span) for each in block_options.of_gradients()}
     for norm in _norms(name, known.norms, axes.norms):
         for eps, gradient in itertools.product(axes.eps or [None], gradients):
             steps = given.get("steps")

@@ -251,7 +251,7 @@ def _attacked(subject, configuration, images, clean, progress) -> tuple[list[Rec
 
 def _predict(subject, configuration, images) -> Answers:
     logits, nfe = subject.predict(configuration, images)
-    return Answers(logits, nfe, np.zeros(len(images), np.int32), np.zeros(len(images), np.float32))
+    return Answers.told(logits, nfe)
 
 
 def _paced(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -12,10 +12,10 @@ from tfode_adv import attacks, layers, models
 from tfode_adv.errors import RunError, UsageError, failed_assertion
 from tfode_adv.evaluation.configuration import Configuration
 from tfode_adv.models.answering import Answering
+from tfode_adv.models.ode_blocks import change
 from tfode_adv.models.oracle import Answers, oracle
-from tfode_adv.models.settings import change
 from tfode_adv.runs import Run
-from tfode_adv.solvers import vocabulary
+from tfode_adv.solvers import block_options
 from tfode_adv.solvers.status import failure_message
 
 
@@ -96,10 +96,10 @@ class KerasSubject:
         """Sets the model's ODE blocks as the configuration says; a solver or gradient of its own that bears the name
         said stays as it is.
         """
-        said = {each.name: getattr(configuration, each.name) for each in vocabulary.recorded()}
+        said = {each.name: getattr(configuration, each.name) for each in block_options.recorded()}
         said = {name: value for name, value in said.items() if value is not None}
         settings = [
-            own.override(**{k: v for k, v in said.items() if vocabulary.name_of(getattr(own, k)) != v})
+            own.override(**{k: v for k, v in said.items() if block_options.name_of(getattr(own, k)) != v})
             for own in self._own
         ]
         change(self.model, settings)
@@ -164,7 +164,7 @@ def make_attack(configuration: Configuration, batch_size: int | None = None, twi
     """
     given = dict(configuration.hyperparameters)
     through = {
-        each.name.removeprefix("gradient_"): getattr(configuration, each.name) for each in vocabulary.of_gradients()
+        each.name.removeprefix("gradient_"): getattr(configuration, each.name) for each in block_options.of_gradients()
     }
     source = None
     if any(value is not None for value in through.values()):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfode_adv.solvers import vocabulary
+from tfode_adv.solvers import block_options
 
 
 class Statistics(NamedTuple):
@@ -58,7 +58,7 @@ def solver_settings(**settings: Any) -> Iterator[None]:
     Raises:
         UsageError: for the name of a setting there is not, or a value out of range.
     """
-    _context.settings.append(vocabulary.checked(settings, tensors=True))
+    _context.settings.append(block_options.checked(settings, tensors=True))
     try:
         yield
     finally:

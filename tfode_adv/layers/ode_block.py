@@ -15,7 +15,7 @@ from tfode_adv.layers.changing_layers import Evaluation, check_steady, steady_ev
 from tfode_adv.layers.context import Statistics, current_settings, note_read, record
 from tfode_adv.layers.serializing import deserialized, serialized
 from tfode_adv.layers.stock_solver import solve_stock
-from tfode_adv.solvers import vocabulary
+from tfode_adv.solvers import block_options
 from tfode_adv.solvers.graph_mode import in_xla
 from tfode_adv.solvers.refused_gradients import refuse_followed
 from tfode_adv.solvers.runge_kutta import exact
@@ -25,7 +25,7 @@ from tfode_adv.solvers.status import check_status, without_failed
 class _Setting:
     """An option of the block's settings as an attribute, checked whenever it is set."""
 
-    def __init__(self, option: vocabulary.Option):
+    def __init__(self, option: block_options.Option):
         self._option, self.__doc__ = option, option.help
 
     def __get__(self, block: Any, owner: type | None = None) -> Any:
@@ -36,8 +36,8 @@ class _Setting:
         return getattr(block, f"_{name}").numpy().item() if self._option.live else getattr(block._fixed, name)
 
     def __set__(self, block: Any, value: Any) -> None:
-        for name, each in vocabulary.parted({self._option.name: value}).items():
-            option = vocabulary.named(name)
+        for name, each in block_options.parted({self._option.name: value}).items():
+            option = block_options.named(name)
             if option.live:
                 getattr(block, f"_{name}").assign(option.check(each))
             else:
@@ -48,7 +48,7 @@ def _with_settings(block: type) -> type:
     """A class of blocks with an attribute for each option, and each in its signature."""
     *named, rest = inspect.signature(block.__init__).parameters.values()
     arguments = {each.name: each for each in named}
-    for option in vocabulary.options():
+    for option in block_options.options():
         setattr(block, option.name, _Setting(option))
         known = arguments.get(option.name) or inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY)
         arguments[option.name] = known.replace(default=option.default)
@@ -126,7 +126,7 @@ class ODEBlock(keras.layers.Layer):
         num_steps: int | None = None,
         **kwargs: Any,
     ):
-        given = {name: kwargs.pop(name) for name in vocabulary.names() if name in kwargs}
+        given = {name: kwargs.pop(name) for name in block_options.names() if name in kwargs}
         super().__init__(**kwargs)
         if not callable(dynamics):
             raise UsageError(f"dynamics is {dynamics!r}, but must be a layer or function f(t, h)")
@@ -135,29 +135,29 @@ class ODEBlock(keras.layers.Layer):
         shared_dynamics.hold(dynamics, self)
         self.final_time = final_time
         given |= {"solver": solver, "tol": tol, "gradient": gradient, "num_steps": num_steps}
-        given = vocabulary.checked(given)
+        given = block_options.checked(given)
         # Keras compiles models by XLA of its own accord where there is a GPU; XLA drops the check for failed solves.
         self.supports_jit = False
         # Plain TensorFlow variables: settings that compiled functions read anew at each call, not weights.
-        for option in (option for option in vocabulary.options() if option.live):
+        for option in (option for option in block_options.options() if option.live):
             dtype = tf.float64 if option.kind is float else tf.int32
             with tf.init_scope():
                 value = tf.Variable(given.pop(option.name, option.default), False, dtype=dtype, name=option.name)
             setattr(self, f"_{option.name}", value)
-        self._fixed = vocabulary.SolverSettings().override(**given)
+        self._fixed = block_options.SolverSettings().override(**given)
 
     @property
-    def settings(self) -> vocabulary.SolverSettings:
+    def settings(self) -> block_options.SolverSettings:
         """How the block is solved. Functions compiled before it is set keep all but its live options."""
-        return self._fixed.override(**{option.name: getattr(self, option.name) for option in vocabulary.options()})
+        return self._fixed.override(**{option.name: getattr(self, option.name) for option in block_options.options()})
 
     @settings.setter
-    def settings(self, settings: vocabulary.SolverSettings) -> None:
-        for name in vocabulary.names():
+    def settings(self, settings: block_options.SolverSettings) -> None:
+        for name in block_options.names():
             setattr(self, name, getattr(settings, name))
 
     @property
-    def fixed(self) -> vocabulary.SolverSettings:
+    def fixed(self) -> block_options.SolverSettings:
         """The settings that a compiled function keeps as they were when it was traced; live ones are as by default."""
         return self._fixed
 
@@ -286,13 +286,13 @@ class ODEBlock(keras.layers.Layer):
         """The block's type of numbers; a complex state stays one."""
         return tf.as_dtype(dtype).name if tf.as_dtype(dtype).is_complex else self.compute_dtype
 
-    def _effective_settings(self) -> vocabulary.SolverSettings:
-        live = {option.name: getattr(self, f"_{option.name}") for option in vocabulary.options() if option.live}
+    def _effective_settings(self) -> block_options.SolverSettings:
+        live = {option.name: getattr(self, f"_{option.name}") for option in block_options.options() if option.live}
         settings = self._fixed.override(**(live | current_settings()))
         refuse_followed(tol=settings.tol)
         return settings
 
-    def _make_solver(self, settings: vocabulary.SolverSettings) -> solvers.RungeKuttaSolver:
+    def _make_solver(self, settings: block_options.SolverSettings) -> solvers.RungeKuttaSolver:
         def make(solver: str | solvers.RungeKuttaSolver, tol: Any, **given: Any) -> solvers.RungeKuttaSolver:
             if solvers.is_adaptive(solver):
                 bounds = {key: getattr(settings, key) for key in ("endpoint", "min_step", "max_step")}
@@ -318,12 +318,12 @@ class ODEBlock(keras.layers.Layer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        config = {name: serialized(getattr(self, name)) for name in ("final_time", *vocabulary.names())}
+        config = {name: serialized(getattr(self, name)) for name in ("final_time", *block_options.names())}
         return super().get_config() | {"dynamics": shared_dynamics.serialized(self.dynamics)} | config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ODEBlock":
-        settings = {name: deserialized(config[name]) for name in vocabulary.names() if name in config}
+        settings = {name: deserialized(config[name]) for name in block_options.names() if name in config}
         dynamics = keras.saving.deserialize_keras_object(config["dynamics"])
         return cls(**(config | settings | {"dynamics": dynamics}))
 

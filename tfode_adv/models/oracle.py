@@ -10,7 +10,7 @@ from tfode_adv.errors import UsageError
 from tfode_adv.layers import record_statistics, solver_settings
 from tfode_adv.layers.context import current_settings
 from tfode_adv.models.traces import Traces, settings_key
-from tfode_adv.solvers import vocabulary
+from tfode_adv.solvers import block_options
 
 Model = Callable[[tf.Tensor], tf.Tensor]
 NO_ANSWER = -1
@@ -69,10 +69,16 @@ class Answers(NamedTuple):
         return Answers(*(values.copy() for values in self))
 
     @classmethod
+    def told(cls, logits: np.ndarray, nfe: np.ndarray | None = None) -> "Answers":
+        """Of logits [N, K] that solves without a failure gave, after `nfe` [N] evaluations or none."""
+        count = len(logits)
+        blank = np.zeros(count, np.int32) if nfe is None else nfe
+        return cls(logits, blank, np.zeros(count, np.int32), np.zeros(count, np.float32))
+
+    @classmethod
     def blank(cls, count: int, classes: int) -> "Answers":
         """Room for the answers for so many images."""
-        nfe, status = np.zeros([2, count], np.int32)
-        return cls(np.zeros([count, classes], np.float32), nfe, status, np.zeros(count, np.float32))
+        return cls.told(np.zeros([count, classes], np.float32))
 
     @classmethod
     def joined(cls, parts: Iterable["Answers"]) -> "Answers":
@@ -133,16 +139,23 @@ class Oracle:
         return value, gradient
 
     def question(
-        self, key: Hashable, question: Callable, settings: Mapping[str, Any], *arrays: np.ndarray, size: int = 128
+        self,
+        key: Hashable,
+        question: Callable,
+        settings: Mapping[str, Any],
+        *arrays: np.ndarray,
+        size: int = 128,
+        asking: bool = False,
     ) -> list[np.ndarray]:
         """What `question` makes of arrays [N, ...], `size` of them at a time.
 
         Args:
             key: names the question, and whatever it closes over.
             question: from tensors [B, ...] to a tuple of tensors [B, ...].
+            asking: that it takes no gradient; see `compiled`.
         """
         signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays]
-        compiled = self.compiled(key, question, signature, settings)
+        compiled = self.compiled(key, question, signature, settings, asking)
         return in_batches(compiled, size, *arrays)
 
     def compiled(
@@ -161,9 +174,9 @@ class Oracle:
             signature: the tensors' shapes and types.
             asking: that it takes no gradient, so that how blocks are differentiated is no matter.
         """
-        fixed, live = _parted(current_settings() | vocabulary.checked(settings, tensors=True))
+        fixed, live = _parted(current_settings() | block_options.checked(settings, tensors=True))
         if asking:
-            fixed = {name: value for name, value in fixed.items() if not vocabulary.named(name).backward}
+            fixed = {name: value for name, value in fixed.items() if not block_options.named(name).backward}
 
         def traced(tensors, values):
             with solver_settings(**fixed, **values):
@@ -207,7 +220,7 @@ class Oracle:
 def _parted(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Solver settings that are part of a trace, and scalars that a compiled function is told at each call."""
     fixed, live = dict(settings), {}
-    for option in vocabulary.options():
+    for option in block_options.options():
         if option.live and option.name in fixed and _is_scalar(fixed[option.name]):
             value = fixed.pop(option.name)
             kind = tf.float64 if option.kind is float else tf.int32

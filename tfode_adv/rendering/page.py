@@ -8,6 +8,9 @@ import markupsafe
 from tfode_adv.rendering.rates import Rate
 from tfode_adv.rendering.tables import Compared, show
 
+# No script, no frame, nothing fetched: were anything of a run's let through as HTML, it could not act.
+CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
 
 def render(report: Any) -> str:
     """A `document.Report` as an HTML page."""
@@ -22,7 +25,7 @@ def render(report: Any) -> str:
     environment.tests["worst"] = lambda value: isinstance(value, str) and value.startswith("worst")
     environment.tests["lengthy"] = lambda value: isinstance(value, str) and len(value) > 40
     environment.tests["verdictive"] = lambda value: value in ("pass", "fail")
-    return environment.get_template("report.html").render(report=report)
+    return environment.get_template("report.html").render(report=report, policy=CONTENT_SECURITY_POLICY)
 
 
 def _cell(value: Any) -> markupsafe.Markup:

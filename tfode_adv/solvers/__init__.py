@@ -1,5 +1,6 @@
 """ODE solvers behind the interface of `tfp.math.ode`, one step size a sample."""
 
+from tfode_adv.solvers.block_options import SolverSettings
 from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
 from tfode_adv.solvers.gradients import Adjoint, Backprop, BackpropSteps
 from tfode_adv.solvers.methods import (
@@ -19,7 +20,6 @@ from tfode_adv.solvers.methods import (
 from tfode_adv.solvers.solver import RungeKuttaSolver
 from tfode_adv.solvers.status import SolveError, Status
 from tfode_adv.solvers.tfp_interface import ChosenBySolver, Results
-from tfode_adv.solvers.vocabulary import SolverSettings
 
 __all__ = [
     "METHODS",

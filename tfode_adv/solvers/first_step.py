@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv.solvers.loop_state import Settings
-from tfode_adv.solvers.runge_kutta import Field, Row, error_scales, exact, largest, per_row, root_mean_square
+from tfode_adv.solvers.runge_kutta import Field, Row, error_scales, exact, largest, per_row, scaled_norms
 from tfode_adv.solvers.step_size_control import power
 from tfode_adv.solvers.tableaus import Tableau
 
@@ -31,11 +31,7 @@ def hairer_first_step(
         end: scalar; nothing is evaluated past it.
     """
     scales = error_scales(y, rtol, atol)
-
-    def norms(rows: list[Row]) -> list[tf.Tensor]:
-        return [tf.cast(root_mean_square(r / tf.cast(s, r.dtype)), t.dtype) for r, s in zip(rows, scales, strict=True)]
-
-    d0, d1 = norms(y), norms(slope)
+    d0, d1 = scaled_norms(y, scales, t.dtype), scaled_norms(slope, scales, t.dtype)
     trial = largest(
         [
             tf.where(
@@ -47,7 +43,7 @@ def hairer_first_step(
     )
     moved = [c + per_row(trial, c) * k for c, k in zip(y, slope, strict=True)]
     change = [b - a for a, b in zip(slope, f(_up_to(end, t + trial), moved), strict=True)]
-    d2 = [d / trial for d in norms(change)]
+    d2 = [d / trial for d in scaled_norms(change, scales, t.dtype)]
     steepest = largest(d1 + d2, t.dtype)
     curved = power(0.01 / tf.maximum(steepest, 1e-15), 1.0 / method.control_order)
     step = tf.where(steepest <= 1e-15, tf.maximum(exact(1e-6, t.dtype), trial * 1e-3), curved)

@@ -1,5 +1,6 @@
 """The ways to differentiate a solve, each an object: what it keeps of the solve, and how it pulls cotangents back."""
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -26,14 +27,14 @@ NOT_RECORDED = (
 )
 
 
-class Gradient:
+class Gradient(abc.ABC):
     """A way to differentiate a solve. `problem` is one call of `RungeKuttaSolver.solve`."""
 
     name: ClassVar[str]
 
+    @abc.abstractmethod
     def recorded(self, method: Tableau) -> type | None:
         """The kind of step that the backward pass reads; None if it reads none."""
-        raise NotImplementedError
 
     def store(self, problem: Any) -> StepStore | None:
         """Called before the solve: an empty store for its steps, if any are kept."""
@@ -48,11 +49,11 @@ class Gradient:
         """An empty store for the intermediate results of the steps, if any are kept."""
         return None
 
+    @abc.abstractmethod
     def pull_back(
         self, problem: Any, times: tf.Tensor, solution: Any, cotangents: list[tf.Tensor], parameters: list[Any]
     ) -> Gradients:
         """Pulls the cotangents `[T, B, ...]` of the outputs back to the initial rows and to `parameters`."""
-        raise NotImplementedError
 
     def evaluations(self, method: Tableau, accepted: tf.Tensor, rejected: tf.Tensor) -> tf.Tensor | None:
         """How many evaluations are differentiated, `[B]`; None where that is known only afterwards."""

@@ -171,6 +171,11 @@ def error_scales(y: list[Row], rtol: tf.Tensor, atol: tf.Tensor) -> list[Row]:
     return [per_row(atol, tf.abs(c)) + per_row(rtol, tf.abs(c)) * tf.abs(c) for c in y]
 
 
+def scaled_norms(rows: list[Row], scales: list[Row], dtype: tf.DType) -> list[tf.Tensor]:
+    """The root mean square of each component over its scale, `[n]` each."""
+    return [tf.cast(root_mean_square(r / tf.cast(s, r.dtype)), dtype) for r, s in zip(rows, scales, strict=True)]
+
+
 def error_ratio(
     method: Tableau,
     h: tf.Tensor,

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfode_adv.solvers.runge_kutta import Field, Row, error_scales, exact, largest, per_row, root_mean_square
+from tfode_adv.solvers.runge_kutta import Field, Row, error_scales, exact, largest, per_row, scaled_norms
 from tfode_adv.solvers.step_size_control import power
 from tfode_adv.solvers.tableaus import Tableau
 
@@ -29,8 +29,7 @@ def longest_at_rest(
     scales = error_scales(y, rtol, atol)
 
     def size(rows: list[Row]) -> tf.Tensor:
-        parts = zip(rows, scales, strict=True)
-        return largest([tf.cast(root_mean_square(r / tf.cast(s, r.dtype)), t.dtype) for r, s in parts], t.dtype)
+        return largest(scaled_norms(rows, scales, t.dtype), t.dtype)
 
     def normal(c: Row, i: int) -> Row:
         return tf.cast(tf.random.stateless_normal(tf.shape(c)[1:], [7, i], dtype=t.dtype)[tf.newaxis], c.dtype)

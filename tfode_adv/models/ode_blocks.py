@@ -11,8 +11,8 @@ import tensorflow as tf
 from tfode_adv.errors import check_range
 from tfode_adv.keras_internals import sublayers
 from tfode_adv.layers import ODEBlock, record_statistics
-from tfode_adv.models.traces import Traces, settings_key
-from tfode_adv.solvers import vocabulary
+from tfode_adv.models.oracle import Oracle
+from tfode_adv.solvers import block_options
 
 
 class SolverStatistics(NamedTuple):
@@ -62,15 +62,15 @@ def set_solver(model: keras.layers.Layer, **settings: Any) -> int:
     Raises:
         UsageError: an unknown setting or a value out of range; no block is changed then.
     """
-    given, blocks = vocabulary.checked(settings), ode_blocks(model)
+    given, blocks = block_options.checked(settings), ode_blocks(model)
     change(model, [block.settings.override(**given) for block in blocks])
     # A block's own attribute may have been set before, which no compiled function notices.
-    if blocks and any(option.name in given and not option.live for option in vocabulary.options()):
+    if blocks and any(option.name in given and not option.live for option in block_options.options()):
         _forget_compiled(model)
     return len(blocks)
 
 
-def change(model: keras.layers.Layer, settings: Sequence[vocabulary.SolverSettings]) -> None:
+def change(model: keras.layers.Layer, settings: Sequence[block_options.SolverSettings]) -> None:
     """Gives every ODE block of `model`, in its order, settings of its own, as `set_solver` does."""
     blocks = ode_blocks(model)
     before = [block.fixed for block in blocks]
@@ -101,30 +101,18 @@ def solver_statistics(model: keras.layers.Layer, x: Any, batch_size: int = 128) 
         UsageError: batch_size is not positive.
     """
     check_range("batch_size", batch_size, low=1)
-    x = np.asarray(x)
-    count = _counter(model, x.shape[1:])
-    starts = range(0, max(len(x), 1), batch_size)
-    batches = [count(tf.constant(x[i : i + batch_size], tf.float32)).numpy() for i in starts]
-    return SolverStatistics(*np.concatenate(batches, axis=1))
-
-
-# One compiled function a model and set of settings: a table over tolerances traces once.
-_counters: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
-def _counter(model, image_shape):
-    # The function must not keep its model alive, or no entry would ever leave the dictionary.
+    # What is compiled must not keep its model alive, or no entry would ever leave the dictionary.
     reference = weakref.ref(model)
 
-    def count(x):
+    def counts(images):
         with record_statistics() as records:
-            reference()(x, training=False)
-        totals = tf.zeros([len(SolverStatistics._fields), tf.shape(x)[0]], tf.int32)
-        for _, statistics in records:
-            totals += tf.stack([getattr(statistics, name) for name in SolverStatistics._fields])
-        return totals
+            reference()(images, training=False)
+        zeros = tf.zeros([tf.shape(images)[0]], tf.int32)
+        return [tf.add_n([zeros, *(getattr(block, name) for _, block in records)]) for name in SolverStatistics._fields]
 
-    images = tf.TensorSpec([None, *image_shape])
-    return _counters.setdefault(model, Traces(forward=True)).find(
-        (tuple(image_shape), settings_key()), lambda noting: tf.function(noting(count), [images], autograph=False)
-    )
+    asked = _oracles.setdefault(model, Oracle(lambda images: reference()(images, training=False)))
+    images = np.asarray(x, np.float32)
+    return SolverStatistics(*asked.question("statistics", counts, {}, images, size=batch_size, asking=True))
+
+
+_oracles: weakref.WeakKeyDictionary[keras.layers.Layer, Oracle] = weakref.WeakKeyDictionary()
