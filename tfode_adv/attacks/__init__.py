@@ -14,6 +14,7 @@ from tfode_adv.attacks.fab import FAB
 from tfode_adv.attacks.foolbox import Boundary, DeepFool, HopSkipJump
 from tfode_adv.attacks.mim import MIM
 from tfode_adv.attacks.pgd import BIM, FGSM, PGD
+from tfode_adv.attacks.rays import RayS
 from tfode_adv.attacks.registry import available, describe, get
 from tfode_adv.attacks.result import AttackResult
 from tfode_adv.attacks.sources import EOT, Smoothed, Source, Through, Transfer
@@ -36,6 +37,7 @@ __all__ = [
     "FGSM",
     "MIM",
     "PGD",
+    "RayS",
     "SPSA",
     "Attack",
     "AttackResult",

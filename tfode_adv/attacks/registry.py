@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tfode_adv.attacks import apgd, autoattack, cw, fab, foolbox, mim, pgd, spsa, square
+from tfode_adv.attacks import apgd, autoattack, cw, fab, foolbox, mim, pgd, rays, spsa, square
 from tfode_adv.attacks.base import Attack
 from tfode_adv.errors import UsageError, check_choice
 
@@ -22,6 +22,7 @@ _ATTACKS = (
     apgd.APGDT,
     fab.FAB,
     square.Square,
+    rays.RayS,
     autoattack.AutoAttack,
 )
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in _ATTACKS}
