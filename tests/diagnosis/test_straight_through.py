@@ -74,6 +74,17 @@ def test_a_code_of_more_channels_has_the_slope_fitted_to_it(x):
     np.testing.assert_allclose(found, np.tile(10 * (SLOPES[:, 0] - SLOPES[:, 1]), (8, 1)), rtol=0.15)
 
 
+def test_a_random_layer_is_judged_by_its_mean(x):
+    def dithered(x):
+        return tf.floor(8 * x + tf.random.uniform(tf.shape(x))) / 8
+
+    tf.random.set_seed(0)
+    names, way = straight_through.detour(linear_behind(dithered), x)
+    assert len(names) == 1
+    np.testing.assert_allclose(slopes(way, x)[0], np.tile(SLOPES[:, 0] - SLOPES[:, 1], (8, 1)), rtol=1e-5)
+
+
 def test_honest_layers_are_not_passed_by(x):
-    for front in (tf.sigmoid, tf.nn.relu, lambda x: x + tf.stop_gradient(tf.round(8 * x) / 8 - x)):
+    noisy = [lambda x: x + tf.random.normal(tf.shape(x), 0, 0.1), lambda x: tf.nn.dropout(x, 0.1)]
+    for front in (tf.sigmoid, tf.nn.relu, lambda x: x + tf.stop_gradient(tf.round(8 * x) / 8 - x), *noisy):
         assert straight_through.detour(linear_behind(front), x) == ([], None)

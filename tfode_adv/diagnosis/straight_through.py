@@ -6,6 +6,7 @@ Which layers those are is asked of each: does its gradient foretell how its outp
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 
 import keras
@@ -21,6 +22,8 @@ SCALES = (0.003, 0.03, 0.1, 0.3, 1.0)
 # A layer whose gradient agrees less than this with differences at every scale is no guide.
 LEAST_COSINE = 0.5
 DIRECTIONS = 12
+# Runs of a layer that answers differently each time, whose mean is looked at.
+RUNS = 16
 
 
 def detour(model: keras.layers.Layer, x: np.ndarray, seed: int = 0) -> tuple[list[str], Callable | None]:
@@ -75,17 +78,20 @@ def _hides(layer, inputs, output, pack, rng) -> bool:
     """Does the layer's gradient foretell nothing of how its output changes, though it changes?"""
     weights = tf.constant(rng.standard_normal(output.shape), output.dtype)
 
-    def score(parts):
-        result = layer(pack(parts))
-        return tf.reduce_sum(tf.reshape(weights * result, [len(result), -1]), -1)
+    def score(parts, runs=1):
+        results = [layer(pack(parts)) for _ in range(runs)]
+        mean = tf.add_n(results) / runs
+        return tf.reduce_sum(tf.reshape(weights * mean, [len(mean), -1]), -1)
 
     try:
         first, second = score(inputs), score(inputs)
     # A layer may want more than its first argument; it is then none that can be asked.
     except (TypeError, ValueError, tf.errors.InvalidArgumentError):
         return False
+    noise = 0.0
     if not np.allclose(first, second, rtol=1e-4, atol=1e-6):
-        return False
+        score = functools.partial(score, runs=RUNS)
+        noise = float(np.median(np.abs(score(inputs) - score(inputs))))
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         total = score(inputs)
@@ -105,7 +111,10 @@ def _hides(layer, inputs, output, pack, rng) -> bool:
             )
             measured[scale].append((there - back).numpy() / (2 * scale))
     expected = np.stack(foretold)
-    agreement = [_agreement(expected, np.stack(changes)) for changes in measured.values()]
+    agreement = [
+        _agreement(expected, np.stack(changes), max(1e-5, 4 * noise / (2 * scale)))
+        for scale, changes in measured.items()
+    ]
     known = [one for one in agreement if one is not None]
     return bool(known) and max(known) < LEAST_COSINE
 
@@ -114,9 +123,9 @@ def _dot(a, b) -> np.ndarray:
     return tf.reduce_sum(tf.reshape(a * b, [len(b), -1]), -1).numpy().astype(np.float64)
 
 
-def _agreement(expected: np.ndarray, measured: np.ndarray) -> float | None:
-    """Median cosine over the samples of arrays [directions, samples]; None where hardly anything changes."""
-    usable = np.isfinite(measured).all(axis=0) & (np.abs(measured).max(axis=0) > 1e-5)
+def _agreement(expected: np.ndarray, measured: np.ndarray, least: float) -> float | None:
+    """Median cosine over the samples of arrays [directions, samples]; None where few change by more than `least`."""
+    usable = np.isfinite(measured).all(axis=0) & (np.abs(measured).max(axis=0) > least)
     if usable.mean() < 0.25:
         return None
     e, m = np.nan_to_num(expected[:, usable]), measured[:, usable]
