@@ -14,8 +14,9 @@ import tensorflow as tf
 from tfode_adv.attacks import losses, norms
 from tfode_adv.attacks.ascent import projected_ascent
 
-ROUNDS = 4
-EPOCHS = 6
+ROUNDS = 10
+EPOCHS = 5
+BISECTIONS = 5
 BATCH = 128
 LEARNING_RATE = 2e-3
 # The student is taught probabilities at which a typical image leads by this much: a decision has no other scale.
@@ -39,12 +40,41 @@ def distil(
     """
     rng = np.random.default_rng(seed)
     points = np.concatenate(
-        [x, *(_near(rng, x, norm, eps) for _ in range(copies)), *(_mixed(rng, x) for _ in range(4))]
+        [x, *(_near(rng, x, norm, eps) for _ in range(copies)), *(_mixed(rng, x) for _ in range(copies))]
     )
     logits = ask(points)
-    scale = LEAD / max(1e-6, float(np.median(np.ptp(np.sort(np.nan_to_num(logits[: len(x)]))[:, -2:], axis=1))))
+    labels, scale = logits[: len(x)].argmax(-1), _scale(logits[: len(x)])
     student = _network(x.shape[1:], logits.shape[1], seed)
+    fit, fool = _fitting(student), _fooling(student, norm)
+    for number in range(ROUNDS):
+        wanted = tf.nn.softmax(scale * np.nan_to_num(logits)).numpy()
+        for _ in range(EPOCHS):
+            order = rng.permutation(len(points))
+            for first in range(0, len(order) - BATCH + 1 if len(order) > BATCH else 1, BATCH):
+                part = order[first : first + BATCH]
+                fit(tf.constant(points[part]), tf.constant(wanted[part]))
+        if number + 1 == ROUNDS:
+            return student
+        # Every other time towards a class of chance, and sometimes further than an attack may go.
+        targets = (labels + rng.integers(1, logits.shape[1], len(x))) % logits.shape[1] if number % 2 else labels
+        radius = np.float32(eps * rng.choice([1.0, 1.0, 1.5, 2.0]))
+        start = _near(rng, x, norm, radius)
+        fooling = fool(*map(tf.constant, (x, labels, targets, start, radius))).numpy()
+        more = np.concatenate([fooling, _near(rng, fooling, norm, eps / 4), *_bracketed(ask, x, fooling, labels)])
+        points, logits = np.concatenate([points, more]), np.concatenate([logits, ask(more)])
+    raise AssertionError("the last round returns")
+
+
+def _scale(logits: np.ndarray) -> float:
+    """The factor by which a typical image's class leads by `LEAD`."""
+    leads = np.ptp(np.sort(np.nan_to_num(logits))[:, -2:], axis=1)
+    return LEAD / max(1e-6, float(np.median(leads)))
+
+
+def _fitting(student: keras.Model) -> Callable:
+    """A compiled step from images and wanted probabilities."""
     optimizer = keras.optimizers.Adam(LEARNING_RATE)
+    optimizer.build(student.trainable_variables)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def fit(images, wanted):
@@ -53,28 +83,34 @@ def distil(
         gradients = tape.gradient(loss, student.trainable_variables)
         optimizer.apply_gradients(zip(gradients, student.trainable_variables, strict=True))
 
+    return fit
+
+
+def _fooling(student: keras.Model, norm: str) -> Callable:
+    """A compiled ascent that leads the student away from labels, or where the target is another class, towards it."""
+
     @tf.function(autograph=False, reduce_retracing=True)
-    def fool(images, labels, start):
-        climb = lambda z: losses.margin(student(z, training=False), labels)  # noqa: E731
+    def fool(images, labels, targets, start, eps):
+        def climb(z):
+            logits = student(z, training=False)
+            aimed = tf.gather(logits, targets, batch_dims=1) - tf.gather(logits, labels, batch_dims=1)
+            return tf.where(targets == labels, losses.margin(logits, labels), aimed)
+
         return projected_ascent(climb, images, norm=norm, eps=eps, step_size=eps / 4, steps=10, x_start=start)
 
-    optimizer.build(student.trainable_variables)
-    for number in range(ROUNDS):
-        wanted = tf.nn.softmax(scale * np.nan_to_num(logits)).numpy()
-        for _ in range(EPOCHS):
-            order = rng.permutation(len(points))
-            for first in range(0, len(order) - BATCH + 1 if len(order) > BATCH else 1, BATCH):
-                part = order[first : first + BATCH]
-                fit(tf.constant(points[part]), tf.constant(wanted[part]))
-        if number + 1 < ROUNDS:
-            labels = ask(x).argmax(-1)
-            fooling = [fool(tf.constant(x), tf.constant(labels), tf.constant(_near(rng, x, norm, eps))).numpy()]
-            # Half way there too: the boundary lies between.
-            fooling.append((x + 0.5 * (fooling[0] - x)).astype(np.float32))
-            fooling.append(_near(rng, fooling[0], norm, eps / 4))
-            points = np.concatenate([points, *fooling])
-            logits = np.concatenate([logits, ask(np.concatenate(fooling))])
-    return student
+    return fool
+
+
+def _bracketed(ask: Callable, x: np.ndarray, there: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """Points between each image and another, the last of them near where the model's answer changes, if it does."""
+    low, high = np.zeros((len(x), 1, 1, 1)), np.ones((len(x), 1, 1, 1))
+    points = []
+    for _ in range(BISECTIONS):
+        share = (low + high) / 2
+        points.append((x + share * (there - x)).astype(np.float32))
+        crossed = (ask(points[-1]).argmax(-1) != labels).reshape(share.shape)
+        low, high = np.where(crossed, low, share), np.where(crossed, share, high)
+    return [points[0], *points[-2:]]
 
 
 def _near(rng: np.random.Generator, x: np.ndarray, norm: str, eps: float) -> np.ndarray:
