@@ -6,6 +6,7 @@ wherever possible, so that `verdict.attribute` can say which difference took an 
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ OWN, BACKPROP, STEPS, ADJOINT = "own", "backprop", "backprop_steps", "adjoint"
 # Ways round a gradient that is hidden: a model to differentiate in the attacked one's place, or a mean of gradients.
 AVERAGED, STRAIGHT, STUDENT, TWIN = "averaged", "straight through", "student", "twin"
 AVERAGES = 16
+# How many times as many runs of a randomised model as other attacks see are averaged by those on what these left.
+MORE_RUNS = 4
 DETOURS = (TWIN, STRAIGHT, STUDENT, AVERAGED)
 # Beyond so many steps, an attack on a model without ODE blocks is compiled.
 MANY_STEPS = 100
@@ -41,6 +44,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
         "spsa": {"steps": 25, "samples": 64},
         "square": {"steps": 1000},
         "detour": {"steps": 50},
+        "rays": {"steps": 1500},
         "gradient_free": 24,
         "power": 12,
         "traced": 48,
@@ -59,6 +63,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
         "spsa": {"steps": 100, "samples": 128},
         "square": {"steps": 5000},
         "detour": {"steps": 100},
+        "rays": {"steps": 5000},
         "gradient_free": None,
         "power": 32,
         "traced": 200,
@@ -109,6 +114,8 @@ class Row:
         costly: run on the images that the published attack left, and on no more than the budget says.
         follows: run on the images that are left, if attacks along its source, or those without gradients for "none",
             turned any that the others did not: what finds something is tried harder.
+        last: run on the images that are left, after all others.
+        runs: how many times as many runs of a randomised model its gradient is the mean of.
     """
 
     name: str
@@ -118,6 +125,8 @@ class Row:
     changes: frozenset[str]
     costly: bool = False
     follows: bool = False
+    last: bool = False
+    runs: int = 1
 
 
 def settings_of(source: str, tol: float | None, fine_tol: float) -> dict[str, Any]:
@@ -196,7 +205,34 @@ def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = N
         rows.append(row("APGD-T", "apgd_t", sizes["detour"], source, "steps", "loss", follows=True))
     longer = {"steps": 5 * sizes["square"]["steps"]}
     rows.append(row("Square, longer", "square", longer, "none", "gradient-free", "steps", follows=True))
-    return rows
+    return rows + _last_rows(row, probe, sizes, own)
+
+
+def _last_rows(row: Callable[..., Row], probe: Probe, sizes: dict[str, Any], own: str) -> list[Row]:
+    """What is tried on the images that all others left, where a gradient looks hidden: it takes many queries."""
+    if STUDENT not in probe.detours:
+        return []
+    if probe.draws > 1:
+        along = [own, *(one for one in (TWIN, STRAIGHT) if one in probe.detours)]
+        kinds = {"APGD": ("apgd", ("steps",)), "APGD-DLR": ("apgd_dlr", ("steps", "loss"))}
+        return [
+            row(
+                f"{name}, {MORE_RUNS * probe.draws} runs",
+                kind,
+                sizes["detour"],
+                source,
+                *changes,
+                last=True,
+                runs=MORE_RUNS,
+            )
+            for source in along
+            for name, (kind, changes) in kinds.items()
+        ]
+    rays = sizes["rays"]
+    return [
+        row("RayS", "rays", rays, "none", "gradient-free", last=True),
+        row("RayS", "rays", {**rays, "restarts": 3}, STUDENT, "gradient-free", "steps", last=True),
+    ]
 
 
 def run_row(
@@ -216,6 +252,8 @@ def run_row(
     kind = attacks.registry.ATTACKS[row.kind]
     options = {**row.options, **_sizes(row, protocol, x.shape[1:])}
     source = _source(row.source, probe, protocol, tol)
+    if row.runs > 1:
+        source = attacks.EOT(row.runs, source or attacks.Source())
     if source is not None:
         options["source"] = source
     # A randomised model is attacked through its mean of runs, but as published; and no lucky step ends an attack.
@@ -259,7 +297,8 @@ def _source(name: str, probe: Probe, protocol: Protocol, tol: float | None) -> a
         return attacks.Smoothed(protocol.eps / 2, protocol.norm, AVERAGES)
     if name in probe.detours:
         # Its loss too: the model's own may be as flat as its gradient.
-        return attacks.Transfer(probe.detours[name]())
+        runs = probe.draws if name in (TWIN, STRAIGHT) else 1
+        return attacks.Transfer(probe.detours[name](), attacks.EOT(runs) if runs > 1 else attacks.Source())
     return None
 
 

@@ -30,16 +30,18 @@ class Attacks:
         self.adversarial: dict[str, np.ndarray] = {}
 
     def run(self, rows: Sequence[Row]) -> None:
-        """Runs rows of the table, those that follow others only where these found something."""
+        """Runs rows of the table, those that follow others only where these found something and left something."""
         for row in rows:
             left = self.correct & ~worst_case(self.outcomes) if self.outcomes else self.correct
-            if row.follows and not (left.any() and self.alone(row.source).sum() > 1):
+            if (row.follows or row.last) and not left.any():
+                continue
+            if row.follows and self.alone(row.source).sum() <= 1:
                 continue
             self.rows.append(row)
             tried = self.correct
             if row.costly:
                 tried = attack_table.costly_images(self.correct, self.outcomes[0], self._bench.budget)
-            elif row.follows:
+            elif row.follows or row.last:
                 tried = left
             self._attack(len(self.rows) - 1, tried)
             left &= ~worst_case(self.outcomes[:-1]) if len(self.outcomes) > 1 else left

@@ -157,12 +157,13 @@ def _attacked(bench: Bench, tol: Tolerance, clean: measurements.Clean) -> AtTole
     table = Attacks(bench, tol, correct)
     bench.probe.detours = detours.always(bench)
     rows = attack_table.rows_of(bench.probe, bench.protocol, bench.budget, tol)
-    table.run([row for row in rows if not row.follows])
-    if _looks_hidden(bench, audit, table):
+    table.run([row for row in rows if not row.follows and not row.last])
+    if _looks_hidden(bench, tol, audit, table):
         bench.probe.detours |= detours.when_hidden(bench, tol)
         rows = attack_table.rows_of(bench.probe, bench.protocol, bench.budget, tol)
-        table.run([row for row in rows if not row.follows and row not in table.rows])
+        table.run([row for row in rows if not row.follows and not row.last and row not in table.rows])
     table.run([row for row in rows if row.follows])
+    table.run([row for row in rows if row.last])
     at = AtTolerance(
         tol,
         correct,
@@ -187,10 +188,13 @@ def _attacked(bench: Bench, tol: Tolerance, clean: measurements.Clean) -> AtTole
     return dataclasses.replace(at, strongest=strongest, power=power, powered=powered)
 
 
-def _looks_hidden(bench: Bench, audit: Audit, table: Attacks) -> bool:
+def _looks_hidden(bench: Bench, tol: Tolerance, audit: Audit, table: Attacks) -> bool:
     """Whether to look for ways round the gradient: an indicator of it fails, or what needs none finds more."""
+    swept = measurements.sweep(bench, tol, bench.own, table.correct)
+    found = _indicators_of_gradient(bench, audit, table.outcomes, bench.exact, "masking")
+    found.append(indicators.loss_falls_with_eps(swept.losses))
     return bool(
-        any(not one.passed for one in _indicators_of_gradient(bench, audit, table.outcomes, bench.exact, "masking"))
+        any(not one.passed for one in found)
         or sum(table.alone(source).sum() for source in ("none", *attack_table.DETOURS)) > 1
     )
 
