@@ -288,6 +288,142 @@ def rounded_dynamics():
     return masked(behind(rounded, hard), soft, eps=0.05)
 
 
+# ---- planted later, and diagnosed before anything was changed for them
+@planted
+def median_rounded():
+    """Each pixel is the middle one of nine, rounded (feature squeezing, Xu et al. 2018)."""
+
+    def middle(x):
+        around = tf.stack([tf.roll(x, (down, across), (1, 2)) for down in (-1, 0, 1) for across in (-1, 0, 1)], -1)
+        return tf.sort(around, -1)[..., 4]
+
+    def front(x):
+        return tf.round(middle(x) * 4) / 4
+
+    network = trained("median", convolutional, naturally(front))
+    return masked(behind(front, network), lambda z: network(middle(z)))
+
+
+@planted
+def compressed():
+    """Blocks of seven by seven pixels, their cosine transform rounded, as JPEG does (Guo et al. 2018)."""
+    at = np.arange(7)
+    waves = np.cos(np.pi * (at[None] + 0.5) * at[:, None] / 7) * np.sqrt(2 / 7)
+    waves[0] /= np.sqrt(2)
+    table = tf.constant(waves, tf.float32)
+    coarse = tf.constant(0.15 * (1 + at[:, None] + at[None]), tf.float32)
+
+    def front(x):
+        blocks = tf.reshape(x, [-1, 2, 7, 2, 7])
+        inside = tf.einsum("fi,gj,naibj->nafbg", table, table, blocks)
+        kept = tf.round(inside / coarse[:, None]) * coarse[:, None]
+        return tf.reshape(tf.einsum("fi,gj,nafbg->naibj", table, table, kept), [-1, *SHAPE])
+
+    network = trained("compressed", convolutional, naturally(front))
+    return masked(behind(front, network), lambda z: network(z + tf.stop_gradient(front(z) - z)))
+
+
+@planted
+def winners():
+    """Only the tenth of a layer's units that are largest pass (k-winners-take-all, Xiao et al. 2020)."""
+
+    def largest(h):
+        rows = tf.reshape(h, [tf.shape(h)[0], int(np.prod(h.shape[1:]))])
+        least = tf.math.top_k(rows, max(1, rows.shape[-1] // 10)).values[:, -1:]
+        return tf.reshape(tf.where(rows >= least, rows, 0.0), tf.shape(h))
+
+    def build():
+        body = [keras.Input(SHAPE), keras.layers.Conv2D(16, 3, strides=2), Apply(largest), keras.layers.Conv2D(32, 3)]
+        body += [Apply(largest), keras.layers.Flatten(), keras.layers.Dense(64), Apply(largest)]
+        return keras.Sequential([*body, keras.layers.Dense(10)])
+
+    network = trained("winners", build, naturally())
+
+    def mean(z):
+        rng = np.random.default_rng(0)
+        moves = [tf.constant(rng.normal(0, 0.05, (1, *SHAPE)), tf.float32) for _ in range(24)]
+        return tf.add_n([network(z + move) for move in moves]) / len(moves)
+
+    return masked(network, mean)
+
+
+@planted
+def coarse_probabilities():
+    """Answers are the logarithms of probabilities rounded to tenths."""
+
+    def rounded_off(z):
+        return tf.math.log(tf.round(10 * tf.nn.softmax(z)) / 10 + 0.01)
+
+    return masked(behind(None, natural(), rounded_off), natural())
+
+
+@planted
+def neighbours():
+    """The votes of the nine nearest training images in a network's features (Papernot and McDaniel 2018)."""
+    network = natural()
+    features = keras.Model(network.inputs, network.layers[-2].output)
+    x, y = networks.images("train", 1000)
+    known = tf.math.l2_normalize(features(x), -1)
+    votes = tf.one_hot(y, 10)
+
+    def near(image):
+        return tf.math.l2_normalize(features(image), -1) @ tf.transpose(known)
+
+    def count(image):
+        return tf.reduce_sum(tf.gather(votes, tf.math.top_k(near(image), 9).indices), 1)
+
+    image = keras.Input(SHAPE)
+    return masked(keras.Model(image, Apply(count)(image)), lambda z: tf.math.log(tf.nn.softmax(30 * near(z)) @ votes))
+
+
+@planted
+def resized():
+    """Each pass sees the image smaller, at a random place (Xie et al. 2018)."""
+
+    def placed(x, size, down, across):
+        small = tf.image.resize(x, [size, size])
+        around = [[0, 0], [down, 14 - size - down], [across, 14 - size - across], [0, 0]]
+        return tf.reshape(tf.pad(small, around), [-1, *SHAPE])
+
+    def front(x):
+        size = tf.random.uniform([], 10, 15, tf.int32)
+        down, across = tf.unstack(tf.random.uniform([2], 0, 15 - size, tf.int32))
+        return placed(x, size, down, across)
+
+    def train(network):
+        x, y = networks.images("train", networks.TRAINED_ON)
+        tf.random.set_seed(0)
+        moved = np.concatenate([np.asarray(front(x[i : i + 25])) for _ in range(3) for i in range(0, len(x), 25)])
+        network.compile(keras.optimizers.Adam(2e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        network.fit(moved, np.concatenate([y] * 3), epochs=6, batch_size=64, verbose=0)
+
+    network = trained("resized", convolutional, train)
+    rng = np.random.default_rng(0)
+    places = [(size, *rng.integers(0, 15 - size, 2)) for size in rng.integers(10, 15, 32)]
+
+    def mean(z):
+        return tf.add_n([network(placed(z, *(int(one) for one in place))) for place in places]) / len(places)
+
+    return masked(behind(front, network), mean, random=True)
+
+
+@planted
+def pruned():
+    """Units are kept by chance in proportion to their size, and scaled up (Dhillon et al. 2018)."""
+    network = natural()
+    first, second = keras.Sequential(network.layers[:3]), keras.Sequential(network.layers[3:])
+
+    def some(h):
+        share = h / (tf.reduce_sum(h, -1, keepdims=True) + 1e-6)
+        passed = 1 - (1 - share) ** 100
+        kept = tf.random.uniform(tf.shape(h)) < passed
+        return tf.where(kept, h / tf.maximum(passed, 1e-6), 0.0)
+
+    image = keras.Input(SHAPE)
+    middle = Apply(lambda h: tf.round(some(h) * 2) / 2)
+    return masked(keras.Model(image, second(middle(first(image)))), network, random=True)
+
+
 # ---- honest
 @planted
 def pgd_trained():
@@ -423,3 +559,32 @@ def coarse_adjoint():
 def random_tolerance():
     network = trained("flow", lambda: networks.flow(tol=0.1), naturally(epochs=8, rate=5e-3))
     return honest(ta.models.RandomSolver(network, 1e-3, 1e-1), twin=network, eps=0.03, random=True)
+
+
+@planted
+def blurred():
+    def front(x):
+        return tf.nn.avg_pool2d(x, 3, 1, "SAME")
+
+    return honest(behind(front, trained("blurred", convolutional, naturally(front))), eps=0.05)
+
+
+@planted
+def normalised():
+    def build():
+        body = [keras.Input(SHAPE), keras.layers.Conv2D(16, 3, strides=2), keras.layers.LayerNormalization()]
+        body += [keras.layers.Activation("gelu"), keras.layers.Conv2D(32, 3), keras.layers.LayerNormalization()]
+        body += [keras.layers.Activation("gelu"), keras.layers.MaxPooling2D(2), keras.layers.Flatten()]
+        return keras.Sequential([*body, keras.layers.Dense(10)])
+
+    return honest(trained("normalised", build, adversarially(eps=0.1)), eps=0.08)
+
+
+@planted
+def dropped():
+    """One unit in twenty is dropped by chance, at a look too."""
+    network = robust()
+    first, second = keras.Sequential(network.layers[:4]), keras.Sequential(network.layers[4:])
+    image = keras.Input(SHAPE)
+    model = keras.Model(image, second(Apply(lambda h: tf.nn.dropout(h, 0.05))(first(image))))
+    return honest(model, twin=network, random=True)
