@@ -37,3 +37,19 @@ def test_the_ode_block_passes_run_layer_test():
     options = {"dynamics": layers.ConvDynamics(4, groups=2), "solver": "rk4", "num_steps": 1}
     data = np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype("float32")
     TestCase().run_layer_test(layers.ODEBlock, options, input_data=data, expected_output_shape=(2, 4, 4, 4))
+
+
+TIME, STATE = (2, 1, 1, 1), (2, 4, 4, 4)
+DYNAMICS = [
+    (layers.ConvDynamics, {"filters": 4, "groups": 2}, {"t_shape": TIME, "h_shape": STATE}),
+    (layers.TimeConv2D, {"filters": 4}, {"t_shape": TIME, "h_shape": STATE}),
+    (layers.SkewDenseDynamics, {"units": 4, "features": 6}, {"t_shape": (2, 1), "state_shape": (2, 10)}),
+]
+
+
+@pytest.mark.parametrize(("layer", "options", "shapes"), DYNAMICS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_dynamics_passes_run_layer_test(layer, options, shapes):
+    expected = list(shapes.values())[1]
+    # The harness trains a layer by its first argument alone; the block trains its dynamics.
+    checks = {"expected_output_shape": expected, "run_training_check": False}
+    TestCase().run_layer_test(layer, options, input_shape=shapes, **checks)
