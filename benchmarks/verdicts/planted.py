@@ -288,6 +288,39 @@ def rounded_dynamics():
     return masked(behind(rounded, hard), soft, eps=0.05)
 
 
+class Turning(keras.layers.Layer):
+    """A field that turns each pair of channels six radians, and a small network beside it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = (keras.layers.Conv2D(8, 3, padding="same") for _ in range(2))
+
+    def build(self, t_shape=None, h_shape=None):
+        self.first.build((None, None, None, 8))
+        self.second.build((None, None, None, 8))
+        self.built = True
+
+    def call(self, t, h):
+        one, other = tf.split(h, 2, -1)
+        return self.second(tf.tanh(self.first(h))) + 6.0 * tf.concat([-other, one], -1)
+
+    def compute_output_shape(self, t_shape=None, h_shape=None):
+        return h_shape
+
+
+@planted
+def turning_adjoint():
+    """Attacked as published through the adjoint, which at a coarse tolerance does not find the way back."""
+
+    def build():
+        block = ta.layers.ODEBlock(Turning(), tol=0.1)
+        head = [keras.layers.Flatten(), keras.layers.Dense(10)]
+        return keras.Sequential([keras.Input(SHAPE), keras.layers.Conv2D(8, 4, strides=2), block, *head])
+
+    network = trained("turning", build, naturally(epochs=3, rate=3e-3))
+    return masked(network, None, eps=0.06, options={"tols": [0.1], "gradient": "adjoint"})
+
+
 # ---- planted later, and diagnosed before anything was changed for them
 @planted
 def median_rounded():

@@ -40,7 +40,7 @@ LABELS = {
     "not robust": "there is no robustness to explain",
 }
 GRADIENTS = {
-    "honest": "the model's own gradients foretell how its loss changes",
+    "honest": "nothing measured speaks against the model's own gradients",
     "absent": "the model's own gradients are zero or not finite where its loss changes",
     "misleading": "the model's own gradients do not foretell how its loss changes",
     "shattered": "the model's own gradients are of no use at the attack's scale",
@@ -277,7 +277,7 @@ def _strongest(outcomes: Sequence[Outcome]) -> str | None:
 def _left(count: int, total: int, interval: tuple[float, float], set_by: str | None) -> str:
     low, high = (100 * end for end in interval)
     text = f"Robustness left: at most {100 * _divide(count, total):.1f} % ({low:.1f} to {high:.1f} %, {total} images)"
-    return text + (f", set by {set_by} above all" if set_by else "; no attack turned an image")
+    return text + (f"; of all attacks, {set_by} turned most" if set_by else "; no attack turned an image")
 
 
 def _is_much(lost: int, published: int) -> bool:
@@ -299,10 +299,11 @@ def _sentence(setting, answers, conclusion, counts, total, attribution, telling)
     lost = counts["published"] - counts["worst_case"]
     if lost > 0:
         kept = 100 * counts["worst_case"] / counts["published"]
-        causes = [f"{percent(images)} to {_describe(name)}" for name, images in list(attribution.items())[:3]]
-        rest = lost - sum(list(attribution.values())[:3])
+        credited = list(attribution.items())[:3]
+        causes = [f"{percent(images)} fell to {_describe(name)}" for name, images in credited]
+        rest = lost - sum(images for _, images in credited)
         if rest > 1e-9:
-            causes.append(f"{percent(rest)} to the rest")
+            causes.append(f"{percent(rest)} fell to what differs in other ways")
         text += f": {kept:.0f} % of the apparent robustness is left; of all images, {_enumerate(causes)}"
     text += f". {answers}. Verdict: {conclusion}"
     if telling:
@@ -315,7 +316,8 @@ def _join(changes: frozenset[str]) -> str:
 
 
 def _describe(joined: str) -> str:
-    return " with ".join(CHANGES[name] for name in joined.split(" + "))
+    first, *others = (CHANGES[name] for name in joined.split(" + "))
+    return f"{first} with {' and '.join(others)}" if others else first
 
 
 def _enumerate(parts: Sequence[str]) -> str:

@@ -113,7 +113,7 @@ def answers(found: Sequence[AtTolerance]) -> Table:
         ]
         for at in found
     ]
-    headers = ["τ", "gradients", "which means that", "robustness left: at most", "set above all by"]
+    headers = ["τ", "gradients", "which means that", "robustness left: at most", "most turned by"]
     note = "The share is of all images; another attack may leave less, none that was tried does."
     return Table("Two answers", headers, rows, note)
 
