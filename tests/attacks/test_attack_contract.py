@@ -263,6 +263,7 @@ def test_what_float32_makes_zero_or_int32_turns_round_is_refused():
 
 
 SMALL = {"spsa": {"samples": 8, "steps": 8}, "square": {"steps": 20}, "cw": {"steps": 30, "learning_rate": 0.05}}
+SMALL |= {"rays": {"steps": 40}}
 SMALL |= {"autoattack": {"steps": 5, "queries_square": 5}, "boundary": {"steps": 5}, "hopskipjump": {"steps": 1}}
 SMALL |= {name: {"steps": 8} for name in ("apgd", "apgd_dlr", "apgd_t", "fab")}
 

@@ -41,6 +41,7 @@ GREY, LABEL = np.full((1, 6, 6, 1), 0.5, np.float32), np.zeros(1, np.int64)
         ("fab", {"targets": 1, "source": attacks.EOT(2)}),
         ("spsa", {"samples": 4, "estimates": 2}),
         ("square", {}),
+        ("rays", {"restarts": 2}),
         ("cwlinf", {}),
         ("deepfool", {"norm": "linf"}),
         ("hopskipjump", {"norm": "linf", "steps": 1}),
@@ -68,6 +69,9 @@ def test_a_transfer_asks_the_attacked_model_once_a_step():
     result = attacks.PGD(eps=0.01, steps=4, batch_size=1, source=source)(victim, GREY, LABEL)
     assert result.queries.tolist() == [int(victim.rows)] == [4 + 2]
     assert result.gradients.tolist() == [int(other.rows)] == [20]
+    result = attacks.RayS(eps=0.01, steps=4, batch_size=1, source=source)(victim, GREY, LABEL)
+    assert result.queries.tolist() == [int(victim.rows) - 6] == [1 + 1 + 4 + 1]
+    assert result.gradients.tolist() == [int(other.rows) - 20] == [5]
 
 
 def test_deepfool_counts_an_image_as_if_it_were_alone(linear):

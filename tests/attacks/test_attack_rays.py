@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tfode_adv import attacks
+from tfode_adv.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +48,8 @@ def test_a_restart_begins_at_random(linear, decisions):
     again = attacks.RayS(eps=0.2, steps=2, restarts=8)
     assert not attack(needs_black, linear.x[:1], linear.y[:1]).success.any()
     assert again(needs_black, linear.x[:1], linear.y[:1]).success.all()
+
+
+def test_sources_that_decisions_do_not_have_are_refused():
+    with pytest.raises(UsageError, match="rays takes Transfer or None"):
+        attacks.RayS(eps=0.1, source=attacks.EOT(3))

@@ -14,6 +14,7 @@ from tfode_adv.attacks import fab, losses, norms
 SMALL = {
     "spsa": {"steps": 30, "samples": 16},
     "square": {"steps": 60},
+    "rays": {"steps": 60},
     "apgd": {"steps": 20},
     "apgd_dlr": {"steps": 20},
     "apgd_t": {"steps": 20},
@@ -26,7 +27,7 @@ SMALL = {
 }
 FOOLBOX = ["deepfool", "boundary", "hopskipjump"] if importlib.util.find_spec("foolbox") else []
 GRADIENT = ["fgsm", "bim", "pgd", "mim", "apgd", "apgd_dlr", "apgd_t", "fab", "cw", "cwlinf", "autoattack"]
-NAMES = [*GRADIENT, "square", "spsa", *FOOLBOX]
+NAMES = [*GRADIENT, "square", "rays", "spsa", *FOOLBOX]
 IMAGES = np.random.RandomState(0).uniform(0.2, 0.8, (12, 5, 5, 1)).astype(np.float32)
 WEIGHTS = np.random.RandomState(1).normal(size=(25, 4)).astype(np.float32)
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfode_adv import attacks
 from tfode_adv.analysis.verdict import CHANGES, Outcome
@@ -75,6 +76,29 @@ def test_a_row_runs_at_its_tolerance_and_puts_the_blocks_back(ode_probe, ode_ima
     assert not outcome.turned[~tried].any() and (x_adv[~tried] == x[~tried]).all()
     assert ((ode_probe.predict(x_adv, tol=1.0) != y) == outcome.turned)[tried].all()
     assert np.abs(x_adv - x).max() <= 0.1 + 1e-6 and queries > 0
+
+
+@pytest.mark.parametrize(("draws", "expected"), [(1, {"none", "student"}), (8, {"own", "straight through"})])
+def test_where_a_gradient_looks_hidden_what_is_left_is_tried_last(honest, draws, expected):
+    probe = Probe(honest)
+    assert not any(row.last for row in attack_table.rows_of(probe, PROTOCOL, "quick"))
+    probe.detours, probe.draws = dict.fromkeys(("student", "straight through"), lambda: honest), draws
+    rows = attack_table.rows_of(probe, PROTOCOL, "quick")
+    last = [row for row in rows if row.last]
+    assert {row.source for row in last} == expected and rows[-len(last) :] == last
+    assert len({row.name for row in rows}) == len(rows)
+    if draws > 1:
+        assert all(row.runs * draws == 32 for row in last)
+
+
+def test_decisions_alone_are_enough_to_turn_what_has_no_gradient(honest, images):
+    probe, protocol = Probe(lambda x: tf.one_hot(tf.argmax(honest(x), -1), 3)), Protocol("linf", 0.25, 0.05)
+    probe.detours = {"student": lambda: honest}
+    rays = [row for row in attack_table.rows_of(probe, protocol, "quick") if row.kind == "rays"]
+    x, y = images.x[:4], images.y[:4]
+    for row in rays:
+        outcome, _, queries = attack_table.run_row(row, probe, protocol, x, y, np.ones(4, bool), None)
+        assert outcome.turned.all() and queries > 0
 
 
 def test_a_failed_solve_is_not_turned(failing_probe):

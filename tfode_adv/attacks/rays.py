@@ -34,6 +34,9 @@ class RayS(Attack):
       steps: queries in one restart.
       restarts: times a sample that resists is attacked anew, from a random ray.
       source: a `Transfer`, along whose gradient the first ray goes; default: none, and it goes towards white.
+
+    Raises:
+      UsageError: another source.
     """
 
     steps: int = number(5000, low=0)
@@ -43,7 +46,14 @@ class RayS(Attack):
     name: ClassVar[str] = "rays"
     summary: ClassVar[str] = "decisions only: the nearest of a cube's corners (Chen and Gu 2020)"
 
+    def __post_init__(self):
+        super().__post_init__()
+        if type(self.source) not in (Source, Transfer):
+            raise UsageError(f"source is {self.source!r}, but rays takes Transfer or None")
+
     def costs(self, steps: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(self.source, Transfer):
+            return steps + self.source.queries, steps * 0 + self.source.draws
         return steps, steps * 0
 
     def accept(self, model: Any, x: np.ndarray) -> None:
