@@ -13,10 +13,11 @@ WITHOUT_TFP = """
 import sys
 
 sys.modules["tensorflow_probability"] = None
+# First, as it alone holds back the notes that TensorFlow writes on some processors whatever the level.
+import tfode_adv as ta
 import keras
 import numpy as np
 import tensorflow as tf
-import tfode_adv as ta
 
 block = ta.layers.ODEBlock(lambda t, h: -h, solver="dopri5", tol=1e-6)
 with tf.GradientTape() as tape:
