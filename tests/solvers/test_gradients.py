@@ -90,6 +90,24 @@ def test_backprop_steps_is_the_derivative_of_what_was_computed(name, options):
     assert abs(dot(held, directions[0]) - dot(found, directions[0])) > 1e-4
 
 
+def test_backprop_steps_of_a_stiff_solve_is_the_derivative_of_its_error():
+    """y' = -20 y to 1: what is left of y is the solve's error, and its derivative is not that of exp(-20)."""
+    apart = 1e-7
+    y0 = tf.constant([[1.0], [1 + apart], [1 - apart]], tf.float64)
+
+    @tf.function(autograph=False)
+    def run(gradient):
+        solver = solvers.get("bosh3", rtol=1e-3, atol=1e-3, endpoint="clip", gradient=gradient)
+        with tf.GradientTape() as tape:
+            tape.watch(y0)
+            y = solver.solve(lambda t, y: -20 * y, 0.0, y0, [1.0], batch_ndims=1).states[0]
+        return y[:, 0], tape.gradient(y, y0)[0, 0]
+
+    y, found = run("backprop_steps")
+    assert found.numpy() == pytest.approx((y[1] - y[2]).numpy() / (2 * apart), rel=1e-5)
+    assert abs(found) > 1e-3 > abs(run("backprop")[1])
+
+
 def test_backprop_steps_of_fixed_steps_is_backprop():
     both = [gradients(solvers.get("rk4", num_steps=3, gradient=g)) for g in ("backprop", "backprop_steps")]
     for a, b in zip(*both, strict=True):

@@ -103,7 +103,8 @@ class _ThroughStepSizes:
             return self._after(trial, t, step, ratio, y)
 
         outgoing = rk.select(trial.counts, carried) + read
-        before = [trial.t, trial.step, trial.ratio, *trial.y]
+        # Copies: what `after` reads of the trial itself is constant.
+        before = [tf.identity(x) for x in (trial.t, trial.step, trial.ratio, *trial.y)]
         rows, shares = taped(after, before, self.parameters).pull_back(outgoing)
         return rk.select(trial.counts, rows, carried), _if_any(trial.counts, shares)
 
@@ -125,9 +126,9 @@ class _ThroughStepSizes:
         )
         shortest = self.settings.bounded(h * controller.min_factor)
         hopeless = ~accepted & (trial.step_next <= shortest * 1.001) | to_end
-        # What such a step computes leaves no trace but the clipped factor; a short one is computed in its place.
-        tried = tf.where(hopeless, h * 1e-3, h)
-        slopes, y_next = rk.stages(self.field, method, t, tried, y, None, tf.where(hopeless, t + tried, t_next))
+        # What such a step computes leaves no trace but the clipped factor; no step at all is computed in its place.
+        tried = tf.where(hopeless, tf.zeros_like(h), h)
+        slopes, y_next = rk.stages(self.field, method, t, tried, y, None, tf.where(hopeless, t, t_next))
         if not method.first_same_as_last:
             y_next = rk.advance(y, tried, method.b, slopes)
         rtol, atol = (tf.gather(tolerance, trial.index) for tolerance in (self.rtol, self.atol))

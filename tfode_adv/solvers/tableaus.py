@@ -47,7 +47,8 @@ class Tableau:
 
     @functools.cached_property
     def c(self) -> tuple[float, ...]:
-        return tuple(float(sum(row)) for row in self.a)
+        # A sum of rounded coefficients may miss 1 by a bit, and with it the end of the step.
+        return tuple(float(F(sum(row)).limit_denominator(1000)) for row in self.a)
 
     def contributes(self, stage: int) -> bool:
         """Whether the slope of `stage` has a weight of its own in any state of a step."""
