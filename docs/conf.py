@@ -34,6 +34,8 @@ autodoc_default_options = {
     "exclude-members": "from_config,get_config,build,call,compute_output_shape,Results,ChosenBySolver,DormandPrince",
 }
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
+# A named tuple's fields are members already; described as objects they would be there twice.
+napoleon_use_ivar = True
 
 
 def _as_rst(app, what, name, obj, options, lines):
