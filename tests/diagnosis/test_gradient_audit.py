@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -5,6 +6,7 @@ import tensorflow as tf
 from tfode_adv.analysis.gradients import COLUMNS
 from tfode_adv.diagnosis import gradient_audit
 from tfode_adv.diagnosis.probe import Probe
+from tfode_adv.layers import ODEBlock, record_statistics
 
 
 def test_backprop_and_adjoint_are_the_losss_own_at_a_fine_tolerance(ode_probe, ode_images):
@@ -21,6 +23,17 @@ def test_backprop_and_adjoint_are_the_losss_own_at_a_fine_tolerance(ode_probe, o
         assert found.reproduced[name].min() > 0.999
     assert 0 <= found.step_changes <= 1 and found.at_rest == 0
     assert all(len(row) == len(COLUMNS) for row in found.rows())
+
+
+def test_images_at_rest_are_counted():
+    """h' = -h stays where it is at a black image, and nowhere else."""
+    block = ODEBlock(lambda t, h: -h, solver="heun2")
+    model = keras.Sequential([keras.Input((2, 2, 1)), block, keras.layers.Flatten(), keras.layers.Dense(2)])
+    x = np.concatenate([np.zeros([1, 2, 2, 1]), np.full([3, 2, 2, 1], 0.5)]).astype(np.float32)
+    with record_statistics() as records:
+        block(x)
+    np.testing.assert_array_equal(records[0][1].at_rest > 0, [True, False, False, False])
+    assert gradient_audit.audit(Probe(model), x, np.array([0, 1, 0, 1]), {"own": {}}).at_rest == 0.25
 
 
 def test_a_quantisers_gradient_is_zero_and_says_nothing(masked, toy):

@@ -48,6 +48,34 @@ def test_a_complex_state_passes_a_block_whole():
     np.testing.assert_allclose(block(tf.ones([2, 1], tf.complex64)), np.full([2, 1], 1j), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("slope", "words"),
+    [
+        (lambda h: tf.cast(h, tf.int32), "returned dtype int32 for a state of float32, but a slope must be floating"),
+        (lambda h: tf.complex(h, h), "returned dtype complex64 for a state of float32"),
+    ],
+)
+def test_a_slope_that_would_lose_a_part_is_refused(slope, words):
+    with pytest.raises(UsageError, match=words):
+        ODEBlock(slope, solver="euler")(tf.ones([2, 1]))
+
+
+@pytest.mark.parametrize("tol", [-0.1, [0.1, float("nan")]])
+def test_a_tensor_is_checked_as_a_number_is(tol):
+    with pytest.raises(UsageError, match="tol is (-0.1|nan)"), solver_settings(tol=tf.constant(tol)):
+        pass
+
+
+def test_whole_numbers_that_are_no_tensor_are_a_slope():
+    np.testing.assert_allclose(ODEBlock(lambda h: np.array([[1, 2]]), solver="euler")(tf.zeros([1, 2])), [[1, 2]])
+
+
+def test_a_vectorised_map_is_refused():
+    block = ODEBlock(lambda h: -h, solver="euler")
+    with pytest.raises(Exception, match="inside tf.vectorized_map is not implemented.*the whole batch at once"):
+        tf.vectorized_map(lambda row: block(row[tf.newaxis])[0], tf.ones([2, 1]))
+
+
 def run(name, value):
     given = {"initial_time": 0.0, "initial_state": tf.ones([1]), "solution_times": [1.0]}
     options = {name: value} if name not in given else {}

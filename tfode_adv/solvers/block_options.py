@@ -199,8 +199,12 @@ def checked(given: Mapping[str, Any], tensors: bool = False) -> dict[str, Any]:
         value = given.get(each.name)
         if tensors and each.live and isinstance(value, np.ndarray):
             value = tf.convert_to_tensor(value)
-        if value is not None:
-            found[each.name] = value if tensors and each.live and _is_tensor(value) else each.check(value)
+        if tensors and each.live and _is_tensor(value):
+            for one in np.ravel(value.numpy()) if hasattr(value, "numpy") and tf.executing_eagerly() else []:
+                each.check(one.item())
+            found[each.name] = value
+        elif value is not None:
+            found[each.name] = each.check(value)
     return found
 
 

@@ -143,8 +143,16 @@ class Rows:
                 f"the dynamics returned {_describe(slope)}, but must return the structure of the state, "
                 f"{_describe(self._state)}"
             ) from None
-        flat = [tf.convert_to_tensor(s) for s in tf.nest.flatten(slope)]
+        # Whole numbers that are no tensor are meant in the state's type; a tensor of them has lost its fractions.
+        flat = [
+            tf.convert_to_tensor(s, dtype_hint=v.dtype) for s, v in zip(tf.nest.flatten(slope), values, strict=True)
+        ]
         for s, v in zip(flat, values, strict=True):
+            if not (s.dtype.is_floating or s.dtype.is_complex) or (s.dtype.is_complex and not v.dtype.is_complex):
+                raise WrongType(
+                    f"the dynamics returned dtype {s.dtype.name} for a state of {v.dtype.name}, but a slope must be "
+                    + ("floating or complex" if v.dtype.is_complex else "floating")
+                )
             if not self._of_equal_shape(s.shape, v.shape):
                 raise UsageError(
                     f"the dynamics returned shape {s.shape} for a state of shape {v.shape}, but they must be equal"

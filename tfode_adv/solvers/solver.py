@@ -34,6 +34,10 @@ from tfode_adv.tensorflow_internals import could_record, recording_stopped, savi
 ENDPOINTS = ("interpolate", "clip")
 ON_FAILURE = ("raise", "status")
 DEFAULT_MAX_NUM_STEPS = 10_000
+IN_PFOR = (
+    "a solve inside tf.vectorized_map is not implemented, since its loops cannot be vectorised: each sample of a batch "
+    "has its own steps as it is, so solve the whole batch at once, or use tf.map_fn"
+)
 
 
 class RungeKuttaSolver(Solver):
@@ -202,12 +206,15 @@ class RungeKuttaSolver(Solver):
 
         Raises:
             UsageError: for times out of order, a tolerance or time that a tape follows, a slope of another structure or
-                shape than the state, or checkpoint="none" where nothing can be kept. One that is a `TypeError` too
-                for a state of integers.
+                shape than the state, checkpoint="none" where nothing can be kept, or a solve inside
+                `tf.vectorized_map`. One that is a `TypeError` too for a state or slope of integers, or a complex slope
+                of a real state.
             SolveError: if a sample fails and `on_failure` is "raise".
             NotImplementedError: inside a `tf.autodiff.ForwardAccumulator` that follows the state or the constants.
         """
         del jacobian_fn, jacobian_sparsity
+        if inside_pfor():
+            raise UsageError(IN_PFOR)
         refuse_followed(initial_time=initial_time, solution_times=solution_times, **self._given())
         with tf.name_scope(self._name):
             rows = Rows(ode_fn, initial_state, batch_ndims)
