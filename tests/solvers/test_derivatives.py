@@ -5,6 +5,9 @@ import pytest
 import tensorflow as tf
 
 from tfode_adv import solvers
+from tfode_adv.solvers.custom_gradient import differentiable
+from tfode_adv.solvers.pull_back import Gradients
+from tfode_adv.tensorflow_internals import recording_stopped
 
 # y' = -y^2 / 2 has y(1) = y0 / (1 + y0 / 2), whose derivative is 1 / (1 + y0 / 2)^2.
 Y0 = tf.constant([[1.0, 2.0], [3.0, 0.5]], tf.float64)
@@ -77,3 +80,19 @@ def test_forward_mode_is_refused_by_its_name():
     words = pytest.raises(NotImplementedError, match="forward-mode .* not implemented: use a GradientTape")
     with words, tf.autodiff.ForwardAccumulator(Y0, tf.ones_like(Y0)):
         solvers.get("euler").solve(lambda t, y: -y, 0.0, Y0, [1.0], batch_ndims=1)
+
+
+def test_a_persistent_tape_sees_nothing_of_a_backward_pass():
+    """TensorFlow would derive each function called in it again and again: minutes of tracing in a compiled loop."""
+    seen = []
+
+    def pull_back(cotangents, with_parameters):
+        seen.append(recording_stopped())
+        return Gradients([2 * c for c in cotangents], [])
+
+    x = tf.ones([1, 1])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        (y,) = differentiable([2 * x], [x], [], [], pull_back)
+        assert tape.gradient(y, x) == 2
+    assert seen == [True]

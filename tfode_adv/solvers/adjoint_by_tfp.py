@@ -12,6 +12,7 @@ from tfode_adv.solvers.integrate import Solution
 from tfode_adv.solvers.pull_back import Gradients, taped
 from tfode_adv.solvers.status import Status
 from tfode_adv.solvers.tfp_interface import Solver
+from tfode_adv.tensorflow_internals import recording
 
 
 def solve_adjoint_together(
@@ -41,7 +42,8 @@ def solve_adjoint_together(
         state = tuple(y), tuple(a), tuple(totals)
 
         def solved() -> tuple:
-            back = solver.solve(augmented, -times[m], state, [-start])
+            with recording():  # an implicit method derives by a tape
+                back = solver.solve(augmented, -times[m], state, [-start])
             _, a, totals = tf.nest.map_structure(lambda x: x[0], back.states)
             return list(a), list(totals), tf.cast(back.diagnostics.status, tf.int32)
 

@@ -6,7 +6,13 @@ import tensorflow as tf
 
 from tfode_adv.solvers.graph_mode import current_graph
 from tfode_adv.solvers.pull_back import Gradients
-from tfode_adv.tensorflow_internals import has_tangents, is_followed, reads_by_way_of, sources_of_running_gradient
+from tfode_adv.tensorflow_internals import (
+    has_tangents,
+    is_followed,
+    reads_by_way_of,
+    sources_of_running_gradient,
+    stop_recording,
+)
 
 SECOND_DERIVATIVE = "second derivatives through an ODE solve are not implemented: its gradient is a constant to them"
 FORWARD_MODE = "forward-mode derivatives (ForwardAccumulator) of an ODE solve are not implemented: use a GradientTape"
@@ -92,7 +98,9 @@ def _asked_for(variables: list[tf.Variable]) -> bool:
 
 def _first_order(pull_back, cotangents, state, parameters, with_parameters) -> Gradients:
     """The gradients, behind a guard that says so when they are differentiated again."""
-    gradients = pull_back(cotangents, with_parameters)
+    # For a persistent tape TensorFlow derives every function called on the way again and again, for minutes.
+    with stop_recording():
+        gradients = pull_back(cotangents, with_parameters)
     count = len(gradients.state)
 
     @tf.custom_gradient

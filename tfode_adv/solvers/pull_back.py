@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tfode_adv.tensorflow_internals import recording
+
 
 class Gradients(NamedTuple):
     """Cotangents of the initial rows, and of the parameters where they were asked for (else empty)."""
@@ -37,7 +39,7 @@ class Slope(NamedTuple):
 
 def taped(function: Callable[[list[tf.Tensor]], list[tf.Tensor]], y: list[tf.Tensor], parameters: list[Any]) -> Slope:
     """Evaluates `function(y)`, which reads `parameters`, on a tape."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
+    with recording(), tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(y)
         for parameter in parameters:
             tape.watch(parameter)

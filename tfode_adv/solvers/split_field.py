@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfode_adv.solvers.pull_back import Gradients, Slope, dense_gradients
-from tfode_adv.tensorflow_internals import BackwardFunction, captures, is_followed, stop_recording
+from tfode_adv.tensorflow_internals import BackwardFunction, captures, is_followed, recording, stop_recording
 
 
 class _Backward:
@@ -82,7 +82,7 @@ class SplitField:
             own = [tf.identity(c) for c in constants]
             to_rows = tf.GradientTape(watch_accessed_variables=False, persistent=True)
             to_all = tf.GradientTape(persistent=True)
-            with to_rows, to_all:
+            with recording(), to_rows, to_all:
                 to_rows.watch(y)
                 closed_over = followed[len(constants) :]
                 to_all.watch([*y, *own, *closed_over])
