@@ -18,7 +18,7 @@ exclude_patterns = ["_build"]
 # Headings are anchors, so that the links between pages are checked.
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
-nb_execution_timeout = 240
+nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 # A notebook's first cell installs the package where it is missing; widgets would be fetched from elsewhere.
