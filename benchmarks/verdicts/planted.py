@@ -256,12 +256,11 @@ def shifted():
 
 
 # ---- masked: the solvers' own
-class RoundedDynamics(keras.layers.Layer):
-    """Convolution, tanh, convolution of a state rounded to quarters, with a straight-through gradient or none."""
+class Convolved(keras.layers.Layer):
+    """Convolution, tanh, convolution of a state of eight channels."""
 
-    def __init__(self, through: bool, **kwargs):
+    def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.through = through
         self.first, self.second = (keras.layers.Conv2D(8, 3, padding="same") for _ in range(2))
 
     def build(self, t_shape=None, h_shape=None):
@@ -270,11 +269,22 @@ class RoundedDynamics(keras.layers.Layer):
         self.built = True
 
     def call(self, t, h):
-        coarse = tf.round(4 * h) / 4
-        return self.second(tf.tanh(self.first(h + tf.stop_gradient(coarse - h) if self.through else coarse)))
+        return self.second(tf.tanh(self.first(h)))
 
     def compute_output_shape(self, t_shape=None, h_shape=None):
         return h_shape
+
+
+class RoundedDynamics(Convolved):
+    """That of a state rounded to quarters, with a straight-through gradient or none."""
+
+    def __init__(self, through: bool, **kwargs):
+        super().__init__(**kwargs)
+        self.through = through
+
+    def call(self, t, h):
+        coarse = tf.round(4 * h) / 4
+        return super().call(t, h + tf.stop_gradient(coarse - h) if self.through else coarse)
 
 
 @planted
@@ -288,24 +298,12 @@ def rounded_dynamics():
     return masked(behind(rounded, hard), soft, eps=0.05)
 
 
-class Turning(keras.layers.Layer):
+class Turning(Convolved):
     """A field that turns each pair of channels six radians, and a small network beside it."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.first, self.second = (keras.layers.Conv2D(8, 3, padding="same") for _ in range(2))
-
-    def build(self, t_shape=None, h_shape=None):
-        self.first.build((None, None, None, 8))
-        self.second.build((None, None, None, 8))
-        self.built = True
 
     def call(self, t, h):
         one, other = tf.split(h, 2, -1)
-        return self.second(tf.tanh(self.first(h))) + 6.0 * tf.concat([-other, one], -1)
-
-    def compute_output_shape(self, t_shape=None, h_shape=None):
-        return h_shape
+        return super().call(t, h) + 6.0 * tf.concat([-other, one], -1)
 
 
 @planted
