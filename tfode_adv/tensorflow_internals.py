@@ -137,6 +137,7 @@ class _BackwardGraph(func_graph.FuncGraph):
         super().__init__(name)
         self._forward = forward
         self._answers: dict[tuple, tf.Operation] = {}
+        self._shapes: dict[Any, tf.Tensor] = {}
 
     def _create_op_internal(
         self, op_type, inputs, dtypes=None, input_types=None, name=None, attrs=None, op_def=None, compute_device=True
@@ -157,7 +158,21 @@ class _BackwardGraph(func_graph.FuncGraph):
                 tensor = tensor.op.inputs[tensor.value_index]
             if tensor.op.type == "Const":
                 return tf.constant(tf.get_static_value(tensor), tensor.dtype)
+            if tensor.op.type in ("Shape", "ShapeN"):
+                return self._shape(tensor)
         return super().capture(tensor, name, shape)
+
+    def _shape(self, tensor: tf.Tensor) -> tf.Tensor:
+        """A shape that was asked for, its known sizes as constants: what is shaped by it has a known shape as well."""
+        known = tensor.op.inputs[tensor.value_index].shape
+        if known.is_fully_defined():
+            return tf.constant(known.as_list(), tensor.dtype)
+        if known.rank is None:
+            return super().capture(tensor)
+        if tensor.ref() not in self._shapes:
+            sizes = super().capture(tensor)
+            self._shapes[tensor.ref()] = tf.stack([sizes[i] if n is None else n for i, n in enumerate(known)])
+        return self._shapes[tensor.ref()]
 
 
 class BackwardFunction:

@@ -62,6 +62,21 @@ def test_a_saved_model_is_the_same_model(name, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["sonet", "soblock_resnet10", "odenet_tq"])
+def test_a_compiled_gradient_is_the_eager_one(name):
+    model = ta.models.build(name, tol=1e-2, **(SMALL[name] | {"blocks": (1,)}))
+    x = images(model)
+
+    def gradient():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(model(x) ** 2)
+        return tape.gradient(loss, [x, *model.trainable_variables])
+
+    eager, compiled = (tf.concat([tf.reshape(g, [-1]) for g in f()], 0) for f in (gradient, tf.function(gradient)))
+    assert tf.norm(compiled - eager) < 1e-3 * tf.norm(eager)
+
+
 def test_normalization_is_inside_the_model():
     options = SMALL["oon"]
     normalized = ta.models.build("oon", solver="rk4", **options)
