@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfode_adv.errors import UsageError
-from tfode_adv.layers import Conv2D, ConvDynamics, TimeConv2D
+from tfode_adv.layers import Conv2D, ConvDynamics, TimeConv2D, convolution
 
 
 @pytest.mark.parametrize("size", [7, 8])
@@ -19,6 +19,24 @@ def test_padding_is_the_same_on_all_sides(size, kernel_size, strides, padding):
     expected = tf.nn.conv2d(padded, layer.kernel, strides, "VALID") + layer.bias
     np.testing.assert_allclose(y, expected, atol=1e-5)
     assert layer.compute_output_shape(x.shape) == tuple(y.shape)
+
+
+@pytest.mark.parametrize("height, width", [(7, 8), (8, 6), (None, None)])
+@pytest.mark.parametrize("kernel_size, strides, padding", [(3, 1, 1), (4, 2, 1), (3, 2, 1), (3, 1, 0)])
+def test_the_transpose_is_the_convolutions(kernel_size, strides, padding, height, width):
+    """<conv(x), y> = <x, convT(y)> for all x and y."""
+    x = tf.random.stateless_normal([2, height or 7, width or 8, 3], seed=[0, 1])
+    kernel = tf.random.stateless_normal([kernel_size, kernel_size, 3, 5], seed=[0, 2])
+
+    @tf.function(input_signature=[tf.TensorSpec([None, height, width, 3])])
+    def products(x):
+        convolved = convolution.conv2d(x, kernel, strides, padding)
+        y = tf.random.stateless_normal(tf.shape(convolved), seed=[0, 3])
+        back = convolution.conv2d_transpose(y, kernel, x, strides, padding)
+        return tf.reduce_sum(convolved * y), tf.reduce_sum(x * back)
+
+    forward, backward = products(x)
+    assert float(forward) == pytest.approx(float(backward), rel=1e-4, abs=1e-3)
 
 
 @pytest.mark.parametrize("scalar", [True, False])

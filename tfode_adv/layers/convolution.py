@@ -1,6 +1,8 @@
 """Convolutions that pad evenly on all sides, as the papers' programs do, and one that also sees the time.
 
-TensorFlow's "same" padding is lopsided wherever a convolution strides, so the padding here is explicit.
+TensorFlow's "same" padding is lopsided where a convolution strides over maps of some sizes. Explicit padding is
+understood by its convolutions, but the derivatives of such a convolution are computed by slow kernels on a CPU, a
+hundred times slower in bfloat16. So the padding is "same" where that is even, and else zeros are laid around the maps.
 """
 
 from typing import Any
@@ -13,9 +15,40 @@ from tfode_adv.layers.channels import check_channels_last
 from tfode_adv.layers.initializers import INITIALIZATIONS, bias_initializer, kernel_initializer
 
 
-def explicit(padding: int) -> list[list[int]]:
-    """The `padding=` of TensorFlow's convolutions that adds `padding` pixels on every side of NHWC maps."""
+def conv2d(x: tf.Tensor, kernel: tf.Tensor, strides: int, padding: int) -> tf.Tensor:
+    """The convolution of maps `[B, H, W, C]` with `padding` zero pixels on every side."""
+    name = _padding_name(x, kernel, strides, padding)
+    return tf.nn.conv2d(x if name else tf.pad(x, _every_side(padding)), kernel, strides, name or "VALID")
+
+
+def conv2d_transpose(y: tf.Tensor, kernel: tf.Tensor, like: tf.Tensor, strides: int, padding: int) -> tf.Tensor:
+    """The transpose of `conv2d` of maps that are shaped as `like`, at `y`; its result has that shape."""
+    name = _padding_name(like, kernel, strides, padding)
+    if name:
+        x = tf.nn.conv2d_transpose(y, kernel, tf.shape(like), strides, name)
+    else:
+        padded = tf.shape(like) + tf.reduce_sum(_every_side(padding), axis=1)
+        x = tf.nn.conv2d_transpose(y, kernel, padded, strides, "VALID")[:, padding:-padding, padding:-padding]
+    return tf.ensure_shape(x, like.shape)
+
+
+def _every_side(padding: int) -> list[list[int]]:
     return [[0, 0], [padding, padding], [padding, padding], [0, 0]]
+
+
+def _padding_name(maps: tf.Tensor, kernel: tf.Tensor, strides: int, padding: int) -> str | None:
+    """TensorFlow's name of `padding` pixels on every side of `maps`, None if it has none."""
+    if padding == 0:
+        return "VALID"
+    added = (_same_padding(size, kernel.shape[0], strides) for size in maps.shape[1:3])
+    return "SAME" if all(total == 2 * padding for total in added) else None
+
+
+def _same_padding(size: int | None, kernel_size: int, strides: int) -> int | None:
+    """How many pixels "same" adds to a height or width; None if that hangs on a size that is not known."""
+    if strides == 1:
+        return kernel_size - 1
+    return None if size is None else max(0, (-(-size // strides) - 1) * strides + kernel_size - size)
 
 
 def convolved_size(size: int | None, kernel_size: int, strides: int, padding: int) -> int | None:
@@ -77,7 +110,7 @@ class Conv2D(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        y = tf.nn.conv2d(x, self.kernel, self.strides, explicit(self.padding))
+        y = conv2d(x, tf.convert_to_tensor(self.kernel), self.strides, self.padding)
         return y if self.bias is None else tf.nn.bias_add(y, self.bias)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

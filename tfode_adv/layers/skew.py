@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfode_adv.errors import check_choice, check_integer, check_range
-from tfode_adv.layers.convolution import convolved_size, explicit
+from tfode_adv.layers.convolution import conv2d, conv2d_transpose, convolved_size
 from tfode_adv.layers.initializers import INITIALIZATIONS, bias_initializer, kernel_initializer
 from tfode_adv.layers.normalization import GroupNormalization, group_count
 
@@ -85,10 +85,9 @@ class SkewDynamics(keras.layers.Layer):
         y, z = state
         before_y, before_z, after_y, after_z = self.norms
         normal_y, normal_z = before_y(y), before_z(z)
-        kernel, padding = tf.convert_to_tensor(self.kernel), explicit(1)
-        towards_y = tf.nn.conv2d(normal_z, kernel, self.strides, padding)
-        towards_z = -tf.nn.conv2d_transpose(normal_y, kernel, tf.shape(z), self.strides, padding)
-        towards_z = tf.ensure_shape(towards_z, z.shape)
+        kernel = tf.convert_to_tensor(self.kernel)
+        towards_y = conv2d(normal_z, kernel, self.strides, padding=1)
+        towards_z = -conv2d_transpose(normal_y, kernel, z, self.strides, padding=1)
         if self.gamma:
             towards_y -= self.gamma * normal_y
             towards_z -= self.gamma * normal_z
