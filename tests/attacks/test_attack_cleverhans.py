@@ -8,7 +8,7 @@ from cleverhans.tf2.attacks import projected_gradient_descent as pgd
 from cleverhans.tf2.attacks import spsa
 
 from tfode_adv import attacks
-from tfode_adv.attacks import norms, randomness
+from tfode_adv.attacks import norms, random_streams
 
 CASES = [("linf", np.inf, 0.1), ("l2", 2, 1.0)]
 
@@ -38,8 +38,8 @@ def test_pgd_is_projected_gradient_descent_bit_for_bit(classifier, victims, norm
 
 def test_pgd_from_the_same_random_start_is_too(classifier, victims, monkeypatch):
     x, y = victims
-    key = randomness.fold(5, tf.range(len(x)), 0)
-    start = norms.random_delta(randomness.fold(key, 0), tf.constant(x), "linf", 0.1)
+    key = random_streams.fold(5, tf.range(len(x)), 0)
+    start = norms.random_delta(random_streams.fold(key, 0), tf.constant(x), "linf", 0.1)
     monkeypatch.setattr(pgd, "random_lp_vector", lambda *args, **kwargs: start)
     theirs = pgd.projected_gradient_descent(
         classifier,
@@ -88,11 +88,11 @@ def test_spsa_in_a_batch_is_cleverhans_loop_image_by_image(classifier, victims, 
     x, y = (part[:3] for part in victims)
     steps, samples, eps = 4, 16, 0.1
     ours = attacks.SPSA(eps=eps, steps=steps, samples=samples, early_stop=False, seed=3)(classifier, x, y)
-    keys = randomness.fold(3, tf.range(3), 0)
-    starts = norms.random_delta(randomness.fold(keys, 0), tf.constant(x), "linf", eps)
+    keys = random_streams.fold(3, tf.range(3), 0)
+    starts = norms.random_delta(random_streams.fold(keys, 0), tf.constant(x), "linf", eps)
     for i in range(3):
         draws = [
-            randomness.signs(randomness.fold(keys[i : i + 1], 1, step, 0), [samples // 2, *x.shape[1:]])[0]
+            random_streams.signs(random_streams.fold(keys[i : i + 1], 1, step, 0), [samples // 2, *x.shape[1:]])[0]
             for step in range(steps)
         ]
         start, draws = starts[i : i + 1], tf.stack(draws)

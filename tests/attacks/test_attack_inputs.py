@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from tfode_adv import attacks
-from tfode_adv.attacks import norms, randomness
+from tfode_adv.attacks import norms, random_streams
 from tfode_adv.errors import RunError, UsageError
 
 
@@ -205,7 +205,7 @@ def test_a_black_box_need_not_tell_its_shape(linear, name):
 
 def test_random_starts_in_the_euclidean_ball_are_uniform():
     """In the plane: of the squared length the mean is half, and it tells nothing of the direction."""
-    key = randomness.fold(0, tf.range(4000))
+    key = random_streams.fold(0, tf.range(4000))
     delta = norms.random_delta(key, tf.zeros([4000, 2]), "l2", 1.0).numpy()
     square = (delta**2).sum(-1)
     assert abs(square.mean() - 0.5) < 0.02

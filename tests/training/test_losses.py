@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfode_adv.attacks import randomness
+from tfode_adv.attacks import random_streams
 from tfode_adv.errors import UsageError
 from tfode_adv.training import losses
 
@@ -17,7 +17,7 @@ def _linear(images):
 def batch():
     rng = np.random.default_rng(0)
     x = tf.constant(rng.uniform(0.3, 0.7, (6, 2, 2, 3)), tf.float32)
-    return x, tf.constant(rng.integers(0, 3, 6)), randomness.fold(7, tf.range(6))
+    return x, tf.constant(rng.integers(0, 3, 6)), random_streams.fold(7, tf.range(6))
 
 
 def _numpy_log_softmax(logits):

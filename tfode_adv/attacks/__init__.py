@@ -12,12 +12,12 @@ from tfode_adv.attacks.checks import AttackWarning
 from tfode_adv.attacks.cw import CWL2, CWLinf
 from tfode_adv.attacks.fab import FAB
 from tfode_adv.attacks.foolbox import Boundary, DeepFool, HopSkipJump
+from tfode_adv.attacks.gradient_sources import EOT, Smoothed, Source, Through, Transfer
 from tfode_adv.attacks.mim import MIM
 from tfode_adv.attacks.pgd import BIM, FGSM, PGD
 from tfode_adv.attacks.rays import RayS
 from tfode_adv.attacks.registry import available, describe, get
 from tfode_adv.attacks.result import AttackResult
-from tfode_adv.attacks.sources import EOT, Smoothed, Source, Through, Transfer
 from tfode_adv.attacks.spsa import SPSA
 from tfode_adv.attacks.square import Square
 

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from tfode_adv.attacks import losses, norms, randomness, targets
+from tfode_adv.attacks import losses, norms, random_streams, targets
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.engine import Batch, Numbers, State
-from tfode_adv.attacks.sources import Source
+from tfode_adv.attacks.gradient_sources import Source
 from tfode_adv.errors import check_choice
 
 LOSSES = ("ce", "dlr", "dlr_targeted")
@@ -27,7 +27,7 @@ class APGD(Attack):
       restarts: random starts; not for "dlr_targeted", whose restarts are its targets.
       loss: "ce", "dlr" (difference of logits ratio) or "dlr_targeted".
       targets: for "dlr_targeted": how many of the most likely wrong classes are gone for in turn.
-      source: where gradients come from (see `sources`); default: the model's own.
+      source: where gradients come from (see `gradient_sources`); default: the model's own.
     """
 
     steps: int = number(100, low=0)
@@ -48,7 +48,7 @@ class APGD(Attack):
         return min(self.targets, num_classes - 1) if self.loss == "dlr_targeted" else self.restarts
 
     def start(self, batch: Batch, numbers: Numbers) -> State:
-        delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, numbers.eps)
+        delta = norms.random_delta(random_streams.fold(batch.key, 0), batch.x, self.kind, numbers.eps)
         x = norms.inside(batch.x, delta, self.kind, numbers.eps)
         each = tf.zeros_like(batch.y, tf.float32)
         target = targets.nearest(batch) if self.loss == "dlr_targeted" else batch.y

@@ -82,7 +82,7 @@ def projected_ascent(
 def random_start(x: tf.Tensor, key: tf.Tensor, *, norm: str, eps: norms.Size) -> tf.Tensor:
     """Returns points uniform in the ball of radius `eps` around `x`, clipped to [0, 1].
 
-    `key` [B]: one key a sample, from `randomness.fold(seed, ...)`.
+    `key` [B]: one key a sample, from `random_streams.fold(seed, ...)`.
     """
     kind = norms.geometry(norm)
     eps = norms.unit(norm, x.shape[1:]) * tf.cast(eps, x.dtype)

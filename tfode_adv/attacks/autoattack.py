@@ -12,8 +12,8 @@ from tfode_adv.attacks.apgd import APGD
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import AttackWarning, number
 from tfode_adv.attacks.fab import FAB
+from tfode_adv.attacks.gradient_sources import Source
 from tfode_adv.attacks.result import AttackResult
-from tfode_adv.attacks.sources import Source
 from tfode_adv.attacks.square import Square
 from tfode_adv.models.oracle import as_function, oracle
 
@@ -45,7 +45,7 @@ class AutoAttack(Attack):
       steps: how many steps each gradient attack takes, at least 1.
       queries_square: how many steps Square takes, one query each, at least 1.
       targets: how many classes APGD-T and FAB-T aim at, one after the other.
-      source: where gradients come from (see `sources`); default: the model's own.
+      source: where gradients come from (see `gradient_sources`); default: the model's own.
     """
 
     steps: int = number(100, low=1)

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks import checks, engine, norms, pool
+from tfode_adv.attacks import checks, engine, norms, retrying_pool
 from tfode_adv.attacks.checks import number
+from tfode_adv.attacks.gradient_sources import Source
 from tfode_adv.attacks.result import AttackResult
-from tfode_adv.attacks.sources import Source
 from tfode_adv.attacks.verification import Verdict
 from tfode_adv.errors import RunError, UsageError, check_choice, failed_assertion
 from tfode_adv.models.oracle import Answers, fooled, oracle
@@ -174,7 +174,7 @@ class Attack:
             verify = functools.partial(self._verify, asked, size, x[rows], y[rows], part)
             samples = x[rows], y[rows], first.logits[rows], index[rows]
             each = {name: values[rows] for name, values in own.items()}
-            work = pool.Work(program, asked, *samples, each, restart, numbers, at_once, verify, progress)
+            work = retrying_pool.Work(program, asked, *samples, each, restart, numbers, at_once, verify, progress)
             tally.update(rows, *self.search(work))
         return tally.result()
 
@@ -190,12 +190,12 @@ class Attack:
         checks.fit(needless, self.targeted)
         return answers, 1 + wrong.astype(np.int64), needless
 
-    def search(self, work: pool.Work) -> tuple[Verdict, np.ndarray, np.ndarray]:
+    def search(self, work: retrying_pool.Work) -> tuple[Verdict, np.ndarray, np.ndarray]:
         """Returns, of one restart, what was found for each sample, and the queries and gradients spent [n]."""
         count = len(work.x)
         verdict = Verdict(work.x.copy(), Answers.blank(count, work.classes), np.zeros(count, bool))
         steps, passes = np.zeros((2, count), np.int64)
-        for found in pool.run(work):
+        for found in retrying_pool.run(work):
             verdict.put(found.rows, found.verdict)
             steps[found.rows], passes[found.rows] = found.steps, found.passes
         queries, gradients = self.costs(steps, work.classes)

@@ -11,7 +11,7 @@ from tfode_adv.attacks import adam, checks, losses, norms
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.engine import Batch, Numbers, State
-from tfode_adv.attacks.sources import Source
+from tfode_adv.attacks.gradient_sources import Source
 
 _HUGE = 1e10
 
@@ -25,7 +25,7 @@ class _MarginAttack(Attack):
       confidence: the margin of the logits to be reached, at least 0.
       learning_rate: Adam's.
       targeted: the labels are classes to reach, not to leave.
-      source: where gradients come from (see `sources`); default: the model's own.
+      source: where gradients come from (see `gradient_sources`); default: the model's own.
     """
 
     eps: checks.Lengths | None = number(None, low=0, length=True)

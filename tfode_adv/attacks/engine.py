@@ -1,7 +1,7 @@
 """Compiles an attack's start and step for a model.
 
 Programs are traced once for each model and kind of attack, with the number of samples and all numeric
-hyperparameters left open: a grid of eps, or a shrinking batch, runs the same program. `pool` runs them.
+hyperparameters left open: a grid of eps, or a shrinking batch, runs the same program. `retrying_pool` runs them.
 
 A model that is itself a program, traced and differentiated once (see `models.oracle.runs_compiled`), has the steps of
 gradient attacks run around it one operation at a time. Compiling each would differentiate and optimise its graph anew,
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks import losses, randomness
+from tfode_adv.attacks import losses, random_streams
 from tfode_adv.models.oracle import as_function, key_of, runs_compiled
 from tfode_adv.models.traces import Traces, settings_key
 
@@ -107,7 +107,7 @@ class Program:
         return self._step(data, numbers)
 
     def _trace_start(self, x, y, clean, index, own, restart, numbers):
-        key = randomness.fold(numbers["seed"], index, restart)
+        key = random_streams.fold(numbers["seed"], index, restart)
         zeros, no = tf.zeros_like(y), tf.zeros_like(y, tf.bool)
         data = {"x": x, "y": y, "clean": clean, "key": key, "k": zeros, "refuted": no, "own": own}
         data["restart"] = zeros + tf.cast(restart, y.dtype)

@@ -11,7 +11,7 @@ from tfode_adv.attacks import checks, losses, norms, targets
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.engine import Batch, Numbers, State
-from tfode_adv.attacks.sources import Source, in_parts
+from tfode_adv.attacks.gradient_sources import Source, in_parts
 
 _HUGE = 1e10
 _HAIR = 1e-4
@@ -30,7 +30,7 @@ class FAB(Attack):
       overshoot: factor on the step to the boundary.
       backward: where the search goes on from after a success: that far from the image to the point found.
       bias: the most that an iterate is drawn towards the image's own projection.
-      source: where gradients come from (see `sources`); default: the model's own.
+      source: where gradients come from (see `gradient_sources`); default: the model's own.
     """
 
     eps: checks.Lengths | None = number(None, low=0, length=True)

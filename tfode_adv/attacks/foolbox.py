@@ -15,8 +15,8 @@ import tensorflow as tf
 from tfode_adv.attacks import checks, losses
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
-from tfode_adv.attacks.pool import Work
-from tfode_adv.attacks.sources import Source, Through
+from tfode_adv.attacks.gradient_sources import Source, Through
+from tfode_adv.attacks.retrying_pool import Work
 from tfode_adv.attacks.verification import Verdict
 from tfode_adv.errors import UsageError
 

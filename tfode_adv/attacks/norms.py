@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from cleverhans.tf2 import utils as cleverhans
 
-from tfode_adv.attacks import randomness
+from tfode_adv.attacks import random_streams
 from tfode_adv.errors import check_choice
 
 NORMS = ("linf", "l2", "l2rms")
@@ -108,13 +108,13 @@ def inside(x: tf.Tensor, delta: tf.Tensor, kind: str, eps: Size) -> tf.Tensor:
 def random_delta(key: tf.Tensor, like: tf.Tensor, kind: str, eps: Size) -> tf.Tensor:
     """Returns perturbations of the shape of `like` [B, ...], uniform in the ball of radius `eps`, one or one a sample.
 
-    `key` [B] are `randomness` keys. In `l2`, a normal direction scaled by u^(1/d) (Calafiore et al. 1998).
+    `key` [B] are `random_streams` keys. In `l2`, a normal direction scaled by u^(1/d) (Calafiore et al. 1998).
     """
     shape, eps = like.shape[1:], column(tf.cast(eps, like.dtype), like)
     if kind == "linf":
-        return eps * (2.0 * randomness.uniform(key, shape) - 1.0)
-    direction = randomness.normal(key, shape)
+        return eps * (2.0 * random_streams.uniform(key, shape) - 1.0)
+    direction = random_streams.normal(key, shape)
     # `normal` has taken 1 and 2 for itself; the radius must not depend on the direction.
-    radius = randomness.uniform(randomness.fold(key, 3), []) ** (1.0 / math.prod(shape))
+    radius = random_streams.uniform(random_streams.fold(key, 3), []) ** (1.0 / math.prod(shape))
     size = tf.maximum(length(direction, kind), TINY)
     return eps * direction * column(radius / size, direction)

@@ -6,11 +6,11 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks import checks, losses, norms, randomness
+from tfode_adv.attacks import checks, losses, norms, random_streams
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.engine import Batch, Numbers, State
-from tfode_adv.attacks.sources import Source
+from tfode_adv.attacks.gradient_sources import Source
 from tfode_adv.errors import UsageError
 
 
@@ -29,7 +29,7 @@ class PGD(Attack):
       early_stop: a sample ends at its first success that holds on a fresh pass; else after all steps, wherever
         it then is.
       targeted: the labels are classes to reach, not to leave.
-      source: where gradients come from (see `sources`); default: the model's own.
+      source: where gradients come from (see `gradient_sources`); default: the model's own.
     """
 
     step_size: checks.Lengths | None = number(None, low=0, low_open=True, length=True)
@@ -54,7 +54,7 @@ class PGD(Attack):
     def start(self, batch: Batch, numbers: Numbers) -> State:
         if not self.random_start:
             return {"x_adv": batch.x}
-        delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, numbers.eps)
+        delta = norms.random_delta(random_streams.fold(batch.key, 0), batch.x, self.kind, numbers.eps)
         return {"x_adv": norms.inside(batch.x, delta, self.kind, numbers.eps)}
 
     def step(self, batch: Batch, state: State, numbers: Numbers) -> State:

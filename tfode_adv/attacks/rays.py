@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks import losses, norms, randomness
+from tfode_adv.attacks import losses, norms, random_streams
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.engine import Batch, Numbers, State
-from tfode_adv.attacks.sources import Source, Transfer
+from tfode_adv.attacks.gradient_sources import Source, Transfer
 from tfode_adv.errors import UsageError
 
 CLOSE = 1e-3
@@ -111,7 +111,7 @@ class RayS(Attack):
             margin = functools.partial(losses.margin, y=batch.y)
             along = self.source.differentiate(batch.model, margin, batch.x)[2]
             ray = tf.where(along == 0, ray, tf.sign(along))
-        random = randomness.signs(randomness.fold(batch.key, 0), batch.x.shape[1:])
+        random = random_streams.signs(random_streams.fold(batch.key, 0), batch.x.shape[1:])
         return tf.where(norms.column(batch.restart == 0, ray), ray, random)
 
     def _turned(self, ray: tf.Tensor, block: tf.Tensor) -> tf.Tensor:

@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 from cleverhans.tf2.attacks import spsa as cleverhans
 
-from tfode_adv.attacks import losses, norms, randomness
+from tfode_adv.attacks import losses, norms, random_streams
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.engine import Batch, Numbers, State
-from tfode_adv.attacks.sources import in_parts
+from tfode_adv.attacks.gradient_sources import in_parts
 from tfode_adv.errors import UsageError
 
 
@@ -105,7 +105,7 @@ class SPSA(Attack):
         return steps * each, steps * 0
 
     def start(self, batch: Batch, numbers: Numbers) -> State:
-        delta = norms.random_delta(randomness.fold(batch.key, 0), batch.x, self.kind, numbers.eps)
+        delta = norms.random_delta(random_streams.fold(batch.key, 0), batch.x, self.kind, numbers.eps)
         x_adv = norms.inside(batch.x, delta, self.kind, numbers.eps)
         return {"x_adv": x_adv, "adam": self._adam(batch, numbers).init_state([x_adv])}
 
@@ -134,7 +134,7 @@ class SPSA(Attack):
 
     def _adam(self, batch, numbers):
         def signs(number):
-            key = randomness.fold(batch.key, 1, batch.k, number)
-            return randomness.signs(key, [self.samples // 2, *batch.x.shape[1:]])
+            key = random_streams.fold(batch.key, 1, batch.k, number)
+            return random_streams.signs(key, [self.samples // 2, *batch.x.shape[1:]])
 
         return SPSAAdam(numbers.learning_rate, numbers.delta, signs, self.estimates)

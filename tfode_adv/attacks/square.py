@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks import losses, norms, randomness
+from tfode_adv.attacks import losses, norms, random_streams
 from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.engine import Batch, Numbers, State
@@ -55,7 +55,7 @@ class Square(Attack):
         margin, done = losses.margin(logits, batch.y), self.fooled(logits, batch.y)
         better = (margin > state["margin"]) | done
         best = tf.where(norms.column(better, proposal), proposal, state["x_adv"])
-        key = randomness.fold(batch.key, 1, batch.k)
+        key = random_streams.fold(batch.key, 1, batch.k)
         draw = _linf_proposal if self.kind == "linf" else _l2_proposal
         return {
             "x_adv": best,
@@ -82,7 +82,7 @@ def _side(portion, x, low):
 
 def _window(key, side, x):
     """Returns two random corners [B, 2] of squares of `side` [B], and where both lie: masks [B, H, W, 1]."""
-    draws = randomness.uniform(key, [4])
+    draws = random_streams.uniform(key, [4])
     corners, masks = [], []
     for first in (0, 2):
         corner = []
@@ -100,14 +100,14 @@ def _window(key, side, x):
 
 def _linf_start(x, key, eps):
     """Vertical stripes of +-eps, a sign for each column and channel."""
-    stripes = randomness.signs(randomness.fold(key, 0), [1, *x.shape[2:]])
+    stripes = random_streams.signs(random_streams.fold(key, 0), [1, *x.shape[2:]])
     return norms.inside(x, norms.column(eps, x) * stripes + tf.zeros_like(x), "linf", eps)
 
 
 def _linf_proposal(x, best, key, portion, eps):
     """A square of +-eps, a sign for each channel."""
-    _, (mask, _) = _window(randomness.fold(key, 0), _side(portion, x, 1), x)
-    signs = randomness.signs(randomness.fold(key, 1), [1, 1, x.shape[-1]])
+    _, (mask, _) = _window(random_streams.fold(key, 0), _side(portion, x, 1), x)
+    signs = random_streams.signs(random_streams.fold(key, 1), [1, 1, x.shape[-1]])
     return norms.inside(x, tf.where(mask, norms.column(eps, x) * signs, best - x), "linf", eps)
 
 
@@ -118,7 +118,7 @@ def _l2_start(x, key, eps):
     down, across = height // side, width // side
     hills = np.zeros([height, width], np.float32)
     hills[: down * side, : across * side] = np.tile(_hill(side), (down, across))
-    signs = randomness.signs(randomness.fold(key, 0), [down, across, channels])
+    signs = random_streams.signs(random_streams.fold(key, 0), [down, across, channels])
     cell = np.minimum(np.arange(height) // side, down - 1), np.minimum(np.arange(width) // side, across - 1)
     signs = tf.gather(tf.gather(signs, cell[0], axis=1), cell[1], axis=2)
     return _scaled(x, signs * hills[..., None], eps)
@@ -128,10 +128,10 @@ def _l2_proposal(x, best, key, portion, eps):
     """Moves the mass of one window into a hill in another (algorithm 3)."""
     side = _side(portion, x, 3)
     side = tf.minimum(side + 1 - side % 2, min(x.shape[1:3]))
-    (corner, _), (mask, other) = _window(randomness.fold(key, 0), side, x)
+    (corner, _), (mask, other) = _window(random_streams.fold(key, 0), side, x)
     delta = best - x
-    flip = randomness.uniform(randomness.fold(key, 1), []) < 0.5
-    hill = _hills_at(corner, side, flip, x) * randomness.signs(randomness.fold(key, 2), [1, 1, x.shape[-1]])
+    flip = random_streams.uniform(random_streams.fold(key, 1), []) < 0.5
+    hill = _hills_at(corner, side, flip, x) * random_streams.signs(random_streams.fold(key, 2), [1, 1, x.shape[-1]])
 
     inside = tf.where(mask, delta, 0.0)
     fresh = _unit_channels(hill + _unit_channels(inside))

@@ -39,7 +39,7 @@ class Verification:
     """
 
     def __init__(self, verify: Callable[[np.ndarray, np.ndarray], Verdict], count: int, classes: int):
-        """Args as `pool.Work` has them: `verify` makes one pass over some of the `count` samples."""
+        """Args as `retrying_pool.Work` has them: `verify` makes one pass over some of the `count` samples."""
         self._verify, self._classes = verify, classes
         self.passes, self.refutations = np.zeros((2, count), np.int64)
 

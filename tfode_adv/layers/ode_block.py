@@ -11,10 +11,10 @@ from tfode_adv import solvers
 from tfode_adv.errors import UsageError, check_range
 from tfode_adv.keras_internals import sublayers
 from tfode_adv.layers import shared_dynamics
-from tfode_adv.layers.changing_layers import Evaluation, check_steady, steady_evaluation
 from tfode_adv.layers.context import Statistics, current_settings, note_read, record
 from tfode_adv.layers.serializing import deserialized, serialized
 from tfode_adv.layers.stock_solver import solve_stock
+from tfode_adv.layers.training_mode import Evaluation, check_steady, steady_evaluation
 from tfode_adv.solvers import block_options
 from tfode_adv.solvers.graph_mode import in_xla
 from tfode_adv.solvers.refused_gradients import refuse_followed

@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfode_adv.attacks import randomness
+from tfode_adv.attacks import random_streams
 from tfode_adv.attacks.ascent import projected_ascent, random_start
 from tfode_adv.errors import UsageError, check_choice, check_range
 
@@ -135,7 +135,7 @@ class Trades(Adversarial):
 
     def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
         natural = tf.stop_gradient(_log_softmax(infer(x)))
-        start = x + 0.001 * randomness.normal(key, x.shape[1:])
+        start = x + 0.001 * random_streams.normal(key, x.shape[1:])
         return self.ascend(lambda images: divergence(natural, _log_softmax(infer(images))), x, start)
 
     def __call__(self, train: Classifier, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

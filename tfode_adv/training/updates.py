@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfode_adv.attacks import randomness
+from tfode_adv.attacks import random_streams
 from tfode_adv.errors import failed_assertion
 from tfode_adv.layers import record_statistics, solver_settings
 from tfode_adv.solvers.status import REASONS, Status
@@ -152,7 +152,7 @@ class Updates:
         return outcome, total
 
     def _train_replica(self, x: Tensor, y: Tensor, position: Tensor, count: Tensor, step: Tensor):
-        key = randomness.fold(self.seed, step, position)
+        key = random_streams.fold(self.seed, step, position)
         x_adv = self.loss.attack(self._infer, x, y, key)
         calls: list[list] = []
         with tf.GradientTape() as tape:

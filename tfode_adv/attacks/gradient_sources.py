@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfode_adv import layers
-from tfode_adv.attacks import checks, losses, norms, randomness
+from tfode_adv.attacks import checks, losses, norms, random_streams
 from tfode_adv.attacks.ascent import value_and_gradient
 from tfode_adv.errors import LARGEST_FLOAT, SMALLEST_FLOAT, UsageError, check_choice, check_integer, check_range
 from tfode_adv.keras_internals import sublayers
@@ -285,7 +285,7 @@ class Smoothed(Source):
     def _noise(self, x: tf.Tensor) -> tf.Tensor:
         """[n, B, ...]."""
         shape, kind = x.shape[1:], norms.geometry(self.norm)
-        keys = randomness.fold(self.seed, tf.range(self.n // 2, dtype=tf.int64))
+        keys = random_streams.fold(self.seed, tf.range(self.n // 2, dtype=tf.int64))
         like = tf.zeros([self.n // 2, *shape])
         half = norms.random_delta(keys, like, kind, self.radius * norms.unit(self.norm, shape))
         return tf.concat([half, -half], 0)
