@@ -20,7 +20,7 @@ from torch_bim import ascend, to_first_success, wrong
 from torch_oon import TorchOON
 
 import tfode_adv as ta
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 flags.DEFINE_string("run", None, "Run folder of a trained OON; default: the newest.")
 flags.DEFINE_string("data_dir", None, "Where TFDS data sets are prepared.")

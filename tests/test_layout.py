@@ -8,12 +8,13 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "tfode_adv"
 # Lowest first; those of one row stand beside each other and do not import one another, except that
 # the row of leaves may.
 LAYERS = (
-    ("errors", "files", "startup", "progress", "runs", "tensorflow_internals", "keras_internals"),
+    ("errors", "files", "startup", "progress", "run_folder", "tensorflow_internals", "keras_internals"),
     ("solvers", "data", "published", "rendering"),
     ("layers", "analysis"),
     ("models",),
     ("attacks", "interop"),
     ("training", "evaluation"),
+    ("zoo",),
     ("diagnosis",),
     ("papers", "reports"),
     ("cli",),

@@ -17,7 +17,7 @@ with startup.quiet():
 
 __version__ = "0.2.0"
 
-_ON_DEMAND = ("analysis", "attacks", "data", "diagnosis", "interop", "published", "reports", "runs")
+_ON_DEMAND = ("analysis", "attacks", "data", "diagnosis", "interop", "published", "reports", "run_folder", "zoo")
 
 __all__ = ["layers", "models", "solvers", "training", *_ON_DEMAND]  # noqa: PLE0604
 

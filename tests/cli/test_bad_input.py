@@ -6,7 +6,7 @@ import pytest
 
 from tfode_adv import data
 from tfode_adv.cli import app
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 CONFIG = {"model": {"name": "oon", "kwargs": {}}, "dataset": {"name": "mnist_5k"}, "flags": {}, "seed": 0}
 

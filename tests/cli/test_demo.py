@@ -4,7 +4,7 @@ import pytest
 
 from tfode_adv.cli import app, demo, flags, train
 from tfode_adv.errors import RunError
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 
 def _run(folder, *arguments):

@@ -9,7 +9,7 @@ from tfode_adv.attacks import defaults
 from tfode_adv.cli import app, diagnose
 from tfode_adv.diagnosis import reader as reader
 from tfode_adv.published import budgets
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 
 def call(*arguments):

@@ -15,7 +15,7 @@ from tfode_adv.evaluation import grid
 from tfode_adv.evaluation.configuration import Configuration
 from tfode_adv.evaluation.records import cells
 from tfode_adv.evaluation.subject import make_attack
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 IMAGES = 24
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfode_adv import models, training
 from tfode_adv.cli import app, recipes, train
 from tfode_adv.files import sha256
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 from tfode_adv.training.checkpoints import Checkpoints, locked
 from tfode_adv.training.state import State
 
@@ -90,7 +90,7 @@ def test_a_resumed_run_says_what_it_was_started_with_before(monkeypatch, tmp_pat
     )
     assert _call(*SMALL, f"--run_dir={tmp_path / 'run'}", "--blocks=1") == app.OK
     first = Run.open(tmp_path / "run").config
-    monkeypatch.setattr("tfode_adv.runs.git_revision", lambda: "later")
+    monkeypatch.setattr("tfode_adv.run_folder.git_revision", lambda: "later")
     for epochs in (4, 4, 6):
         assert _call("--resume", f"--run_dir={tmp_path / 'run'}", f"--epochs={epochs}") == app.OK
     now = Run.open(tmp_path / "run").config

@@ -14,7 +14,7 @@ from tfode_adv.diagnosis.kept_pieces import KeptPieces
 from tfode_adv.diagnosis.measurements import Images
 from tfode_adv.diagnosis.probe import Probe
 from tfode_adv.errors import RunError
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 PROTOCOL = Protocol("linf", eps=0.08, step_size=0.02, steps=10)
 

@@ -10,7 +10,7 @@ from tfode_adv.diagnosis.attack_table import Protocol
 from tfode_adv.diagnosis.kept_pieces import KeptPieces
 from tfode_adv.diagnosis.measurements import Images
 from tfode_adv.diagnosis.planted_examples import Planted
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 TOLS = (1e-2, 1.0)
 PROTOCOL = Protocol("linf", eps=0.1, step_size=0.05, steps=2, gradient="adjoint", fine_tol=1.0)

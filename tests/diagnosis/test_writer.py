@@ -16,7 +16,7 @@ from tfode_adv.diagnosis.attack_table import Row
 from tfode_adv.diagnosis.detection import Detection, Evasion
 from tfode_adv.diagnosis.measurements import Detectors, Surface
 from tfode_adv.diagnosis.procedure import AtTolerance
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 IMAGES = 20
 DIGEST = "0" * 64

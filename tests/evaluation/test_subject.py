@@ -17,7 +17,7 @@ from tfode_adv.evaluation.results import Result
 from tfode_adv.evaluation.runner import evaluate
 from tfode_adv.evaluation.subject import KerasSubject, match_classes
 from tfode_adv.reports.overview import attack_table
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 FGSM = Configuration("abc", "toy", solver="euler", attack="fgsm", norm="linf", eps=0.45, gradient="backprop", seed=0)
 

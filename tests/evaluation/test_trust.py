@@ -12,7 +12,7 @@ from tfode_adv import files
 from tfode_adv.errors import RunError
 from tfode_adv.evaluation import results
 from tfode_adv.evaluation.records import Cell, Record
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 
 @pytest.fixture

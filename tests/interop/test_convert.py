@@ -6,7 +6,7 @@ import pytest
 import tfode_adv as ta
 from tests.interop.torch_states import torch_state
 from tfode_adv.cli import app, convert, evaluate
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tfode_adv.evaluation.configuration import Configuration
 from tfode_adv.evaluation.records import Cell
 from tfode_adv.papers import figure2
 from tfode_adv.papers.reproduction import Shelf
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 IMAGES = 4
 

@@ -13,7 +13,7 @@ from tfode_adv.evaluation.configuration import Configuration
 from tfode_adv.evaluation.records import Cell
 from tfode_adv.papers import layouts
 from tfode_adv.papers.reproduction import Shelf, all_commands, reproduce
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 IMAGES = 50
 

@@ -18,7 +18,7 @@ from tfode_adv.evaluation.records import Cell, cells
 from tfode_adv.rendering import folder as rendering
 from tfode_adv.rendering.rates import Rate
 from tfode_adv.reports import figures, gallery, overview, report
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 SCRIPT = "<script>alert(1)</script>"
 SOURCES = ("backprop", "adjoint")

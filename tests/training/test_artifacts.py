@@ -5,7 +5,7 @@ import tensorflow as tf
 from tests.training import tiny
 from tfode_adv.errors import RunError
 from tfode_adv.files import sha256
-from tfode_adv.runs import MODEL, Run
+from tfode_adv.run_folder import MODEL, Run
 from tfode_adv.training.artifacts import export, exported
 
 

@@ -15,8 +15,7 @@ from absl import flags as absl_flags
 from tfode_adv import data, interop, models, solvers
 from tfode_adv.cli import app, flags, recipes
 from tfode_adv.errors import RunError, UsageError, check_choice, check_integer
-from tfode_adv.files import sha256
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 from tfode_adv.solvers import block_options
 
 FLAGS = flags.new(__doc__)
@@ -65,10 +64,7 @@ def main(argv: list[str]) -> None:
         "seed": None,
     }
     run = Run.create(given["run_dir"], config, overwrite=given["overwrite"])
-    aside = run.model_path.with_name("converting.keras")
-    model.save(aside)
-    run.bind(sha256(aside))
-    aside.replace(run.model_path)
+    run.finish(model)
     print(f"{run.path}: {given['model']} with {model.count_params():,} weights from {given['from']}")
     print(f"data set: {dataset}" if dataset else "no data set recorded: give bin/evaluate one with --dataset")
 

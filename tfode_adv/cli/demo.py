@@ -17,7 +17,7 @@ from tfode_adv.cli import app, evaluate, flags, report, train
 from tfode_adv.errors import check_integer
 from tfode_adv.evaluation import results
 from tfode_adv.reports import overview
-from tfode_adv.runs import CONFIG, Run
+from tfode_adv.run_folder import CONFIG, Run
 
 FLAGS = flags.new(__doc__)
 absl_flags.DEFINE_string("run_dir", "runs/demo", "The run folder; an earlier demo in it goes.", flag_values=FLAGS)

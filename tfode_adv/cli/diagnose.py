@@ -20,6 +20,7 @@ from absl import flags as absl_flags
 
 from tfode_adv import data, models
 from tfode_adv.cli import app, flags
+from tfode_adv.cli.run_argument import opened
 from tfode_adv.diagnosis import writer
 from tfode_adv.diagnosis.attack_table import BUDGETS, Protocol
 from tfode_adv.diagnosis.diagnose import TOLERANCES, carry_out
@@ -29,7 +30,7 @@ from tfode_adv.errors import UsageError
 from tfode_adv.evaluation.subject import check_images, match_classes
 from tfode_adv.files import sha256
 from tfode_adv.published import budgets
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 from tfode_adv.solvers import block_options
 
 NUM_EXAMPLES = 200
@@ -40,7 +41,7 @@ THROUGH_ADJOINT = ("mix", "oon")
 FLAGS = flags.new(__doc__)
 _integer, _number, _text = flags.define_integer, flags.define_number, absl_flags.DEFINE_string
 
-_text("run", None, "The run folder, if not given as an argument.", flag_values=FLAGS)
+_text("run", None, "The run folder, or zoo:NAME, if not given as an argument.", flag_values=FLAGS)
 _number("tol", list(TOLERANCES), "Tolerances of the ODE solver.", FLAGS, low=0.0, low_open=True, several=True)
 flags.define_names(
     "gradient",
@@ -61,7 +62,12 @@ _integer(
     f"Test images looked at (default: {NUM_EXAMPLES}, or all of fewer).",
     FLAGS,
 )
-_text("twin", None, "A run whose model is a smooth twin of this one, to take gradients from too.", flag_values=FLAGS)
+_text(
+    "twin",
+    None,
+    "A run or zoo:NAME: a smooth twin of this model, to take gradients from too.",
+    flag_values=FLAGS,
+)
 absl_flags.DEFINE_enum(
     "budget",
     "quick",
@@ -78,7 +84,7 @@ def main(argv: list[str]) -> None:
     folder = argv[1] if len(argv) == 2 else FLAGS.run
     # Some thirty programs are compiled on purpose, which TensorFlow takes for a mistake and warns of.
     tf.get_logger().setLevel("ERROR")
-    run = Run.open(folder) if folder else Run.newest()
+    run = opened(folder) if folder else Run.newest()
     name = FLAGS.dataset or run.dataset
     protocol = _protocol(name, run.config["model"].get("name"))
     # What is named wrong, data set or run, is told before the images are read.
@@ -88,7 +94,7 @@ def main(argv: list[str]) -> None:
     print(f"diagnosing {newest}{run.path}, on {name}", flush=True)
     images = _images(run, name)
     check_images(model, images.x, images.y, name)
-    twin = Run.open(FLAGS.twin).load_model() if FLAGS.twin else None
+    twin = opened(FLAGS.twin).load_model() if FLAGS.twin else None
     if twin is not None:
         check_images(twin, images.x, images.y, name)
     digest = sha256(run.model_path)

@@ -19,6 +19,7 @@ from absl import flags as absl_flags
 
 from tfode_adv import attacks, data, models
 from tfode_adv.cli import app, flags, workers
+from tfode_adv.cli.run_argument import opened
 from tfode_adv.errors import LARGEST_FLOAT, MOST_INTEGER, UsageError
 from tfode_adv.evaluation import grid, results
 from tfode_adv.evaluation.configuration import SOLVED
@@ -28,7 +29,7 @@ from tfode_adv.evaluation.shards import Shard
 from tfode_adv.evaluation.subject import KerasSubject, check_images, match_classes
 from tfode_adv.files import parse_json, sha256, write_json
 from tfode_adv.reports import overview
-from tfode_adv.runs import Run, versions
+from tfode_adv.run_folder import Run, versions
 from tfode_adv.solvers import block_options
 
 FLAGS = flags.new(__doc__)
@@ -38,7 +39,7 @@ flags.define_data_flags(FLAGS, dataset=None)
 
 _integer, _number, _text = flags.define_integer, flags.define_number, absl_flags.DEFINE_string
 
-_text("run", None, "The run folder (default: the newest finished one under runs/).", flag_values=FLAGS)
+_text("run", None, "The run folder, or zoo:NAME (default: the newest finished one under runs/).", flag_values=FLAGS)
 absl_flags.DEFINE_enum(
     "split", "test", ("test", "validation", "train"), "Which split's images are attacked.", flag_values=FLAGS
 )
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> None:
     parts = shard.split(workers.count(FLAGS.distribute))
     # Before the model is loaded: from then on TensorFlow holds every GPU it sees.
     devices = workers.share_devices(len(parts))
-    run = Run.open(FLAGS.run) if FLAGS.run else Run.newest()
+    run = opened(FLAGS.run) if FLAGS.run else Run.newest()
     dataset = FLAGS.dataset or run.dataset
     attacked = grid.attack_grid(axes, dataset)
     options = run.data_options(dataset, FLAGS.data_dir)

@@ -10,8 +10,9 @@ from tfode_adv import solvers, training
 from tfode_adv.cli import flags
 from tfode_adv.data import AUGMENTATIONS
 from tfode_adv.errors import UsageError
+from tfode_adv.models.precision import PRECISIONS
 from tfode_adv.solvers import block_options
-from tfode_adv.training import distribution, losses, recipe, schedules
+from tfode_adv.training import distribution, losses, schedules
 
 _MODEL = ("filters", "blocks", "depth", "widen", "dropout", *(each.name for each in block_options.recorded()))
 # The flags of some schedules alone.
@@ -90,7 +91,7 @@ def _define_loss(integer, number, choice, values):
 
 def _define_means(integer, number, choice, values):
     integer("accumulate", 1, "Parts a batch is computed in; for one update, but for dropout and batch norm.")
-    choice("mixed_precision", "none", list(recipe.PRECISIONS), "Number type of the layers.")
+    choice("mixed_precision", "none", list(PRECISIONS), "Number type of the layers.")
     absl_flags.DEFINE_boolean("jit_compile", False, "Compile the training step.", flag_values=values)
     choice(
         "distribute",

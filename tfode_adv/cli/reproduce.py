@@ -26,7 +26,7 @@ from tfode_adv.published import GRADIENTS, PAPERS, published
 from tfode_adv.rendering import folder
 from tfode_adv.rendering.document import Report, Section
 from tfode_adv.rendering.tables import Table
-from tfode_adv.runs import versions
+from tfode_adv.run_folder import versions
 from tfode_adv.solvers import block_options
 
 _FIGURE_IMAGES = 100

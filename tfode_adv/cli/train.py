@@ -16,7 +16,7 @@ from absl import flags as absl_flags
 from tfode_adv import data, training
 from tfode_adv.cli import app, flags, recipes
 from tfode_adv.errors import RunError, UsageError
-from tfode_adv.runs import CONFIG, Run
+from tfode_adv.run_folder import CONFIG, Run
 from tfode_adv.training import checkpoints, recipe
 from tfode_adv.training.loop import ON_NAN, Survival
 

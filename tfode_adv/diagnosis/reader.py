@@ -24,7 +24,7 @@ from tfode_adv.rendering.charts import Picture
 from tfode_adv.rendering.document import Section
 from tfode_adv.rendering.rates import Rate
 from tfode_adv.rendering.tables import Table
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 FOLDER, NAME = "diagnosis", "diagnosis.json"
 

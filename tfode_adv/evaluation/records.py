@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from tfode_adv import files, runs
+from tfode_adv import files, run_folder
 from tfode_adv.errors import RunError
 from tfode_adv.evaluation import kept_images
 from tfode_adv.evaluation.configuration import Configuration
@@ -317,7 +317,7 @@ def _described(folder: pathlib.Path) -> tuple[Configuration, bool]:
 @functools.cache
 def _program() -> dict[str, Any]:
     """What computes records: versions and the checkout's revision."""
-    return {"versions": runs.versions(), "git_revision": runs.git_revision()}
+    return {"versions": run_folder.versions(), "git_revision": run_folder.git_revision()}
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:

@@ -13,7 +13,7 @@ from tfode_adv.evaluation.kept_images import Kept
 from tfode_adv.evaluation.records import Cell, Record
 from tfode_adv.evaluation.summary import Summary, summarize
 from tfode_adv.rendering.tables import number
-from tfode_adv.runs import DIGEST, Run
+from tfode_adv.run_folder import DIGEST, Run
 
 
 @dataclasses.dataclass(frozen=True)

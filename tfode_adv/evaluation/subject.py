@@ -14,7 +14,7 @@ from tfode_adv.evaluation.configuration import Configuration
 from tfode_adv.models.answering import Answering
 from tfode_adv.models.ode_blocks import change
 from tfode_adv.models.oracle import Answers, oracle
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 from tfode_adv.solvers import block_options
 from tfode_adv.solvers.status import failure_message
 

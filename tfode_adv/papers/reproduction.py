@@ -15,7 +15,7 @@ from tfode_adv.files import PathLike
 from tfode_adv.papers.layouts import Layout, Measurement, Model, flag_file
 from tfode_adv.rendering.rates import Rate
 from tfode_adv.rendering.tables import Compared, Table, number
-from tfode_adv.runs import CONFIG, METRICS, MODEL, Run
+from tfode_adv.run_folder import CONFIG, METRICS, MODEL, Run
 
 _NOTE = (
     "Ours (95 % Wilson interval) [published]; * where the published figure lies outside the interval by more than "

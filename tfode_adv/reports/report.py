@@ -10,7 +10,7 @@ from tfode_adv.diagnosis import reader
 from tfode_adv.evaluation import results
 from tfode_adv.rendering.document import Report, Section, Settings
 from tfode_adv.reports import figures, gallery, overview
-from tfode_adv.runs import Run, versions
+from tfode_adv.run_folder import Run, versions
 
 MOST_HEADLINES = 12
 COMPARED = (

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfode_adv.errors import RunError
 from tfode_adv.files import PathLike, sha256
 from tfode_adv.layers import solver_settings
-from tfode_adv.runs import CONFIG, MODEL, Run
+from tfode_adv.run_folder import CONFIG, MODEL, Run
 
 WEIGHTS, SAVED_MODEL = "model.weights.h5", "saved_model"
 _ASIDE = ".export."

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfode_adv.errors import RunError, UsageError, check_choice, check_integer, check_range
 from tfode_adv.files import PathLike
-from tfode_adv.runs import CONFIG, METRICS, MODEL
+from tfode_adv.run_folder import CONFIG, METRICS, MODEL
 from tfode_adv.training import distribution, state
 from tfode_adv.training.callbacks import Watcher
 from tfode_adv.training.checkpoints import ANEW, Checkpoints, locked

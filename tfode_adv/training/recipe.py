@@ -1,9 +1,8 @@
 """A training in full: every choice that makes one, checked before any data is read, and the run itself."""
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,13 +11,13 @@ import tensorflow as tf
 
 from tfode_adv import data, models
 from tfode_adv.errors import MOST_INTEGER, RunError, UsageError, check_choice, check_integer, check_range
-from tfode_adv.runs import METRICS, Run
+from tfode_adv.models.precision import PRECISIONS, precision
+from tfode_adv.run_folder import METRICS, Run
 from tfode_adv.training import callbacks, checkpoints, distribution, losses, schedules, state
 from tfode_adv.training.artifacts import export, exported
 from tfode_adv.training.loop import Survival, fit
 from tfode_adv.training.optimizer import SGD
 
-PRECISIONS = {"none": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 KEEP = ("best", "last")
 # NumPy takes 32 bits, and KerasTuner gets one more than the recipe's.
 MAX_SEED = 2**32 - 2
@@ -129,7 +128,7 @@ class Recipe:
             )
         options = {key: value for key, value in self.model_options.items() if value is not None}
         keras.utils.set_random_seed(self.seed)
-        with _precision(PRECISIONS[self.mixed_precision]):
+        with precision(self.mixed_precision):
             return models.build(
                 self.model,
                 input_shape=info.image_shape,
@@ -256,16 +255,6 @@ def train(
             if save_model and not exported(model, folder):
                 export(model, folder)
     return model, end
-
-
-@contextlib.contextmanager
-def _precision(policy: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _statistics(text: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -16,7 +16,7 @@ from tfode_adv import data, solvers
 from tfode_adv.attacks import PGD
 from tfode_adv.errors import RunError, UsageError, check_choice, check_range
 from tfode_adv.files import PathLike
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 from tfode_adv.training.loop import Diverged, Survival
 from tfode_adv.training.recipe import Recipe, train
 

@@ -119,6 +119,20 @@ class Run:
         self.config = {**self.config, DIGEST: digest}
         write_json(self.path / CONFIG, self.config)
 
+    def finish(self, model: Any) -> None:
+        """Writes a Keras model as this run's `model.keras`, and binds it.
+
+        Raises:
+            RunError: if the folder cannot be written.
+        """
+        aside = self.model_path.with_name("writing.keras")
+        try:
+            model.save(aside)
+            self.bind(sha256(aside))
+            aside.replace(self.model_path)
+        except OSError as error:
+            raise RunError(f"cannot write {str(self.model_path)!r}: {error.strerror or error}") from error
+
     @property
     def swapped(self) -> bool:
         """Whether `model.keras` is there, but is not the one that this run made."""

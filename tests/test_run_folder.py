@@ -8,7 +8,7 @@ import pytest
 
 from tfode_adv.errors import RunError
 from tfode_adv.files import sha256, write_json
-from tfode_adv.runs import Run
+from tfode_adv.run_folder import Run
 
 CONFIG = {"flags": {}, "model": {"name": "oon", "kwargs": {}}, "dataset": {"name": "mnist_5k"}, "seed": 0}
 

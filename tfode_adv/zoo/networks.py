@@ -1,0 +1,136 @@
+"""The networks by name: their cards, their weights, and as the run folders that the programs take."""
+
+import io
+import json
+import pathlib
+import tempfile
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfode_adv import models
+from tfode_adv.errors import RunError, check_choice
+from tfode_adv.files import PathLike, sha256, write_atomic, write_json
+from tfode_adv.models.precision import precision
+from tfode_adv.run_folder import DIGEST, Run
+
+HERE = pathlib.Path(__file__).parent
+# Of a run's flags: where things lay on the machine of the training.
+_PLACES = ("data_dir", "run_dir")
+
+
+def available() -> dict[str, str]:
+    """The networks' names, such as `"msml2022/cifar10_resnet10"`, to one line about each."""
+    names = sorted(path.relative_to(HERE).with_suffix("").as_posix() for path in HERE.glob("*/*.json"))
+    return {name: _read(name)["summary"] for name in names}
+
+
+def card(name: str) -> dict[str, Any]:
+    """What is known of a network.
+
+    Args:
+        name: one of `available()`.
+
+    Returns:
+        "summary"; "config": what the `config.json` of its training holds, with flags, data set, model and versions;
+        "command": how it was trained; "data": a line about the images; "test": "command" and "error", of the test
+        images "count" wrong of "total", with "low" and "high", the 95 % interval; "diagnosis": what `bin/diagnose`
+        found, or None; "predictions": the classes it told of some test images, each by the beginning of the SHA-256
+        of its bytes; "sha256": that of the weights.
+
+    Raises:
+        UsageError: for a name that is not there; the message names the choices.
+    """
+    return _read(check_choice("network", name, available()))
+
+
+def load(name: str) -> keras.Model:
+    """A network: NHWC images in [0, 1] to logits.
+
+    Args:
+        name: one of `available()`.
+
+    Raises:
+        UsageError: for a name that is not there; the message names the choices.
+        RunError: if the weights are not those that the card tells of.
+    """
+    known = card(name)
+    path = HERE / f"{name}.npz"
+    if not path.is_file() or sha256(path) != known["sha256"]:
+        raise RunError(f"{str(path)!r} is missing or is not the file that the network's card tells of: reinstall")
+    config = known["config"]
+    with precision(config["flags"].get("mixed_precision") or "none"):
+        model = models.build(config["model"]["name"], **config["model"]["kwargs"])
+    with np.load(path, allow_pickle=False) as file:
+        model.set_weights([file[str(place)] for place in range(len(file.files))])
+    return model
+
+
+def as_run(name: str, root: PathLike = "runs") -> Run:
+    """A network as a finished run, `ROOT/zoo/NAME`, which is made if it is not there.
+
+    Args:
+        name: one of `available()`.
+        root: the folder of all runs.
+
+    Raises:
+        UsageError: for a name that is not there; the message names the choices.
+        RunError: if the folder cannot be written, or holds something else.
+    """
+    known, path = card(name), pathlib.Path(root) / "zoo" / name
+    mark = {"name": name, "sha256": known["sha256"]}
+    if not path.exists():
+        _make(known["config"] | {"zoo": mark}, load(name), path)
+    run = Run.open(path)
+    if run.config.get("zoo") != mark or not run.finished or run.swapped:
+        raise RunError(f"{str(path)!r} holds something else than the network {name!r}: move it away")
+    return run
+
+
+def _make(config: dict[str, Any], model: keras.Model, path: pathlib.Path) -> None:
+    """Writes the run aside and renames it, so that of several processes that want it one makes it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as aside:
+            run = Run.create(pathlib.Path(aside) / path.name, config)
+            run.finish(model)
+            if not path.exists():
+                run.path.rename(path)
+    except OSError as error:
+        if not path.exists():
+            raise RunError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+
+def add(run: PathLike, name: str, measured: dict[str, Any], root: PathLike = HERE) -> None:
+    """Takes a finished run's network into the zoo.
+
+    Args:
+        run: the run folder.
+        name: what it will be called, `PAPER/NAME`.
+        measured: the parts of its card that are not in the run: "summary", "command", "data", "test", "diagnosis",
+            "predictions".
+        root: where the zoo lies.
+
+    Raises:
+        RunError: if the run is not finished, or the zoo cannot be written.
+    """
+    trained = Run.open(run)
+    weights = io.BytesIO()
+    values = trained.load_model().get_weights()
+    np.savez_compressed(weights, **{str(place): value for place, value in enumerate(values)})
+    path = pathlib.Path(root) / f"{name}.npz"
+    write_atomic(path, weights.getvalue())
+    write_json(path.with_suffix(".json"), {**measured, "config": _portable(trained.config), "sha256": sha256(path)})
+
+
+def _portable(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config without the places of its machine and without the checksum of its own file."""
+    kept = {name: value for name, value in config.items() if name != DIGEST}
+    kept["flags"] = {name: value for name, value in config["flags"].items() if name not in _PLACES}
+    kept["dataset"] = {name: value for name, value in config["dataset"].items() if name not in _PLACES}
+    return kept
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
