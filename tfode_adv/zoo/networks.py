@@ -34,6 +34,7 @@ def card(name: str) -> dict[str, Any]:
 
     Returns:
         "summary"; "config": what the `config.json` of its training holds, with flags, data set, model and versions;
+        "options": what `models.build` makes it with;
         "command": how it was trained; "data": a line about the images; "test": "command" and "error", of the test
         images "count" wrong of "total", with "low" and "high", the 95 % interval; "diagnosis": what `bin/diagnose`
         found, or None; "predictions": the classes it told of some test images, each by the beginning of the SHA-256
@@ -61,7 +62,7 @@ def load(name: str) -> keras.Model:
         raise RunError(f"{str(path)!r} is missing or is not the file that the network's card tells of: reinstall")
     config = known["config"]
     with precision(config["flags"].get("mixed_precision") or "none"):
-        model = models.build(config["model"]["name"], **config["model"]["kwargs"])
+        model = models.build(config["model"]["name"], **known["options"])
     with np.load(path, allow_pickle=False) as file:
         model.set_weights([file[str(place)] for place in range(len(file.files))])
     return model
@@ -116,12 +117,22 @@ def add(run: PathLike, name: str, measured: dict[str, Any], root: PathLike = HER
         RunError: if the run is not finished, or the zoo cannot be written.
     """
     trained = Run.open(run)
-    weights = io.BytesIO()
-    values = trained.load_model().get_weights()
-    np.savez_compressed(weights, **{str(place): value for place, value in enumerate(values)})
+    model, weights = trained.load_model(), io.BytesIO()
+    np.savez_compressed(weights, **{str(place): value for place, value in enumerate(model.get_weights())})
     path = pathlib.Path(root) / f"{name}.npz"
     write_atomic(path, weights.getvalue())
-    write_json(path.with_suffix(".json"), {**measured, "config": _portable(trained.config), "sha256": sha256(path)})
+    known = {"options": _options(trained.config, model), "config": _portable(trained.config), "sha256": sha256(path)}
+    write_json(path.with_suffix(".json"), {**measured, **known})
+
+
+def _options(config: dict[str, Any], model: keras.Model) -> dict[str, Any]:
+    """The arguments of `models.build`: those of the training, and what it read off its data."""
+    given = {name: value for name, value in config["model"]["kwargs"].items() if value is not None}
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            deviation = np.sqrt(np.ravel(layer.input_variance))
+            given["normalization"] = [np.ravel(layer.input_mean).tolist(), deviation.tolist()]
+    return given | {"input_shape": list(model.input_shape[1:]), "num_classes": model.output_shape[-1]}
 
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:
