@@ -1,9 +1,12 @@
 """What a diagnosis calls planted models whose truth is known.
 
-python -m benchmarks.verdicts [NAME ...]     # all, or some; a model that is done is not done again
-python -m benchmarks.verdicts --table        # results/verdicts/README.md from what is done
+python -m benchmarks.verdicts [NAME ...]     all, or some; a model that is done is not done again
+python -m benchmarks.verdicts --table        the page, results/verdicts/README.md, from what is done
+
+Of the page only what stands between its two marks is written anew.
 """
 
+import argparse
 import json
 import pathlib
 import sys
@@ -17,6 +20,7 @@ from benchmarks.verdicts import table
 from benchmarks.verdicts.independent import robust
 from benchmarks.verdicts.networks import FOLDER, IMAGES, images
 from benchmarks.verdicts.planted import MODELS
+from tfode_adv.run_folder import git_revision
 
 DONE = FOLDER / "done"
 RESULTS = pathlib.Path(__file__).resolve().parents[2] / "results" / "verdicts"
@@ -40,6 +44,7 @@ def diagnosed(name: str) -> dict:
     values = {one["name"].split(" (")[0]: one["value"] for one in document["indicators"] if one["group"] == "masking"}
     return {
         "truth": planted.truth,
+        "commit": git_revision(),
         "norm": planted.norm,
         "eps": planted.eps,
         "independent": json.loads(bound.read_text()),
@@ -55,8 +60,14 @@ def diagnosed(name: str) -> dict:
 
 def main(arguments: list[str]) -> None:
     """Runs the models named, or all, and writes the table."""
-    names = [one for one in arguments if not one.startswith("-")]
-    for name in [] if "--table" in arguments else names or MODELS:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(MODELS)}")
+    parser.add_argument("--table", action="store_true", help="runs no model")
+    given = parser.parse_args(arguments)
+    unknown = [name for name in given.names if name not in MODELS]
+    if unknown:
+        parser.error(f"{unknown[0]!r} is no planted model; they are: {', '.join(MODELS)}")
+    for name in [] if given.table else given.names or MODELS:
         if (DONE / f"{name}.json").exists():
             continue
         one = diagnosed(name)
@@ -68,8 +79,8 @@ def main(arguments: list[str]) -> None:
         keras.backend.clear_session()
     found = {name: DONE / f"{name}.json" for name in MODELS}
     done = {name: json.loads(path.read_text()) for name, path in found.items() if path.exists()}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "README.md").write_text(table.text(done))
+    page = RESULTS / "README.md"
+    page.write_text(table.put_into(page.read_text(encoding="utf-8"), done, list(MODELS)), encoding="utf-8")
     (RESULTS / "verdicts.json").write_text(json.dumps(done, indent=1, sort_keys=True, default=float) + "\n")
     print(np.round(sum(one["seconds"][0] for one in done.values())), "s of diagnoses")
 

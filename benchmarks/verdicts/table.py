@@ -1,13 +1,15 @@
 """The confusion matrix, each model's line, and the thresholds chosen on one half and tried on the other."""
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 LABELS = ("masked", "inconclusive", "credible", "not robust")
 COMMAND = "python -m benchmarks.verdicts"
 SPLITS = 100
+# What stands between them in the page is made anew.
+BEGIN, END = "<!-- made by the command -->", "<!-- written by hand -->"
 # What decides "masked", by the product's own threshold.
 THRESHOLDS = {
     "unavailable gradients": 0.05,
@@ -20,11 +22,20 @@ THRESHOLDS = {
 }
 
 
-def text(done: Mapping[str, dict]) -> str:
-    """The page, in Markdown."""
-    parts = ["# What a diagnosis calls planted models", f"Made by `{COMMAND}`: {len(done)} models, 40 images each."]
-    parts += [_matrix(done), _bounds(done), _thresholds(done), _lines(done)]
-    return "\n\n".join(parts) + "\n"
+def put_into(page: str, done: Mapping[str, dict], planted: Sequence[str]) -> str:
+    """The page, its part between the two marks made anew: the models `done` of those that are `planted`."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    parts = [_head(done, planted), _matrix(done), _bounds(done), _thresholds(done), _lines(done)]
+    return "\n\n".join([before + BEGIN, *parts, END + after])
+
+
+def _head(done, planted) -> str:
+    missing = [name for name in planted if name not in done]
+    left_out = f" **Not run, and in no count below:** {', '.join(f'`{name}`' for name in missing)}." if missing else ""
+    commits = collections.Counter((one.get("commit") or "unknown")[:9] for one in done.values())
+    at = ", ".join(f"{count} at {commit}" for commit, count in commits.items())
+    return f"Made by `{COMMAND}`: {len(done)} of {len(planted)} models, 40 images each; {at}.{left_out}"
 
 
 def _matrix(done) -> str:
