@@ -13,7 +13,7 @@ from tfode_adv.attacks import checks, engine, norms, retrying_pool
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.gradient_sources import Source
 from tfode_adv.attacks.result import AttackResult
-from tfode_adv.attacks.verification import Verdict
+from tfode_adv.attacks.verification import Verified
 from tfode_adv.errors import RunError, UsageError, check_choice, failed_assertion
 from tfode_adv.models.oracle import Answers, fooled, oracle
 
@@ -190,22 +190,22 @@ class Attack:
         checks.fit(needless, self.targeted)
         return answers, 1 + wrong.astype(np.int64), needless
 
-    def search(self, work: retrying_pool.Work) -> tuple[Verdict, np.ndarray, np.ndarray]:
+    def search(self, work: retrying_pool.Work) -> tuple[Verified, np.ndarray, np.ndarray]:
         """Returns, of one restart, what was found for each sample, and the queries and gradients spent [n]."""
         count = len(work.x)
-        verdict = Verdict(work.x.copy(), Answers.blank(count, work.classes), np.zeros(count, bool))
+        verified = Verified(work.x.copy(), Answers.blank(count, work.classes), np.zeros(count, bool))
         steps, passes = np.zeros((2, count), np.int64)
         for found in retrying_pool.run(work):
-            verdict.put(found.rows, found.verdict)
+            verified.put(found.rows, found.verified)
             steps[found.rows], passes[found.rows] = found.steps, found.passes
         queries, gradients = self.costs(steps, work.classes)
-        return verdict, queries + passes, gradients
+        return verified, queries + passes, gradients
 
-    def _verify(self, asked, size, x, y, radius, rows, x_new) -> Verdict:
+    def _verify(self, asked, size, x, y, radius, rows, x_new) -> Verified:
         """Returns the images found for `rows` of `x` as they count, and what a fresh pass says of them."""
         x_new = self._settle(x[rows], x_new, None if radius is None else radius[rows])
         answers = asked.ask(x_new, size)
-        return Verdict(x_new, answers, answers.fooled(y[rows], self.targeted))
+        return Verified(x_new, answers, answers.fooled(y[rows], self.targeted))
 
     def structure(self) -> tuple:
         """What its compiled steps depend on: everything but the values that they are told as `numbers`."""
@@ -266,7 +266,7 @@ class _Tally:
 
     def __init__(self, attack: Attack, x, y, clean: Answers, queries: np.ndarray, needless: np.ndarray):
         self._attack, self._x, self._y, self._clean, self._needless = attack, x, y, clean, needless
-        self._best = Verdict(x.copy(), clean.copy(), needless.copy())
+        self._best = Verified(x.copy(), clean.copy(), needless.copy())
         self._distance = np.zeros(len(x), np.float32)
         self._queries, self._gradients = queries, np.zeros(len(x), np.int64)
 
@@ -277,13 +277,13 @@ class _Tally:
         settled = self._needless if self._attack.eps is None else self._best.success
         return np.flatnonzero(~settled)
 
-    def update(self, rows: np.ndarray, verdict: Verdict, queries: np.ndarray, gradients: np.ndarray) -> None:
+    def update(self, rows: np.ndarray, verified: Verified, queries: np.ndarray, gradients: np.ndarray) -> None:
         """Takes in one restart's results for the samples `rows`."""
-        distance = self._attack.distance(self._x[rows], verdict.images)
+        distance = self._attack.distance(self._x[rows], verified.images)
         better = np.ones(len(rows), bool)
         if self._attack.eps is None:
-            better = verdict.success & (~self._best.success[rows] | (distance < self._distance[rows]))
-        self._best.put(rows[better], verdict.of(better))
+            better = verified.success & (~self._best.success[rows] | (distance < self._distance[rows]))
+        self._best.put(rows[better], verified.of(better))
         self._distance[rows[better]] = distance[better]
         self._queries[rows] += queries
         self._gradients[rows] += gradients

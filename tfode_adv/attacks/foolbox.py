@@ -17,7 +17,7 @@ from tfode_adv.attacks.base import Attack
 from tfode_adv.attacks.checks import number
 from tfode_adv.attacks.gradient_sources import Source, Through
 from tfode_adv.attacks.retrying_pool import Work
-from tfode_adv.attacks.verification import Verdict
+from tfode_adv.attacks.verification import Verified
 from tfode_adv.errors import UsageError
 
 
@@ -65,7 +65,7 @@ class DeepFool(_Foolbox):
         if type(self.source) not in (Source, Through):
             raise UsageError(f"source is {self.source!r}, but deepfool takes Through or None")
 
-    def search(self, work: Work) -> tuple[Verdict, np.ndarray, np.ndarray]:
+    def search(self, work: Work) -> tuple[Verified, np.ndarray, np.ndarray]:
         library = _library(self.name)
         kinds = {"linf": library.attacks.LinfDeepFoolAttack, "l2": library.attacks.L2DeepFoolAttack}
         attack = kinds[self.kind](steps=self.steps, overshoot=self.overshoot, candidates=self.candidates)
@@ -82,9 +82,9 @@ class DeepFool(_Foolbox):
             x_new[part] = attack.run(model, tf.constant(work.x[part]), tf.constant(work.y[part], tf.int64)).numpy()
             queries[part] = spent.rows
             work.progress(len(spent.rows))
-        verdict = work.verify(np.arange(len(x_new)), x_new)
+        verified = work.verify(np.arange(len(x_new)), x_new)
         # The first pass ranks the classes; every later one is differentiated.
-        return verdict, queries + 1, queries - 1
+        return verified, queries + 1, queries - 1
 
     def _see_gradient(self, work):
         """Traces a gradient, and runs none: raises if none comes through the model, where Foolbox would not say why."""
@@ -102,7 +102,7 @@ class _DecisionBased(_Foolbox):
     each sample and put back afterwards.
     """
 
-    def search(self, work: Work) -> tuple[Verdict, np.ndarray, np.ndarray]:
+    def search(self, work: Work) -> tuple[Verified, np.ndarray, np.ndarray]:
         library = _library(self.name)
         attack = self.build(library.attacks)
         spent = _Counter(work)
@@ -118,8 +118,8 @@ class _DecisionBased(_Foolbox):
                 work.progress(1)
         finally:
             np.random.set_state(kept)
-        verdict = work.verify(np.arange(len(x_new)), x_new)
-        return verdict, queries + 1, queries * 0
+        verified = work.verify(np.arange(len(x_new)), x_new)
+        return verified, queries + 1, queries * 0
 
     def _one(self, attack, model, x, y):
         try:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv.attacks.engine import Program
-from tfode_adv.attacks.verification import Verdict, Verification
+from tfode_adv.attacks.verification import Verification, Verified
 from tfode_adv.models.oracle import Oracle, padded
 
 
@@ -36,7 +36,7 @@ class Work:
     restart: int
     numbers: dict[str, tf.Tensor]
     size: int
-    verify: Callable[[np.ndarray, np.ndarray], Verdict]
+    verify: Callable[[np.ndarray, np.ndarray], Verified]
     progress: Callable[[int], None]
 
     @property
@@ -49,7 +49,7 @@ class Found(NamedTuple):
     """What became of some samples: positions [n], what was found, steps and verifying passes [n]."""
 
     rows: np.ndarray
-    verdict: Verdict
+    verified: Verified
     steps: np.ndarray
     passes: np.ndarray
 
@@ -130,16 +130,16 @@ class _Pool:
         self._batch = _chosen(self._batch, stay, self._work.size) if len(stay) else None
 
     def _verify(self) -> Found:
-        """Returns the done samples whose verdict is final, and sends the others back."""
+        """Returns the done samples whose answers are final, and sends the others back."""
         (rows, data), self._done = _joined(self._done), []
-        verdict = self._verification.judge(rows, data["state"]["x_adv"].numpy().copy())
-        out = verdict.success | data["over"].numpy()
+        verified = self._verification.judge(rows, data["state"]["x_adv"].numpy().copy())
+        out = verified.success | data["over"].numpy()
         again = _Samples(rows, {**data, "refuted": tf.ones_like(data["refuted"])})
         back, quarter, steps = np.flatnonzero(~out), max(1, self._work.size // 4), data["k"].numpy()
         # In parts that always find room: the batch is filled up once a quarter of it is free.
         for first in range(0, len(back), quarter):
             self._refuted.append(_chosen(again, back[first : first + quarter]))
-        return Found(rows[out], verdict.of(out), steps[out], self._verification.passes[rows[out]])
+        return Found(rows[out], verified.of(out), steps[out], self._verification.passes[rows[out]])
 
 
 def _chosen(samples: _Samples, which: np.ndarray, size: int | None = None) -> _Samples:

@@ -13,18 +13,18 @@ import numpy as np
 from tfode_adv.models.oracle import Answers
 
 
-class Verdict(NamedTuple):
+class Verified(NamedTuple):
     """Images [n, ...], what the model answers for them, and success [n]."""
 
     images: np.ndarray
     answers: Answers
     success: np.ndarray
 
-    def of(self, rows: np.ndarray) -> "Verdict":
+    def of(self, rows: np.ndarray) -> "Verified":
         """That on some of the images."""
-        return Verdict(self.images[rows], self.answers.of(rows), self.success[rows])
+        return Verified(self.images[rows], self.answers.of(rows), self.success[rows])
 
-    def put(self, rows: np.ndarray, other: "Verdict") -> None:
+    def put(self, rows: np.ndarray, other: "Verified") -> None:
         """Takes `other` in the place of that on the images `rows`."""
         self.images[rows], self.success[rows] = other.images, other.success
         self.answers.put(rows, other.answers)
@@ -38,23 +38,23 @@ class Verification:
         refutations: how many successes of each sample did not hold, [n].
     """
 
-    def __init__(self, verify: Callable[[np.ndarray, np.ndarray], Verdict], count: int, classes: int):
+    def __init__(self, verify: Callable[[np.ndarray, np.ndarray], Verified], count: int, classes: int):
         """Args as `retrying_pool.Work` has them: `verify` makes one pass over some of the `count` samples."""
         self._verify, self._classes = verify, classes
         self.passes, self.refutations = np.zeros((2, count), np.int64)
 
-    def judge(self, rows: np.ndarray, images: np.ndarray) -> Verdict:
+    def judge(self, rows: np.ndarray, images: np.ndarray) -> Verified:
         """The images as they count, and who fooled every pass: one, and one for each time it was refuted.
 
         Args:
             rows: [k], which of the samples these are.
             images: [k, ...], what was found for them; changed in place.
         """
-        verdict = Verdict(images, Answers.blank(len(rows), self._classes), np.ones(len(rows), bool))
+        verified = Verified(images, Answers.blank(len(rows), self._classes), np.ones(len(rows), bool))
         for count in range(self.refutations[rows].max() + 1):
-            asked = np.flatnonzero(verdict.success & (self.refutations[rows] >= count))
+            asked = np.flatnonzero(verified.success & (self.refutations[rows] >= count))
             if len(asked):
-                verdict.put(asked, self._verify(rows[asked], images[asked]))
+                verified.put(asked, self._verify(rows[asked], images[asked]))
                 self.passes[rows[asked]] += 1
-        self.refutations[rows[~verdict.success]] += 1
-        return verdict
+        self.refutations[rows[~verified.success]] += 1
+        return verified
