@@ -301,6 +301,12 @@ def test_trajectory_computes_in_the_blocks_own_numbers():
     assert set(seen) == {tf.bfloat16}
 
 
+@pytest.mark.parametrize("state", [tf.ragged.constant([[1.0, 2.0], [3.0]]), tf.sparse.from_dense([[1.0, 0.0]])])
+def test_a_state_that_is_not_dense_is_refused(block, state):
+    with pytest.raises(UsageError, match=f"{type(state).__name__}, but must be dense"):
+        block(state)
+
+
 def test_python_numbers_reach_float64_unrounded():
     times = []
     options = {"solver": "heun2", "tol": 0.1, "final_time": 0.7, "dtype": "float64"}

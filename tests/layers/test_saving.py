@@ -57,6 +57,31 @@ def test_a_dynamics_without_build(make, tmp_path):
     np.testing.assert_array_equal(clone(X), model(X))
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Cell(keras.layers.Layer):
+    """A recurrent cell that integrates its state, and leaves it to the block to build its dynamics."""
+
+    state_size = 4
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.block = ODEBlock(Timed(4), solver="euler")
+
+    def build(self, input_shape):
+        self.built = True
+
+    def call(self, x, states):
+        h = self.block(states[0] + x)
+        return h, [h]
+
+
+def test_a_block_that_its_owner_does_not_build(tmp_path):
+    model = keras.Sequential([keras.Input((2, 4)), keras.layers.Bidirectional(keras.layers.RNN(Cell()))])
+    series = np.stack([X, -X], axis=1)
+    expected = model.predict(series, verbose=0)
+    np.testing.assert_array_equal(reloaded(model, tmp_path).predict(series, verbose=0), expected)
+
+
 def test_a_dynamics_shared_by_two_blocks_is_one_in_the_file(tmp_path):
     shared = Timed(4)
     model = model_of(shared, Untimed(4), shared)

@@ -1,10 +1,12 @@
 """A Keras layer that integrates a dynamics."""
 
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfode_adv import solvers
@@ -185,6 +187,16 @@ class ODEBlock(keras.layers.Layer):
         self._check_steady()
         self.built = True
 
+    def save_own_variables(self, store: Any) -> None:
+        """Keeps the shapes that the block was built with, in place of variables, of which it has none of its own."""
+        if self.built:
+            store["build"] = np.frombuffer(json.dumps(self.get_build_config()).encode(), np.uint8)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Builds the dynamics first, if its owner has not: Keras gives a layer that is not built no variables."""
+        if not self.built and "build" in store:
+            self.build_from_config(json.loads(np.asarray(store["build"]).tobytes()))
+
     def compute_output_spec(self, h0: Any, training: bool | None = None) -> Any:
         del training
         return tf.nest.map_structure(lambda x: keras.KerasTensor(x.shape, dtype=self._number_type(x.dtype)), h0)
@@ -282,6 +294,10 @@ class ODEBlock(keras.layers.Layer):
         return results
 
     def _cast(self, component: Any) -> tf.Tensor:
+        if isinstance(component, tf.RaggedTensor | tf.SparseTensor):
+            raise UsageError(
+                f"the state is a {type(component).__name__}, but must be dense: to_tensor or to_dense makes it so"
+            )
         component = tf.convert_to_tensor(component)
         return tf.cast(component, self._number_type(component.dtype))
 
