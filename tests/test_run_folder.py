@@ -1,6 +1,7 @@
 """Run folders: made once, found again, and refused in one line when they will not do."""
 
 import os
+import zipfile
 
 import keras
 import numpy as np
@@ -127,11 +128,27 @@ def test_a_config_with_a_value_of_another_kind_is_named(tmp_path, part, named):
     assert str(tmp_path / "config.json") in str(error.value) and str(error.value).endswith(f"corrupt: {named}")
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"model": {"name": "oon"}, "seed": NaN}'])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"model": {"name": "oon"}, "dataset": {"validation": NaN}}'])
 def test_json_that_is_none_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(RunError, match="config.json.*corrupt"):
         Run.open(tmp_path)
+
+
+@pytest.mark.parametrize("units", ["1000000000000000", '"many"'])
+def test_a_model_of_a_shape_that_cannot_be_is_named(tmp_path, units):
+    run = Run.create(tmp_path, CONFIG)
+    _finish(run)
+    with zipfile.ZipFile(run.model_path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    changed = parts["config.json"].replace(b'"units": 1,', f'"units": {units},'.encode())
+    assert changed != parts["config.json"]
+    with zipfile.ZipFile(run.model_path, "w") as archive:
+        for name, part in {**parts, "config.json": changed}.items():
+            archive.writestr(name, part)
+    with pytest.raises(RunError, match="model.keras.*cannot be loaded") as error:
+        run.load_model()
+    assert "\n" not in str(error.value)
 
 
 def test_a_model_that_is_empty_is_not_called_missing(tmp_path):

@@ -87,7 +87,8 @@ def test_failed_indicators_decide_where_the_attacks_agree():
     correct, outcomes = np.ones(4, bool), [outcome("x...")]
     assert verdict.judge(correct, outcomes, []).label == "credible"
     assert verdict.judge(correct, outcomes, [failing("published")]).label == "credible"
-    assert verdict.judge(correct, outcomes, [failing("evaluation")]).label == "inconclusive"
+    weak = verdict.judge(correct, outcomes, [failing("evaluation")])
+    assert weak.label == "inconclusive" and weak.sentence.endswith("; failed: sign.")
     assert verdict.judge(correct, outcomes, [failing("evaluation"), failing("masking")]).label == "masked"
 
 

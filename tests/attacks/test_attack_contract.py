@@ -188,6 +188,7 @@ def test_probabilities_in_any_precision_are_refused(linear, activation, dtype):
         lambda x: tf.tile([[0.7, 0.3]], [tf.shape(x)[0], 1]),
         lambda x: tf.reduce_mean(x - 0.2, [1, 2, 3])[:, None] * [0.0, 1e-9] + [0.7, 0.3],
         lambda x: tf.reduce_mean(x, [1, 2, 3])[:, None] * [1e-20, 2e-20],
+        lambda x: tf.nn.relu(tf.reduce_mean(x, [1, 2, 3]))[:, None] * [1e-20, 2e-20],
         lambda x: tf.reduce_mean(x, [1, 2, 3])[:, None] * [0.2, 0.1],
     ],
 )

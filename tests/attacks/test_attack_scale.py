@@ -121,11 +121,14 @@ def test_margins_and_their_ratio_at_any_scale(factor):
     np.testing.assert_allclose(losses.targeted_dlr(logits, y, tf.constant([1, 0])), [-2 / 4, 2 / 4.0], rtol=1e-6)
 
 
-def test_a_source_of_another_scale_transfers_as_well(linear):
+@pytest.mark.parametrize("name", ["pgd", "cw"])
+def test_a_source_of_another_scale_transfers_as_well(linear, name):
+    norm = attacks.available()[name].norms[0]
     for factor in (1e-20, 1e20):
         for victim, other in ((1.0, factor), (factor, 1.0)):
             source = attacks.Transfer(lambda x, other=other: other * linear(x))
-            attack = attacks.PGD(eps=1.1 * linear.distance("linf"), source=source)
+            eps = 1.1 * linear.distance(norm)
+            attack = attacks.get(name, norm=norm, eps=eps, source=source, **SMALL.get(name, {}))
             assert attack(lambda x, victim=victim: victim * linear(x), linear.x, linear.y).success.all()
 
 

@@ -1,13 +1,16 @@
+import contextlib
 import json
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from tfode_adv import data, files
 from tfode_adv.attacks import defaults
 from tfode_adv.cli import app, diagnose
 from tfode_adv.diagnosis import reader as reader
+from tfode_adv.errors import RunError
 from tfode_adv.published import budgets
 from tfode_adv.run_folder import Run
 
@@ -45,6 +48,16 @@ def test_a_run_is_diagnosed_and_a_second_time_only_read(trained, capsys):
     assert call(*arguments) == app.OK
     assert capsys.readouterr().out == printed
     assert pieces == {path: path.stat().st_mtime_ns for path in (trained / "diagnosis" / "pieces").iterdir()}
+
+
+def test_a_log_file_has_its_first_line_before_the_images_are_read(trained, tmp_path, monkeypatch):
+    def images(*arguments):
+        assert "diagnosing" in (tmp_path / "log").read_text()
+        raise RunError("far enough")
+
+    monkeypatch.setattr(diagnose, "_images", images)
+    with open(tmp_path / "log", "w") as log, contextlib.redirect_stdout(log):
+        assert call(trained) == app.FAILED
 
 
 def test_a_diagnosis_of_replaced_weights_is_moved_aside(tmp_path):
@@ -100,6 +113,18 @@ def test_no_image_of_the_training_calibrates_a_detector(tmp_path):
         config = {"model": {"name": "oon"}, "dataset": {"name": "mnist_5k", "validation": share}}
         images = diagnose._images(Run.create(tmp_path / str(share), config), "mnist_5k")
         assert len(images.x) == 4 and len(images.validation) == count
+
+
+def test_pictures_are_looked_at_under_the_names_of_their_classes(tmp_path):
+    diagnose.FLAGS.unparse_flags()
+    diagnose.FLAGS(["diagnose"])
+    for name in ("bee", "cat"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("L", (4, 4)).save(tmp_path / "pictures" / name / f"{number}.png")
+    dataset = {"name": f"folder:{tmp_path / 'pictures'}", "validation": 0.0, "classes": ["ant", "bee", "cat"]}
+    run = Run.create(tmp_path / "run", {"model": {"name": "oon"}, "dataset": dataset})
+    assert sorted(diagnose._images(run, dataset["name"]).y) == [1, 2]
 
 
 def test_a_small_test_split_is_looked_at_whole(tmp_path, monkeypatch):

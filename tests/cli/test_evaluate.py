@@ -1,5 +1,6 @@
 """bin/evaluate, bin/report and bin/reproduce on small models: what they print, write, refuse and resume."""
 
+import contextlib
 import dataclasses
 import json
 import types
@@ -7,6 +8,7 @@ import types
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import tfode_adv as ta
 from tfode_adv.cli import app, evaluate, report, reproduce, workers
@@ -194,6 +196,16 @@ def test_the_newest_run_is_named(plain, tmp_path, monkeypatch, capsys):
     assert "evaluating the newest run, runs/one" in capsys.readouterr().out
 
 
+def test_a_log_file_has_its_first_line_before_the_images_are_read(plain, tmp_path, monkeypatch):
+    def arrays(*arguments, **options):
+        assert "evaluating" in (tmp_path / "log").read_text()
+        raise RunError("far enough")
+
+    monkeypatch.setattr(evaluate.data, "arrays", arrays)
+    with open(tmp_path / "log", "w") as log, contextlib.redirect_stdout(log):
+        assert call(evaluate, f"--run={plain.path}") == 1
+
+
 def test_the_report_and_the_summary_follow(plain, tmp_path, capsys):
     assert call(evaluate, f"--run={plain.path}", f"--num_examples={IMAGES}", "--eps=0.1,0.3") == 0
     summary = json.loads((plain.path / "evaluations" / "summary.json").read_text())
@@ -201,6 +213,25 @@ def test_the_report_and_the_summary_follow(plain, tmp_path, capsys):
     assert call(report, plain.path, f"--out={tmp_path / 'report'}") == 0
     assert "wrote" in capsys.readouterr().out
     assert "Every attack configuration" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_a_folder_with_fewer_classes_is_evaluated_by_their_names(plain, tmp_path):
+    images, labels = ta.data.arrays("mnist_5k", "test", 150)
+    for split in ("train", "test"):
+        for digit in (3, 7):
+            pictures = tmp_path / "digits" / split / str(digit)
+            pictures.mkdir(parents=True)
+            for number, image in enumerate(images[labels == digit]):
+                Image.fromarray((255 * image[..., 0]).astype(np.uint8)).save(pictures / f"{number}.png")
+    dataset = f"folder:{tmp_path / 'digits'}"
+    config = {**plain.config, "dataset": {"name": dataset, "classes": [str(digit) for digit in range(10)]}}
+    run = Run.create(tmp_path / "run", config)
+    run.model_path.write_bytes(plain.model_path.read_bytes())
+    assert call(evaluate, f"--run={run.path}", "--attack=none") == 0
+    (cell,) = cells(run.path)
+    records = cell.records().values()
+    assert {record.label for record in records} == {3, 7}
+    assert np.mean([record.correct for record in records]) > 0.7
 
 
 def test_reproduce_lists_what_is_missing(tmp_path, capsys):

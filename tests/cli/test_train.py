@@ -1,5 +1,6 @@
 """bin/train end to end on a few images, its flags, and the published recipes."""
 
+import contextlib
 import csv
 import pathlib
 
@@ -100,6 +101,28 @@ def test_a_resumed_run_says_what_it_was_started_with_before(monkeypatch, tmp_pat
         {"flags": {"epochs": 4}},
     ]
     assert now.keys() == first.keys() and now["model"] == first["model"]
+
+
+def test_a_run_goes_on_with_the_classes_that_it_was_begun_with_alone(folder, tmp_path, monkeypatch, capsys):
+    config = Run.open(folder).config
+    digits = config["dataset"]["classes"]
+    assert digits == [str(digit) for digit in range(10)]
+    Run.create(tmp_path / "run", {**config, "dataset": {**config["dataset"], "classes": ["ant", *digits[1:]]}})
+    monkeypatch.setattr(train.training, "train", lambda recipe, run, **options: (run(True), State(finished=True)))
+    assert _call("--resume", f"--run_dir={tmp_path / 'run'}") == app.FAILED
+    error = capsys.readouterr().err
+    assert "the classes of mnist_5k are 0, 1, 2" in error and "was trained on ant, 1, 2" in error
+
+
+def test_a_log_file_has_its_first_line_before_anything_is_trained(tmp_path, monkeypatch):
+    def trained(recipe, run, **options):
+        run(True)
+        assert "training oon on mnist_5k" in (tmp_path / "log").read_text()
+        return None, State(finished=True, best_error=0.5)
+
+    monkeypatch.setattr(train.training, "train", trained)
+    with open(tmp_path / "log", "w") as log, contextlib.redirect_stdout(log):
+        assert _call(*SMALL, f"--run_dir={tmp_path / 'run'}") == app.OK
 
 
 def test_a_better_part_of_an_epoch_is_exported_in_place_of_the_best_whole_one(monkeypatch, tmp_path, capsys):

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import tensorflow as tf
 
 from tfode_adv.cli import flags, workers
 from tfode_adv.errors import RunError
@@ -134,6 +135,21 @@ def test_processes_share_the_cores(copies, monkeypatch, tmp_path):
         pass
     # Twelve cores among three processes; where the user has said how many, that stays.
     assert (tmp_path / "seen").read_text().split() == ["4", "4", "5"]
+
+
+def test_this_process_keeps_its_own_share_of_the_cores(machine, monkeypatch):
+    machine()
+    kept = []
+    for name in ("intra", "inter"):
+        limit = f"set_{name}_op_parallelism_threads"
+        monkeypatch.setattr(tf.config.threading, limit, lambda count, name=name: kept.append((name, count)))
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "5")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)))
+    workers.share_devices(1)
+    assert not kept
+    workers.share_devices(3)
+    assert kept == [("intra", 4)]
 
 
 def test_a_child_takes_no_module_from_the_current_folder_and_ends_with_its_parent(tmp_path):

@@ -24,11 +24,11 @@ def _bitmap(file):
     Image.new("RGB", (12, 10)).save(file, "BMP")
 
 
-def _huge(file):
-    """A picture whose header, right by its checksum, says 20,000 x 20,000 pixels."""
+def _huge(file, side):
+    """A square picture whose header, right by its checksum, says so many pixels a side."""
     Image.new("L", (1, 1)).save(file)
     data = bytearray(file.read_bytes())
-    data[16:24] = struct.pack(">II", 20_000, 20_000)
+    data[16:24] = struct.pack(">II", side, side)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
     file.write_bytes(data)
 
@@ -74,7 +74,8 @@ def test_colour_images_can_be_jittered(tmp_path):
         (lambda root: (_write(root / "a", 2), _write(root / "b", 2, size=(9, 9))), "several sizes"),
         (lambda root: (_write(root / "a", 2), (root / "a" / "x.png").write_text("no")), "x.png"),
         (lambda root: (_write(root / "a", 5), _bitmap(root / "a" / "x.png")), "x.png' is not an image .it is a BMP"),
-        (lambda root: (_write(root / "a", 5), _huge(root / "a" / "x.png")), "x.png' is not an image .*pixels"),
+        (lambda root: (_write(root / "a", 5), _huge(root / "a" / "x.png", 20_000)), "x.png' is not an image .*pixels"),
+        (lambda root: (_write(root / "a", 5), _huge(root / "a" / "x.png", 10_000)), "x.png' is not an image .*pixels"),
         (lambda root: (_write(root / "a", 2), _write(root / "b", 1)), r"too few images .*: a \(2\), b \(1\)"),
     ],
 )

@@ -285,6 +285,17 @@ def test_a_folder_under_the_temporary_one_is_used_only_if_it_is_ones_own(tmp_pat
         catalog._claim(folder)
 
 
+def test_nothing_is_written_where_others_may_write_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "file").write_text("a file, so that no folder can be made of it")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    catalog._temporary().mkdir()
+    catalog._temporary().chmod(0o777)
+    with pytest.raises(RunError, match="needs a folder to write its files to.*not yours alone"):
+        data.arrays("mnist_5k", "test", 3, tmp_path / "file")
+    assert not list(catalog._temporary().iterdir())
+
+
 def test_without_a_home_directory_there_is_one_place_less(monkeypatch):
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

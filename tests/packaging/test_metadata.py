@@ -44,9 +44,13 @@ def test_every_lower_bound_is_tried():
     assert not missing
 
 
+def test_what_is_written_for_tensorboard_comes_with_it():
+    assert "tensorboard" in bounds()
+
+
 def test_one_version():
     assert f"version: {tfode_adv.__version__}\n" in (ROOT / "CITATION.cff").read_text()
-    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    newest = re.search(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
     assert newest == tfode_adv.__version__
 
 

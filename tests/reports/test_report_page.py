@@ -102,6 +102,16 @@ def test_the_page_is_self_contained(written):
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in [a for _, a in page.tags]
 
 
+def test_a_table_wider_than_the_screen_moves_in_a_frame_that_shows_there_is_more(written):
+    _, page = written
+    tags = [(tag, attributes.get("class", "")) for tag, attributes in page.tags]
+    before = [tags[place - 1] for place, (tag, _) in enumerate(tags) if tag == "table"]
+    assert before and set(before) == {("div", "scroll")}
+    (frame,) = re.findall(r"\.scroll \{ (overflow-x: auto[^}]*)\}", "".join(page.words))
+    # Shadows at both edges that stay, under covers that move with the table.
+    assert frame.count("no-repeat scroll") == frame.count("no-repeat local") == 2
+
+
 def test_every_picture_has_words(written):
     _, page = written
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]

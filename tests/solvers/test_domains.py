@@ -38,6 +38,20 @@ def test_the_adjoint_stays_inside_too():
     np.testing.assert_allclose(tape.gradient(h1, p), 2 / 3, rtol=1e-3)
 
 
+def test_the_adjoint_of_a_clipped_solve_is_never_before_its_start():
+    """A slow dynamics on a short interval tempts it most."""
+    seen = []
+    field = lambda t, h: seen.append(float(t[0, 0])) or 1e-4 * h  # noqa: E731
+    block = ODEBlock(field, endpoint="clip", final_time=0.3, gradient="adjoint")
+    h0 = tf.ones([1, 1])
+    with tf.GradientTape() as tape:
+        tape.watch(h0)
+        h1 = block(h0)
+    seen.clear()
+    np.testing.assert_allclose(tape.gradient(h1, h0), [[np.exp(3e-5)]], rtol=1e-6)
+    assert min(seen) == 0 and max(seen) == np.float32(0.3)
+
+
 @pytest.mark.parametrize("name", ["dopri5", "bosh3", "heun2"])
 def test_a_step_out_of_the_fields_domain_is_rejected(name):
     """y' = -sqrt(y) from 1: y = (1 - t/2)^2, which long steps overshoot below 0."""

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tfode_adv import solvers
-from tfode_adv.layers import ODEBlock
-from tfode_adv.solvers import Status
+from tfode_adv.layers import ODEBlock, record_statistics
+from tfode_adv.solvers import SolveError, Status
 
 
 def gradient_at_rest(rate, **options):
@@ -67,3 +67,11 @@ def test_steps_keep_to_their_bounds():
         solvers.get("dopri5", min_step=1.0, max_step=0.1)
     with pytest.raises(ValueError, match="equal steps"):
         solvers.get("rk4", max_step=0.1)
+
+
+def test_a_block_keeps_to_its_bounds_too():
+    with record_statistics() as records:
+        ODEBlock(lambda t, h: -h, tol=1e-2, max_step=0.0625)(tf.ones([1, 1]))
+    assert int(records[0][1].accepted[0]) == 16
+    with pytest.raises(SolveError, match="needed a step below"):
+        ODEBlock(lambda t, h: -50 * h, tol=1e-6, min_step=0.5)(tf.ones([1, 1]))

@@ -93,7 +93,10 @@ def test_a_sample_is_attacked_the_same_in_any_batch(batch):
     ("name", "options"),
     [
         ("trades", {"eps": -0.1}),
+        ("trades", {"eps": 1e39}),
+        ("trades", {"inverse_lambda": 1e39}),
         ("trades", {"label_smoothing": 0.1}),
+        ("madry", {"step_size": 1e39}),
         ("madry", {"norm": "l1"}),
         ("madry", {"steps": 0}),
         ("cross_entropy", {"label_smoothing": 1.0}),

@@ -57,6 +57,7 @@ def test_a_restored_schedule_goes_on_as_the_one_left_alone(errors, draw):
         ("step", 0.1, 5),
         ("constant", 0.0, 5),
         ("constant", float("nan"), 5),
+        ("constant", 1e39, 5),
         ("constant", 0.1, 0),
         ("steps", 0.1, 5),
     ],
