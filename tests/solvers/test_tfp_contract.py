@@ -131,6 +131,51 @@ def test_a_graph_of_tensorflow_1(gradient):
     np.testing.assert_allclose(to_start, np.exp([[-1.0], [-1.0]]), rtol=1e-3)
 
 
+QUIET = {"on_failure": "status", "on_gradient_failure": "status", "max_num_steps": 40}
+IN_GRAPHS = {
+    "several slopes": (lambda t, y, c: -c * y, {"gradient": "backprop"}, "bosh3"),
+    "at rest": (lambda t, y, c: -8 * c * y, {"gradient": "backprop_steps"}, "heun2"),
+    "a field that ends": (lambda t, y, c: c * tf.sqrt(1 - t) + 0 * y, {"gradient": "backprop_steps"}, "heun2"),
+    "parameters": (lambda t, y, c: -c * y, {"gradient": "adjoint"}, "heun2"),
+    "a failed sample": (lambda t, y, c: 10 * c * y * y, {"gradient": "backprop", **QUIET}, "heun2"),
+    "a failed sample's adjoint": (lambda t, y, c: 10 * c * y * y, {"gradient": "adjoint", **QUIET}, "heun2"),
+    "a stock adjoint": (
+        lambda t, y, c: -c * y,
+        {"make_adjoint_solver_fn": lambda: ode.DormandPrince(**STOCK)},
+        "heun2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("slope", "options", "method"), IN_GRAPHS.values(), ids=IN_GRAPHS)
+def test_a_graph_of_tensorflow_1_computes_what_is_computed_at_once(slope, options, method):
+    """A state of two parts and a side input, of a number of samples that the graph does not know."""
+    solver = solvers.get(method, rtol=1e-3, atol=1e-3, **options)
+    given = np.array([[0.0], [1.0], [0.2]]), np.array([[1.0], [0.3], [2.0]])
+
+    def field(t, state, c):
+        return tf.nest.map_structure(lambda y: slope(t, y, c), state)
+
+    def solved(y0, c):
+        results = solver.solve(field, 0.0, (y0, y0 / 2), [0.5, 1.0], batch_ndims=1, constants={"c": c})
+        return (*results.states, results.diagnostics.success)
+
+    y0, c = map(tf.constant, given)
+    with tf.GradientTape() as tape:
+        tape.watch([y0, c])
+        *states, success = solved(y0, c)
+        loss = tf.add_n([tf.reduce_sum(part) for part in states])
+    at_once = [*states, success, *tape.gradient(loss, [y0, c])]
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        places = [tf.compat.v1.placeholder(tf.float64, [None, 1]) for _ in given]
+        *states, success = solved(*places)
+        loss = tf.add_n([tf.reduce_sum(part) for part in states])
+        asked = [*states, success, *tf.gradients(loss, places)]
+        found = session.run(asked, dict(zip(places, given, strict=True)))
+    for one, other in zip(found, at_once, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("method", ["dopri5", "bosh3"])
 def test_a_complex_state_turns(method):
     """y' = i y: after pi / 2 one is i."""
