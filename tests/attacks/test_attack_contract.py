@@ -236,6 +236,13 @@ def test_a_model_of_steps_is_warned_about(steps):
             assert not attack(lambda x: level(steps(x)), x, y).success.any()
 
 
+def test_a_model_that_sees_the_shape_alone_is_warned_about():
+    x, _ = lines(3)
+    with pytest.warns(attacks.AttackWarning, match="gradient is zero"):
+        result = attacks.PGD(eps=0.1)(lambda x: level(tf.zeros_like(x)), x, np.zeros(3, np.int64))
+    assert not result.success.any()
+
+
 def _numeric():
     for name, attack in ATTACKS.items():
         for field in dataclasses.fields(attack):

@@ -138,3 +138,9 @@ def test_a_source_with_other_classes_is_refused(linear):
         attacks.base.UsageError, match="^Transfer's model tells 5 classes apart, but the attacked one 2$"
     ):
         attacks.PGD(eps=0.1, source=source)(linear, linear.x, linear.y)
+
+
+def test_a_source_that_returns_no_tensor_is_refused(linear):
+    source = attacks.Transfer(lambda x: [linear(x)])
+    with pytest.raises(attacks.base.UsageError, match="^the model returned a list of 1, but must return one tensor"):
+        attacks.PGD(eps=0.1, source=source)(linear, linear.x, linear.y)

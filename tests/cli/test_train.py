@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfode_adv import models, training
 from tfode_adv.cli import app, recipes, train
+from tfode_adv.errors import UsageError
 from tfode_adv.files import sha256
 from tfode_adv.run_folder import Run
 from tfode_adv.training.checkpoints import Checkpoints, locked
@@ -185,6 +186,23 @@ def test_a_folder_that_is_taken_is_told_before_any_data_are_read(tmp_path, monke
     Run.create(tmp_path, {"model": {"name": "oon"}})
     assert _call(*SMALL, f"--run_dir={tmp_path}") == app.FAILED
     assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("weight_decay", 1e39),
+        ("learning_rate", 1e39),
+        ("epochs", 2**31),
+        ("batch_size", 2**31),
+        ("max_updates", 2**31),
+        ("num_train_examples", 2**31),
+        ("seed", 2**32),
+    ],
+)
+def test_a_recipe_takes_no_number_that_does_not_fit(name, value):
+    with pytest.raises(UsageError, match=f"{name} is .*at most"):
+        training.Recipe("oon", "mnist_5k", **{name: value})
 
 
 def test_a_precision_is_the_layers_and_float16_scales_the_loss():

@@ -125,6 +125,22 @@ def test_random_layers_draw_once_a_solve(layer):
         assert np.isfinite(block(tf.ones(shape), training=True)).all()
 
 
+def test_a_layer_that_is_always_random_draws_once_a_solve_in_inference_too():
+    seen = []
+
+    class Drawn(Shaken):
+        def call(self, h):
+            seen.append(keras.random.normal((2,), seed=self.seeds).numpy())
+            return h
+
+    block = ODEBlock(Drawn(), solver="euler", num_steps=3)
+    # Building would call it with symbols, which have no numbers.
+    block.built = block.dynamics.built = True
+    for _ in range(2):
+        block(tf.ones([1, 2]))
+    assert len(seen) == 6 and len({draw.tobytes() for draw in seen}) == 2
+
+
 @pytest.mark.parametrize("options", GRADIENTS, ids=str)
 def test_the_backward_pass_is_told_of_training(options):
     """h' = -h in training, 0 else."""
