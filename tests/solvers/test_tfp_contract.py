@@ -176,6 +176,18 @@ def test_a_graph_of_tensorflow_1_computes_what_is_computed_at_once(slope, option
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
 
 
+def test_a_graph_of_tensorflow_1_chooses_the_same_times():
+    def times():
+        y0 = tf.constant([[1.0], [3.0]], tf.float64)
+        solver = solvers.get("heun2", rtol=1e-2, atol=1e-2)
+        return solver.solve(lambda t, y: -y * y, 0.0, y0, ode.ChosenBySolver(1.0), batch_ndims=1).times
+
+    at_once = times()
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        np.testing.assert_allclose(session.run(times()), at_once)
+    assert len(at_once) > 3
+
+
 @pytest.mark.parametrize("method", ["dopri5", "bosh3"])
 def test_a_complex_state_turns(method):
     """y' = i y: after pi / 2 one is i."""
