@@ -222,3 +222,13 @@ def test_a_matrix_exponential():
     states = solvers.get("dopri5", rtol=1e-8, atol=1e-8).solve(field, 0.3, start, [0.3, 1.0]).states["columns"]
     np.testing.assert_allclose(states[0], np.eye(2))
     np.testing.assert_allclose(states[1], right, atol=1e-6)
+
+
+def test_a_solve_that_fails_in_a_graph_of_tensorflow_1_says_for_how_many_and_why():
+    rates = np.array([[0.0], [3.0], [3000.0]])
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        results = solvers.Dopri5(rtol=1e-6, max_num_steps=30).solve(
+            lambda t, y, c: -c * y, 0.0, tf.ones_like(rates), [1.0], batch_ndims=1, constants={"c": tf.constant(rates)}
+        )
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"failed for\] \[1\] \[of\] \[3\] \[samples:\] \[1\]"):
+            session.run(results.states)
