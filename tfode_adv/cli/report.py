@@ -9,7 +9,7 @@ import pathlib
 from absl import flags as absl_flags
 
 from tfode_adv.cli import app, flags
-from tfode_adv.cli.run_argument import opened
+from tfode_adv.cli.run_argument import located
 from tfode_adv.errors import UsageError
 from tfode_adv.rendering import folder
 from tfode_adv.reports import report
@@ -25,7 +25,7 @@ absl_flags.DEFINE_boolean("overwrite", False, "Write into a folder that holds so
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise UsageError("no run folder is given: bin/report RUN...")
-    paths = [str(opened(path).path) for path in argv[1:]]
+    paths = [located(path) for path in argv[1:]]
     out = pathlib.Path(FLAGS.out) if FLAGS.out else pathlib.Path(paths[0]) / "report"
     page = folder.write(report.of_runs(paths, FLAGS.num_examples), out, FLAGS.overwrite)
     print(f"wrote {page}")

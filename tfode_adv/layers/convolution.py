@@ -27,7 +27,7 @@ def conv2d_transpose(y: tf.Tensor, kernel: tf.Tensor, like: tf.Tensor, strides: 
     if name:
         x = tf.nn.conv2d_transpose(y, kernel, tf.shape(like), strides, name)
     else:
-        padded = tf.shape(like) + tf.reduce_sum(_every_side(padding), axis=1)
+        padded = tf.shape(like) + [0, 2 * padding, 2 * padding, 0]
         x = tf.nn.conv2d_transpose(y, kernel, padded, strides, "VALID")[:, padding:-padding, padding:-padding]
     return tf.ensure_shape(x, like.shape)
 

@@ -1,5 +1,6 @@
 """The networks by name: their cards, their weights, and as the run folders that the programs take."""
 
+import hashlib
 import io
 import json
 import pathlib
@@ -22,8 +23,7 @@ _PLACES = ("data_dir", "run_dir")
 
 def available() -> dict[str, str]:
     """The networks' names, such as `"msml2022/cifar10_resnet10"`, to one line about each."""
-    names = sorted(path.relative_to(HERE).with_suffix("").as_posix() for path in HERE.glob("*/*.json"))
-    return {name: _read(name)["summary"] for name in names}
+    return {name: _read(name)["summary"] for name in _names()}
 
 
 def card(name: str) -> dict[str, Any]:
@@ -37,13 +37,13 @@ def card(name: str) -> dict[str, Any]:
         "options": what `models.build` makes it with;
         "command": how it was trained; "data": a line about the images; "test": "command" and "error", of the test
         images "count" wrong of "total", with "low" and "high", the 95 % interval; "diagnosis": what `bin/diagnose`
-        found, or None; "predictions": the classes it told of some test images, each by the beginning of the SHA-256
-        of its bytes; "sha256": that of the weights.
+        found, or None; "predictions": the classes it told of some test images, each by its `image_key`;
+        "sha256": that of the weights.
 
     Raises:
         UsageError: for a name that is not there; the message names the choices.
     """
-    return _read(check_choice("network", name, available()))
+    return _read(check_choice("network", name, _names()))
 
 
 def load(name: str) -> keras.Model:
@@ -141,6 +141,15 @@ def _portable(config: dict[str, Any]) -> dict[str, Any]:
     kept["flags"] = {name: value for name, value in config["flags"].items() if name not in _PLACES}
     kept["dataset"] = {name: value for name, value in config["dataset"].items() if name not in _PLACES}
     return kept
+
+
+def image_key(image: np.ndarray) -> str:
+    """What a card calls an image, uint8 `[H, W, C]`: the first 16 digits of its bytes' SHA-256."""
+    return hashlib.sha256(image.tobytes()).hexdigest()[:16]
+
+
+def _names() -> list[str]:
+    return sorted(path.relative_to(HERE).with_suffix("").as_posix() for path in HERE.glob("*/*.json"))
 
 
 def _read(name: str) -> dict[str, Any]:
