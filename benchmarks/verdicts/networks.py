@@ -38,7 +38,7 @@ def linear() -> keras.Sequential:
 def flow(dynamics: keras.layers.Layer | None = None, **options) -> keras.Sequential:
     """A convolution, an ODE block and a dense layer."""
     block = ta.layers.ODEBlock(dynamics or ta.layers.ConvDynamics(8), **options)
-    head = [LAYERS.GlobalAveragePooling2D(), LAYERS.Dense(10)]
+    head = [LAYERS.Flatten(), LAYERS.Dense(10)]
     return keras.Sequential([keras.Input(SHAPE), LAYERS.Conv2D(8, 4, strides=2), block, *head])
 
 

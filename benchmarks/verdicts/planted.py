@@ -561,34 +561,53 @@ def straight_through():
     return honest(behind(lambda x: x + tf.stop_gradient(rounded(x) - x), robust()))
 
 
+def flowing():
+    return trained("flow", lambda: networks.flow(tol=0.1), naturally(epochs=5, rate=3e-3))
+
+
 @planted
 def fixed_steps():
-    network = trained("rk4", lambda: networks.flow(solver="rk4", num_steps=3), naturally(epochs=8, rate=5e-3))
+    network = trained("rk4", lambda: networks.flow(solver="rk4", num_steps=3), naturally(epochs=5, rate=3e-3))
     return honest(network, eps=0.03)
 
 
 @planted
 def fixed_steps_robust():
-    network = trained("robust_flow", lambda: networks.flow(solver="rk4", num_steps=2), adversarially(eps=0.08))
-    return honest(network, eps=0.05)
+    network = trained("robust_rk4", lambda: networks.flow(solver="rk4", num_steps=2), adversarially(eps=0.12))
+    return honest(network, eps=0.08)
 
 
 @planted
 def adaptive():
-    network = trained("flow", lambda: networks.flow(tol=0.1), naturally(epochs=8, rate=5e-3))
-    return honest(network, eps=0.03, options={"tols": [0.01]})
+    return honest(flowing(), eps=0.03, options={"tols": [0.01]})
+
+
+@planted
+def adaptive_robust():
+    network = trained("robust_flow", lambda: networks.flow(tol=0.1), adversarially(eps=0.12))
+    return honest(network, eps=0.08, options={"tols": [0.1]})
+
+
+@planted
+def mix_trades():
+    """The first paper's MIX, 16 channels, TRADES."""
+
+    def build():
+        return ta.models.build("mix", input_shape=SHAPE, filters=16, tol=0.1, dropout=0.0)
+
+    network = trained("mix_trades", build, adversarially(eps=0.08, trades=3.0))
+    return honest(network, eps=0.05, options={"tols": [0.1]})
 
 
 @planted
 def coarse_adjoint():
     """The adjoint at a coarse tolerance: on this network it leads an attack as far as any other gradient."""
-    network = trained("flow", lambda: networks.flow(tol=0.1), naturally(epochs=8, rate=5e-3))
-    return honest(network, eps=0.05, options={"tols": [1.0], "gradient": "adjoint"})
+    return honest(flowing(), eps=0.05, options={"tols": [1.0], "gradient": "adjoint"})
 
 
 @planted
 def random_tolerance():
-    network = trained("flow", lambda: networks.flow(tol=0.1), naturally(epochs=8, rate=5e-3))
+    network = flowing()
     return honest(ta.models.RandomSolver(network, 1e-3, 1e-1), twin=network, eps=0.03, random=True)
 
 

@@ -79,8 +79,19 @@ def test_weak_attacks_of_ours_are_told_from_a_weak_published_one():
 
 
 def test_a_difference_of_chance_is_not_masking():
-    outcomes = [outcome("xxxxxx...."), outcome("xxxxxxx...", "steps")]
+    outcomes = [outcome("xxxxx....."), outcome("xxxxxx....", "steps")]
     assert verdict.judge(np.ones(10, bool), outcomes, []).label == "credible"
+
+
+def test_a_loss_that_would_count_of_more_images_is_not_credible():
+    # Two of seven: 71 % of the apparent robustness is left, which of 70 images would be masking.
+    few = verdict.judge(np.ones(20, bool), [outcome("x" * 13 + "." * 7), outcome("x" * 15 + "." * 5, "gradient")], [])
+    assert (few.label, few.meaning) == ("inconclusive", verdict.TOO_FEW)
+    assert "look at more images" in few.sentence
+    many = verdict.judge(
+        np.ones(200, bool), [outcome("x" * 130 + "." * 70), outcome("x" * 150 + "." * 50, "gradient")], []
+    )
+    assert many.label == "masked"
 
 
 def test_failed_indicators_decide_where_the_attacks_agree():

@@ -52,6 +52,12 @@ TOO_WEAK = (
     "and those that took another gradient, transfer or no gradient to turn are too few to call it masked"
 )
 
+# What "inconclusive" means where much seems to be lost, of too few images to tell it from chance.
+TOO_FEW = (
+    "of the images that withstood the published attack others turned so large a part that it would count, but too few to "
+    "tell from chance: look at more images"
+)
+
 # What "masked" means where the gradients of the published attack hide, and not the model's own.
 ELSEWHERE = (
     "the model's own gradients are not, but those of the published attack miss what another gradient, transfer or none "
@@ -195,7 +201,8 @@ def judge(
         "not robust" where the published attack turns nine images in ten, or where all together do and the gradients
         are honest; "masked" where the images that take one of `HIDING` to turn leave less than `LEAST_LEFT` of the
         apparent robustness, beyond chance, or where an indicator of masking tells; "inconclusive" where trying harder
-        leaves less, or an indicator of a weak evaluation tells; else "credible".
+        leaves less, or an indicator of a weak evaluation tells, or where less is left of so few images that chance
+        may have done it; else "credible".
     """
     total = len(correct)
     published = correct & ~worst_case(outcome for outcome in outcomes if not outcome.changes)
@@ -211,6 +218,7 @@ def judge(
     telling = told(indicators)
     groups = {indicator.group for indicator in telling}
     too_weak = _is_much(lost, int(published.sum()))
+    too_few = not too_weak and _leaves_little(lost, int(published.sum()))
     much_hidden = _is_much(hidden, int(published.sum()))
     gradients = _gradients(telling, behind if much_hidden else "honest")
     least = LEAST_ROBUST * max(1, correct.sum())
@@ -221,13 +229,15 @@ def judge(
         label = "masked"
     elif remaining.sum() < least:
         label = "not robust"
-    elif too_weak or "evaluation" in groups:
+    elif too_weak or too_few or "evaluation" in groups:
         label = "inconclusive"
     else:
         label = "credible"
     meaning = LABELS[label]
     if label == "inconclusive" and too_weak:
         meaning = TOO_WEAK
+    elif label == "inconclusive" and "evaluation" not in groups:
+        meaning = TOO_FEW
     elif label == "masked" and gradients == "honest":
         meaning = ELSEWHERE
 
@@ -282,8 +292,11 @@ def _left(count: int, total: int, interval: tuple[float, float], set_by: str | N
 
 def _is_much(lost: int, published: int) -> bool:
     """Whether losing so many of the images that withstood the published attack says something, beyond chance."""
-    much = published > 0 and 1 - lost / published < LEAST_LEFT
-    return much and sign_test(lost, 0) <= SIGNIFICANCE
+    return _leaves_little(lost, published) and sign_test(lost, 0) <= SIGNIFICANCE
+
+
+def _leaves_little(lost: int, published: int) -> bool:
+    return published > 0 and 1 - lost / published < LEAST_LEFT
 
 
 def _sentence(setting, answers, conclusion, counts, total, attribution, telling) -> str:
