@@ -54,8 +54,8 @@ TOO_WEAK = (
 
 # What "inconclusive" means where much seems to be lost, of too few images to tell it from chance.
 TOO_FEW = (
-    "of the images that withstood the published attack others turned so large a part that it would count, but too few to "
-    "tell from chance: look at more images"
+    "of the images that withstood the published attack others turned so large a part that it would count, but too few "
+    "to tell from chance: look at more images"
 )
 
 # What "masked" means where the gradients of the published attack hide, and not the model's own.
