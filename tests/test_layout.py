@@ -4,11 +4,14 @@ what they take and give."""
 import ast
 import pathlib
 
+from tfode_adv.registration import MODULES
+
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "tfode_adv"
 # Lowest first; those of one row stand beside each other and do not import one another, except that
 # the row of leaves may.
 LAYERS = (
-    ("errors", "files", "startup", "progress", "run_folder", "tensorflow_internals", "keras_internals"),
+    ("errors", "files", "on_demand", "startup", "registration", "progress", "run_folder")
+    + ("tensorflow_internals", "keras_internals"),
     ("solvers", "data", "published", "rendering"),
     ("layers", "analysis"),
     ("models",),
@@ -125,10 +128,21 @@ def test_every_part_has_its_place():
     assert parts == set(RANK)
 
 
-def test_what_a_saved_model_may_hold_is_imported_with_the_package():
+def test_what_a_saved_model_may_hold_is_registered_with_keras():
     """Keras finds a class in a saved model only if its module was imported."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
     registering = [file for file in _files() if "register_keras_serializable" in file.read_text()]
     assert registering
-    assert {file.relative_to(PACKAGE).parts[0] for file in registering} <= imported
+    modules = {".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in registering}
+    assert modules == set(MODULES)
+
+
+def test_no_name_of_a_package_is_that_of_a_module_in_it():
+    """Such a name would be the function until somebody imports the module, and the module from then on."""
+    filled = [file for file in _files() if "on_demand.filled" in file.read_text() and file.name == "__init__.py"]
+    assert filled
+    for file in filled:
+        modules = {path.stem for path in file.parent.glob("*.py")}
+        own = ".".join(file.parent.relative_to(PACKAGE.parent).parts)
+        imports = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        names = {alias.name for node in imports if node.module != own for alias in node.names}
+        assert not names & modules, file

@@ -44,6 +44,30 @@ def start(*command, **environment):
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
 
 
+# Nothing of ours is asked for but the import: of the package, and of a part that is half imported when Keras comes.
+LOADS = """
+import sys
+import {first}
+assert "." in "{first}" or not {{"tensorflow", "keras"}} & {{*sys.modules}}
+import keras
+print(type(keras.models.load_model(sys.argv[1]).layers[-1].dynamics).__name__)
+assert all(type(finder).__module__ != "tfode_adv.registration" for finder in sys.meta_path)
+"""
+
+
+@pytest.mark.parametrize("first", ["tfode_adv", "tfode_adv.tensorflow_internals"])
+def test_a_saved_model_loads_whichever_import_came_first(tmp_path, first):
+    import keras
+
+    import tfode_adv as ta
+
+    block = ta.layers.ODEBlock(ta.layers.ConvDynamics(2), solver="euler")
+    keras.Sequential([keras.Input((4, 4, 2)), block]).save(tmp_path / "model.keras")
+    done = start(sys.executable, "-c", LOADS.format(first=first), tmp_path / "model.keras")
+    assert done.stdout == "ConvDynamics\n", done.stderr
+    assert done.stderr == ""
+
+
 def test_without_tensorflow_probability_all_but_its_own_solver_works():
     done = start(sys.executable, "-c", WITHOUT_TFP)
     assert done.returncode == 0, done.stderr
@@ -88,5 +112,9 @@ def test_tab_completion_lists_what_is_public():
     import tfode_adv as ta
 
     assert "attacks" in dir(ta) and "layers" in dir(ta)
-    assert not {"importlib", "startup", "annotations"} & set(dir(ta))
-    assert all(hasattr(ta, name) for name in dir(ta))
+    assert not {"importlib", "startup", "annotations", "on_demand", "TYPE_CHECKING"} & set(dir(ta))
+    for module in (ta, ta.attacks, ta.data, ta.interop, ta.models, ta.solvers, ta.training, ta.zoo):
+        assert all(hasattr(module, name) for name in dir(module)), module
+        assert set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match="tfode_adv.attacks.*pdg"):
+        ta.attacks.pdg  # noqa: B018

@@ -1,25 +1,30 @@
 """ODE solvers behind the interface of `tfp.math.ode`, one step size a sample."""
 
-from tfode_adv.solvers.block_options import SolverSettings
-from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
-from tfode_adv.solvers.gradients import Adjoint, Backprop, BackpropSteps
-from tfode_adv.solvers.methods import (
-    METHODS,
-    RK4,
-    Bosh3,
-    Dopri5,
-    Euler,
-    Heun2,
-    Kutta38,
-    Midpoint,
-    available,
-    check_num_steps,
-    get,
-    is_adaptive,
-)
-from tfode_adv.solvers.solver import RungeKuttaSolver
-from tfode_adv.solvers.status import SolveError, Status
-from tfode_adv.solvers.tfp_interface import ChosenBySolver, Results
+from typing import TYPE_CHECKING
+
+from tfode_adv import on_demand
+
+if TYPE_CHECKING:
+    from tfode_adv.solvers.block_options import SolverSettings
+    from tfode_adv.solvers.diagnostics import Diagnostics, SolverState
+    from tfode_adv.solvers.gradients import Adjoint, Backprop, BackpropSteps
+    from tfode_adv.solvers.methods import (
+        METHODS,
+        RK4,
+        Bosh3,
+        Dopri5,
+        Euler,
+        Heun2,
+        Kutta38,
+        Midpoint,
+        available,
+        check_num_steps,
+        get,
+        is_adaptive,
+    )
+    from tfode_adv.solvers.solver import RungeKuttaSolver
+    from tfode_adv.solvers.status import SolveError, Status
+    from tfode_adv.solvers.tfp_interface import ChosenBySolver, Results
 
 __all__ = [
     "METHODS",
@@ -46,3 +51,5 @@ __all__ = [
     "get",
     "is_adaptive",
 ]
+
+__getattr__, __dir__ = on_demand.filled(__name__)

@@ -52,7 +52,9 @@ class Kutta38(RungeKuttaSolver):
     tableau = tableaus.KUTTA38
 
 
-METHODS = {cls.tableau.name: cls for cls in (Dopri5, Bosh3, Heun2, Euler, Midpoint, RK4, Kutta38)}
+METHODS: dict[str, type[RungeKuttaSolver]] = {
+    cls.tableau.name: cls for cls in (Dopri5, Bosh3, Heun2, Euler, Midpoint, RK4, Kutta38)
+}
 STOCK = "tfp"
 
 

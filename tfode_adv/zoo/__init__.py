@@ -4,6 +4,13 @@ Each is two files, `PAPER/NAME.npz`, its weights and nothing else, and `PAPER/NA
 recipe it was trained by, what was measured of it, and the SHA-256 of the weights.
 """
 
-from tfode_adv.zoo.networks import add, as_run, available, card, load
+from typing import TYPE_CHECKING
+
+from tfode_adv import on_demand
+
+if TYPE_CHECKING:
+    from tfode_adv.zoo.networks import add, as_run, available, card, load
 
 __all__ = ["add", "as_run", "available", "card", "load"]
+
+__getattr__, __dir__ = on_demand.filled(__name__)
