@@ -81,3 +81,23 @@ def test_a_constant_models_zero_gradient_is_no_sign():
     x = np.random.default_rng(0).uniform(size=(6, 4, 4, 1)).astype(np.float32)
     found = gradient_audit.audit(margins(lambda x: 0 * x), x, np.zeros(6, np.int64), {"own": {}})
     assert not found.varies.any() and np.isnan(found.difference_cosine["own"]).all()
+
+
+def test_gradients_of_single_runs_are_held_against_each_other():
+    """Those of eight runs' mean agree where those that an attacker's calls get do not."""
+
+    def model(x):
+        slope = 1 + tf.random.normal(tf.shape(x))
+        return tf.reshape(x * slope, [-1, 16])
+
+    def summed(x):
+        return tf.pad(tf.reduce_sum(model(x), -1, keepdims=True), [[0, 0], [0, 1]])
+
+    probe = Probe(summed)
+    probe.random, probe.draws = True, 8
+    tf.random.set_seed(0)
+    x = np.random.default_rng(0).uniform(size=(20, 4, 4, 1)).astype(np.float32)
+    found = gradient_audit.audit(probe, x, np.zeros(20, np.int64), {"own": {}})
+    # In expectation 1 / 2, of the mean of eight 8 / 9.
+    assert 0.35 < found.reproduced["own"].mean() < 0.65
+    assert found.difference_cosine["own"].shape == (20,)

@@ -97,3 +97,24 @@ def test_features_are_what_the_dense_layer_called_last_is_given():
     x = np.random.default_rng(0).uniform(size=(4, 2, 1, 1)).astype(np.float32)
     (features,) = probe.around(lambda images: (probe.features(images),), {}, x)
     np.testing.assert_allclose(features, 2 * x.reshape(4, 2) @ inner.layers[0].get_weights()[0], rtol=1e-5)
+
+
+def test_runs_are_averaged_of_a_model_that_draws_once_a_batch():
+    """Random resizing does: eight copies of an image in one call would all meet the same draw."""
+
+    def model(x):
+        return tf.reshape(x, [-1, 4]) * tf.random.uniform([], 0.0, 2.0)
+
+    probe = Probe(model)
+    probe.random, probe.draws = True, 64
+    tf.random.set_seed(0)
+    x = np.random.default_rng(0).uniform(size=(3, 2, 2, 1)).astype(np.float32)
+    # The mean of 64 factors with a standard deviation of 0.58: five of its own are 0.36.
+    np.testing.assert_allclose(probe.logits(x), x.reshape(3, 4), rtol=0.36)
+    slope = probe.margin_gradient(x, np.zeros(3, np.int64)).reshape(3, 4)
+    np.testing.assert_allclose(slope[:, 0], -np.ones(3), rtol=0.36)
+    with probe.single_runs():
+        once = probe.logits(x) / x.reshape(3, 4)
+        np.testing.assert_allclose(once, np.full((3, 4), once[0, 0]), rtol=1e-5)
+        assert once[0, 0] != pytest.approx(1, abs=0.01)
+    assert probe.draws == 64

@@ -18,7 +18,8 @@ class Audit:
             with those measured, at the scale that agrees best; NaN for an image whose loss does not change.
         attack_cosine: by source, [N]: the same at the scales of an attack, an eighth and half of eps.
         uphill: by source, [N] bool: the measured loss rises along the gradient's sign.
-        reproduced: by source, [N]: cosine of the same gradient taken twice, in shuffled batches.
+        reproduced: by source, [N]: cosine of the same gradient taken twice, in shuffled batches, of a randomised model
+            by one run each.
         varies: [N] bool: whether the loss changes anywhere that was looked at, beyond a randomised model's noise.
         saturated: [N] bool: whether the cross-entropy's gradient, which attacks follow, is zero in float32.
         noise_change: [N]: mean |loss(x + noise) - loss(x)| for noise of `probe_size`, of the images' median |loss|.

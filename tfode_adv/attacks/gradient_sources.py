@@ -144,7 +144,8 @@ class Through(_Surrogate, Source):
 class EOT(Source):
     """The mean gradient of the loss over `n` runs of a randomised model (Athalye et al. 2018).
 
-    Success on the way is judged by the mean of the `n` runs' logits.
+    Each run is a call of its own, so that a model that draws once for a whole batch draws `n` times too. Success on
+    the way is judged by the mean of the `n` runs' logits.
 
     Args:
       n: runs a gradient, at least 1.
@@ -175,62 +176,18 @@ class EOT(Source):
 
     @property
     def at_once(self) -> int:
-        return self.n * self.source.at_once
+        return self.source.at_once
 
     def within(self, size: int) -> Source:
-        source = self.source.within(size)
-        runs = part_size(self.n, size // source.at_once)
-        rest = self.n % runs
-        return _Repeated(self.n // runs, EOT(runs, source), EOT(rest, source) if rest else None)
+        return EOT(self.n, self.source.within(size))
 
     def accept(self, model: Any) -> None:
         self.source.accept(model)
 
     def differentiate(self, model: Model, loss: Loss, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        def each(logits):
-            return tf.concat([loss(run) for run in tf.split(logits, self.n)], 0)
-
-        return tuple(map(self._mean, self.source.differentiate(model, each, self._repeated(x))))
-
-    def _repeated(self, x):
-        return tf.concat([x] * self.n, 0)
-
-    def _mean(self, values):
-        return tf.add_n(tf.split(values, self.n)) / self.n
-
-
-@dataclasses.dataclass(frozen=True)
-class _Repeated(Source):
-    """An `EOT` in parts, taken one after the other: `times` times `source`, and the fewer runs of `rest` if any."""
-
-    times: int
-    source: EOT
-    rest: EOT | None
-
-    @property
-    def draws(self) -> int:
-        return self.times * self.source.draws + (self.rest.draws if self.rest else 0)
-
-    @property
-    def queries(self) -> int:
-        return self.times * self.source.queries + (self.rest.queries if self.rest else 0)
-
-    @property
-    def models(self) -> tuple[Any, ...]:
-        return self.source.models
-
-    @property
-    def at_once(self) -> int:
-        return self.source.at_once
-
-    def differentiate(self, model: Model, loss: Loss, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        found = one_by_one(lambda _: self.source.differentiate(model, loss, x), tf.range(self.times), 3)
-        means = [tf.reduce_mean(part, 0) for part in found]
-        if self.rest:
-            runs, few = self.times * self.source.n, self.rest.n
-            others = self.rest.differentiate(model, loss, x)
-            means = [(runs * a + few * b) / (runs + few) for a, b in zip(means, others, strict=True)]
-        return tuple(means)
+        # Copies in one call would all meet the same draw of a model that draws once a call, as random resizing does.
+        found = one_by_one(lambda _: self.source.differentiate(model, loss, x), tf.range(self.n), 3)
+        return tuple(tf.reduce_mean(part, 0) for part in found)
 
 
 @dataclasses.dataclass(frozen=True)

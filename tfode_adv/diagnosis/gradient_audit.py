@@ -50,10 +50,15 @@ def audit(
     forward = forward or {}
     gradients = {name: probe.margin_gradient(x, y, **settings) for name, settings in sources.items()}
     shuffled = rng.permutation(len(x))
-    again = {
-        name: probe.margin_gradient(x[shuffled], y[shuffled], **settings)[np.argsort(shuffled)]
-        for name, settings in sources.items()
-    }
+    # An attacker's call gets one run of a randomised model.
+    with probe.single_runs():
+        once = gradients
+        if probe.random:
+            once = {name: probe.margin_gradient(x, y, **settings) for name, settings in sources.items()}
+        again = {
+            name: probe.margin_gradient(x[shuffled], y[shuffled], **settings)[np.argsort(shuffled)]
+            for name, settings in sources.items()
+        }
 
     def loss(images: np.ndarray) -> np.ndarray:
         return margin(probe.logits(images.astype(np.float32), **forward), y)
@@ -95,7 +100,7 @@ def audit(
         difference_cosine={name: _best(values) for name, values in cosines.items()},
         attack_cosine={name: _best(values[-len(ATTACK_SCALES) :]) for name, values in cosines.items()},
         uphill={name: rises(g) for name, g in gradients.items()},
-        reproduced={name: cosine(again[name], g, both_zero=1.0) for name, g in gradients.items()},
+        reproduced={name: cosine(again[name], g, both_zero=1.0) for name, g in once.items()},
         varies=np.any(changes, axis=0),
         saturated=(flat(probe.gradient(x, y, **sources[reference])[1]) == 0).all(axis=1),
         noise_change=np.mean(noise_change, axis=0),

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tfode_adv import layers, models
 from tfode_adv.attacks import losses
 from tfode_adv.attacks.ascent import value_and_gradient
+from tfode_adv.attacks.gradient_sources import one_by_one
 from tfode_adv.keras_internals import sublayers
 from tfode_adv.models.answering import Answering
 from tfode_adv.models.oracle import Answers, Oracle, as_function, in_batches
@@ -97,12 +98,19 @@ class Probe:
 
     def mostly(self, x: np.ndarray, y: np.ndarray, runs: int = 15, **settings: Any) -> np.ndarray:
         """[N] bool: classified correctly, by a randomised model in most of `runs` runs, an odd number."""
+        asked = 1 if self.draws == 1 else runs
+        with self.single_runs():
+            right = [self.predict(x, **settings) == y for _ in range(asked)]
+        return np.mean(right, axis=0) > 0.5
+
+    @contextlib.contextmanager
+    def single_runs(self) -> Iterator[None]:
+        """Inside, a randomised model answers by one run each time, and not by the mean of `draws`."""
         before, self.draws = self.draws, 1
         try:
-            right = [self.predict(x, **settings) == y for _ in range(1 if before == 1 else runs)]
+            yield
         finally:
             self.draws = before
-        return np.mean(right, axis=0) > 0.5
 
     def gradient(self, x: np.ndarray, y: np.ndarray, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
         """Cross-entropy [N] and its gradient [N, H, W, C], not finite where the model's is not."""
@@ -214,12 +222,16 @@ class Probe:
         return {"on_failure": "status", **given} if self.blocks else {}
 
     def _logits(self, images: tf.Tensor, settings: dict[str, Any], draws: int, answering: bool) -> tf.Tensor:
-        repeated = tf.concat([images] * draws, 0) if draws > 1 else images
-        answers = self._program(settings, not answering, images.shape[1:])(repeated)
-        logits = answers["logits"]
-        if answering and self.blocks:
-            logits = tf.where(answers["failed"][:, None], np.float32(np.nan), logits)
-        return tf.add_n(tf.split(logits, draws)) / draws if draws > 1 else logits
+        program = self._program(settings, not answering, images.shape[1:])
+
+        def run(_=None):
+            answers = program(images)
+            if answering and self.blocks:
+                return tf.where(answers["failed"][:, None], np.float32(np.nan), answers["logits"])
+            return answers["logits"]
+
+        # Copies in one call would all meet the same draw of a model that draws once a call.
+        return tf.reduce_mean(one_by_one(run, tf.range(draws), 1), 0) if draws > 1 else run()
 
     def _program(self, settings: dict[str, Any], inside: bool, shape: tuple[int, ...]) -> Callable:
         """The model compiled for a kind of setting: all that questions ask of it, by name.

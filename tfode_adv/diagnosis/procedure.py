@@ -22,7 +22,8 @@ from tfode_adv.models import RandomSolver
 from tfode_adv.solvers import is_adaptive
 
 BLACK_BOX = ("gradient-free", "transfer")
-# Runs of a randomised model whose mean is attacked; two single gradients of it agree less than this by chance.
+# Runs of a randomised model whose mean is attacked. Where gradients of two single runs agree less than that, they are
+# random.
 DRAWS = 8
 RANDOM_COSINE = 0.5
 
