@@ -12,7 +12,7 @@ import tensorflow as tf
 import tfode_adv as ta
 from tfode_adv import attacks
 from tfode_adv.attacks import checks
-from tfode_adv.attacks.registry import ATTACKS
+from tfode_adv.attacks.registry import ATTACKS, REQUIRED, kind
 from tfode_adv.errors import UsageError
 
 FOOLBOX = importlib.util.find_spec("foolbox") is not None
@@ -243,9 +243,22 @@ def test_a_model_that_sees_the_shape_alone_is_warned_about():
     assert not result.success.any()
 
 
+@pytest.mark.parametrize("name", ATTACKS)
+def test_what_the_registry_says_of_an_attack_is_what_its_class_has(name):
+    cls = kind(name)
+    defaults = [
+        (field.name, REQUIRED if field.default is dataclasses.MISSING else field.default)
+        for field in dataclasses.fields(cls)
+        if field.init
+    ]
+    said = ATTACKS[name]
+    assert (said.name, said.summary, said.norms) == (cls.name, cls.summary, cls.norms)
+    assert list(said.defaults.items()) == defaults
+
+
 def _numeric():
-    for name, attack in ATTACKS.items():
-        for field in dataclasses.fields(attack):
+    for name in ATTACKS:
+        for field in dataclasses.fields(kind(name)):
             if "bounds" in field.metadata and field.init and name in FAMILY:
                 yield name, field.name, checks.kind(field)
 

@@ -13,7 +13,7 @@ from PIL import Image
 import tfode_adv as ta
 from tfode_adv.cli import app, evaluate, report, reproduce, workers
 from tfode_adv.errors import RunError, UsageError
-from tfode_adv.evaluation import grid
+from tfode_adv.evaluation import grid, subject
 from tfode_adv.evaluation.configuration import Configuration
 from tfode_adv.evaluation.records import cells
 from tfode_adv.evaluation.subject import make_attack
@@ -77,8 +77,8 @@ def test_a_grid_is_evaluated_once(plain, capsys, monkeypatch):
     def never(*arguments):
         raise AssertionError("a finished cell is computed again")
 
-    monkeypatch.setattr(evaluate.KerasSubject, "attack", never)
-    monkeypatch.setattr(evaluate.KerasSubject, "predict", never)
+    monkeypatch.setattr(subject.KerasSubject, "attack", never)
+    monkeypatch.setattr(subject.KerasSubject, "predict", never)
     assert call(evaluate, *asked) == 0
     assert capsys.readouterr().out == printed
 
@@ -131,7 +131,7 @@ def test_tolerance_and_gradient_reach_the_model(ode, monkeypatch):
         zeros = np.zeros(len(images))
         return types.SimpleNamespace(x_adv=images, distance=zeros, queries=zeros, gradients=zeros)
 
-    monkeypatch.setattr(evaluate.KerasSubject, "attack", attack)
+    monkeypatch.setattr(subject.KerasSubject, "attack", attack)
     asked = [f"--run={ode.path}", f"--num_examples={IMAGES}", "--tol=1e-3,1", "--gradient=backprop,adjoint"]
     assert call(evaluate, *asked) == 0
     assert {(round(tol, 6), gradient) for tol, gradient, _, _ in seen} == {

@@ -90,7 +90,7 @@ def test_a_resumed_run_says_what_it_was_started_with_before(monkeypatch, tmp_pat
     monkeypatch.setattr(
         training, "train", lambda recipe, run, **options: (run(True), State(finished=True, best_error=0.5))
     )
-    assert _call(*SMALL, f"--run_dir={tmp_path / 'run'}", "--blocks=1") == app.OK
+    assert _call(*SMALL, f"--run_dir={tmp_path / 'run'}", "--model=resnet10", "--blocks=1") == app.OK
     first = Run.open(tmp_path / "run").config
     monkeypatch.setattr("tfode_adv.run_folder.git_revision", lambda: "later")
     for epochs in (4, 4, 6):

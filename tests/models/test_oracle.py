@@ -7,7 +7,8 @@ import tensorflow as tf
 
 import tfode_adv as ta
 from tfode_adv.layers import ODEBlock, solver_settings
-from tfode_adv.models.oracle import NO_ANSWER, UNKNOWN, Answers, oracle
+from tfode_adv.models.answers import NO_ANSWER, UNKNOWN, Answers
+from tfode_adv.models.oracle import oracle
 
 X = np.float32([[0.1, 0.2], [0.6, 0.2], [0.3, 0.1]])
 

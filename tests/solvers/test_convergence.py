@@ -57,3 +57,9 @@ def test_the_error_follows_the_tolerance(name):
     errors = [np.abs(solve(tf.constant(t, tf.float64))[0] - truth).max() for t in tolerances]
     assert errors[0] > errors[1] > errors[2]
     assert all(e < 100 * t for e, t in zip(errors, tolerances, strict=True))
+
+
+def test_a_method_has_its_table_under_its_own_name():
+    assert {name: method.tableau for name, method in solvers.METHODS.items()} == solvers.tableaus.TABLEAUS
+    assert solvers.available() == (solvers.names.STOCK, *solvers.METHODS)
+    assert [kind.name for kind in solvers.gradients.NAMED.values()] == list(solvers.names.GRADIENTS)

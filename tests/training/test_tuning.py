@@ -12,6 +12,7 @@ from tfode_adv import data
 from tfode_adv.cli import app, tune
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.training import Recipe, tuning
+from tfode_adv.training.choices import OBJECTIVES
 from tfode_adv.training.loop import Diverged
 from tfode_adv.training.state import State
 
@@ -185,7 +186,7 @@ def test_robust_accuracy_is_that_of_validation_images_under_attack():
 def test_scores_are_weighted_sums(monkeypatch):
     monkeypatch.setattr(tuning.Objective, "_robust_accuracy", lambda *arguments: 0.25)
     recipe = Recipe("oon", "mnist_5k")
-    scores = {name: tuning.Objective(name, 0.2).score(None, 0.75, recipe)["score"] for name in tuning.OBJECTIVES}
+    scores = {name: tuning.Objective(name, 0.2).score(None, 0.75, recipe)["score"] for name in OBJECTIVES}
     assert scores == pytest.approx({"accuracy": 0.75, "robust": 0.25, "weighted": 0.65})
 
 

@@ -15,7 +15,8 @@ from tfode_adv.attacks.gradient_sources import Source
 from tfode_adv.attacks.result import AttackResult
 from tfode_adv.attacks.verification import Verified
 from tfode_adv.errors import RunError, UsageError, check_choice, failed_assertion
-from tfode_adv.models.oracle import Answers, fooled, oracle
+from tfode_adv.models.answers import Answers, fooled
+from tfode_adv.models.oracle import oracle
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

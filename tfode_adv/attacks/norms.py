@@ -14,9 +14,9 @@ import tensorflow as tf
 from cleverhans.tf2 import utils as cleverhans
 
 from tfode_adv.attacks import random_streams
+from tfode_adv.attacks.norm_names import NORMS
 from tfode_adv.errors import check_choice
 
-NORMS = ("linf", "l2", "l2rms")
 Size = tf.Tensor | float
 TINY = 1e-12
 """CleverHans divides by at least the root of this."""

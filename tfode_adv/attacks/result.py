@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tfode_adv.models.oracle import Answers
+from tfode_adv.models.answers import Answers
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfode_adv.models.oracle import Answers
+from tfode_adv.models.answers import Answers
 
 
 class Verified(NamedTuple):

@@ -5,10 +5,13 @@ A program is a module of this package:
     FLAGS = flags.new(__doc__)           # its own flags, so that programs can share a process
     flags.define_data_flags(FLAGS)
 
-    def main(argv): ...                  # raises UsageError and RunError
+    def main(argv): ...                  # raises UsageError and RunError; checks the flags, then app.start_tensorflow()
 
     def run():                           # what bin/NAME and the installed tfode-NAME call
         app.run(main, FLAGS)
+
+A program imports what needs TensorFlow inside of `main`, below what its flags alone can be wrong in: help and a mistake
+are there at once.
 """
 
 import os
@@ -16,7 +19,6 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-import tensorflow as tf
 from absl import flags
 
 from tfode_adv import startup
@@ -54,9 +56,6 @@ def call(main: Callable, flag_values: flags.FlagValues, argv: Sequence[str], pos
                 raise UsageError(f"--{name} is empty")
         if len(rest) > 1 and not positional:
             raise UsageError(f"unexpected argument {rest[1]!r}; --help lists the flags")
-        with startup.quiet():
-            # Looks for GPUs; a build for them complains of their absence when it first does.
-            tf.config.list_physical_devices()
         main(rest)
         if sys.stdout:
             sys.stdout.flush()
@@ -64,8 +63,6 @@ def call(main: Callable, flag_values: flags.FlagValues, argv: Sequence[str], pos
         return _fail(program, error, USAGE)
     except RunError as error:
         return _fail(program, error, FAILED)
-    except tf.errors.OpError as error:
-        return _fail(program, f"TensorFlow stopped: {_op_error(error.message)}", FAILED)
     except BrokenPipeError:
         # The reader left (`| head`); what Python still wants to flush has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,7 +75,21 @@ def call(main: Callable, flag_values: flags.FlagValues, argv: Sequence[str], pos
         return _fail(program, f"{named}: {error.strerror}", FAILED)
     except KeyboardInterrupt:
         return _fail(program, "interrupted", INTERRUPTED)
+    except Exception as error:
+        tensorflow = sys.modules.get("tensorflow")
+        if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
+            raise
+        return _fail(program, f"TensorFlow stopped: {_op_error(error.message)}", FAILED)
     return OK
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow, which takes seconds, and lets it look for GPUs, without its notes."""
+    with startup.quiet():
+        import tensorflow as tf
+
+        # A build for GPUs complains of their absence when it first looks.
+        tf.config.list_physical_devices()
 
 
 def run(main: Callable, flag_values: flags.FlagValues, positional: bool = False) -> None:

@@ -12,7 +12,7 @@ import contextlib
 
 from absl import flags as absl_flags
 
-from tfode_adv import data, interop, models, solvers
+from tfode_adv import data, models, solvers
 from tfode_adv.cli import app, flags, recipes
 from tfode_adv.errors import RunError, UsageError, check_choice, check_integer
 from tfode_adv.run_folder import Run
@@ -52,6 +52,10 @@ def main(argv: list[str]) -> None:
         # A name that is none is a mistake; that the files are elsewhere is not.
         with contextlib.suppress(RunError):
             data.info(given["dataset"], given["data_dir"], download=False)
+
+    app.start_tensorflow()
+    from tfode_adv import interop
+
     state = interop.read_state(given["from"])
     options = _options(given, interop.architecture(given["model"], state))
     model = models.build(given["model"], **options)

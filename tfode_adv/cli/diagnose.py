@@ -15,23 +15,24 @@ transferred examples or without a gradient; "inconclusive", the attacks are too 
 turn nine images in ten.
 """
 
-import tensorflow as tf
+from typing import TYPE_CHECKING
+
 from absl import flags as absl_flags
 
 from tfode_adv import data, models
 from tfode_adv.cli import app, flags
 from tfode_adv.cli.run_argument import opened
-from tfode_adv.diagnosis import writer
-from tfode_adv.diagnosis.attack_table import BUDGETS, Protocol
-from tfode_adv.diagnosis.diagnose import TOLERANCES, carry_out
-from tfode_adv.diagnosis.measurements import Images
+from tfode_adv.diagnosis.budgets import BUDGETS, TOLERANCES
 from tfode_adv.diagnosis.reader import FOLDER, NAME, set_aside
 from tfode_adv.errors import UsageError
-from tfode_adv.evaluation.subject import check_images, match_classes
 from tfode_adv.files import sha256
 from tfode_adv.published import budgets
 from tfode_adv.run_folder import Run
 from tfode_adv.solvers import block_options
+
+if TYPE_CHECKING:
+    from tfode_adv.diagnosis.attack_table import Protocol
+    from tfode_adv.diagnosis.measurements import Images
 
 NUM_EXAMPLES = 200
 # WIFS 2019 attacked these through the adjoint; the programs of MSML 2022, whose models are the other ones of this
@@ -82,9 +83,17 @@ def main(argv: list[str]) -> None:
     if len(argv) > 2 or (len(argv) == 2 and FLAGS.run):
         raise UsageError(f"one run folder is wanted, not {', '.join(map(repr, [FLAGS.run or '', *argv[1:]]))}")
     folder = argv[1] if len(argv) == 2 else FLAGS.run
+    run = opened(folder) if folder else Run.newest()
+
+    app.start_tensorflow()
+    import tensorflow as tf
+
+    from tfode_adv.diagnosis import writer
+    from tfode_adv.diagnosis.diagnose import carry_out
+    from tfode_adv.evaluation.subject import check_images
+
     # Some thirty programs are compiled on purpose, which TensorFlow takes for a mistake and warns of.
     tf.get_logger().setLevel("ERROR")
-    run = opened(folder) if folder else Run.newest()
     name = FLAGS.dataset or run.dataset
     protocol = _protocol(name, run.config["model"].get("name"))
     # What is named wrong, data set or run, is told before the images are read.
@@ -118,7 +127,9 @@ def main(argv: list[str]) -> None:
     print(f"\nverdict: {done.document['verdict']['label']}; all of it: {run.path / FOLDER / NAME}")
 
 
-def _protocol(dataset: str, model: str | None) -> Protocol:
+def _protocol(dataset: str, model: str | None) -> "Protocol":
+    from tfode_adv.diagnosis.attack_table import Protocol
+
     published = budgets.budget(dataset, FLAGS.norm)
     eps = FLAGS.eps or published.eps[0]
     steps = FLAGS.steps or published.steps
@@ -140,8 +151,11 @@ def _published_gradient(model: str | None) -> str:
     return "backprop_steps" if model in models.available() else "backprop"
 
 
-def _images(run: Run, dataset: str) -> Images:
+def _images(run: Run, dataset: str) -> "Images":
     """Test images, and clean validation images for the detectors' thresholds, as the training split them."""
+    from tfode_adv.diagnosis.measurements import Images
+    from tfode_adv.evaluation.subject import match_classes
+
     options = run.data_options(dataset, FLAGS.data_dir)
     info = data.info(dataset, options.get("data_dir"), FLAGS.download)
     count = FLAGS.num_examples or min(NUM_EXAMPLES, info.num_examples("test"))

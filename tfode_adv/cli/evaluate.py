@@ -14,7 +14,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from absl import flags as absl_flags
 
 from tfode_adv import attacks, data, models
@@ -26,7 +25,6 @@ from tfode_adv.evaluation.configuration import SOLVED
 from tfode_adv.evaluation.records import FOLDER
 from tfode_adv.evaluation.runner import KEEP_IMAGES, Damaged, evaluate, forget, in_order
 from tfode_adv.evaluation.shards import Shard
-from tfode_adv.evaluation.subject import KerasSubject, check_images, match_classes
 from tfode_adv.files import parse_json, sha256, write_json
 from tfode_adv.reports import overview
 from tfode_adv.run_folder import Run, versions
@@ -78,6 +76,10 @@ def main(argv: list[str]) -> None:
     # Before the model is loaded: from then on TensorFlow holds every GPU it sees.
     devices = workers.share_devices(len(parts))
     run = opened(FLAGS.run) if FLAGS.run else Run.newest()
+
+    app.start_tensorflow()
+    from tfode_adv.evaluation.subject import KerasSubject, check_images, match_classes
+
     dataset = FLAGS.dataset or run.dataset
     attacked = grid.attack_grid(axes, dataset)
     options = run.data_options(dataset, FLAGS.data_dir)
@@ -142,6 +144,8 @@ def _hyperparameters() -> dict[str, Any]:
 
 def _check_random(model: Any, images: np.ndarray) -> None:
     """Raises UsageError for a model that answers twice the same: there is nothing to average over."""
+    import tensorflow as tf
+
     some = tf.constant(images[:8])
     if np.array_equal(*(np.asarray(model(some, training=False)) for _ in range(2)), equal_nan=True):
         raise UsageError(f"eot is {FLAGS.eot}, but the model has nothing random: --random_tol draws its tolerance")

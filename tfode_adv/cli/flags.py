@@ -14,11 +14,10 @@ from typing import Any
 
 from absl import flags
 
+from tfode_adv.attacks.norm_names import NORMS
 from tfode_adv.errors import LARGEST_FLOAT, MOST_INTEGER, SMALLEST_FLOAT, UsageError
 from tfode_adv.solvers import block_options
-from tfode_adv.training.recipe import MAX_SEED
-
-NORMS = ("linf", "l2", "l2rms")
+from tfode_adv.training.choices import MAX_SEED
 
 
 def new(doc: str) -> flags.FlagValues:

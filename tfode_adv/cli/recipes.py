@@ -12,7 +12,8 @@ from tfode_adv.data import AUGMENTATIONS
 from tfode_adv.errors import UsageError
 from tfode_adv.models.precision import PRECISIONS
 from tfode_adv.solvers import block_options
-from tfode_adv.training import distribution, losses, schedules
+from tfode_adv.training import losses, schedules
+from tfode_adv.training.choices import STRATEGIES
 
 _MODEL = ("filters", "blocks", "depth", "widen", "dropout", *(each.name for each in block_options.recorded()))
 # The flags of some schedules alone.
@@ -96,7 +97,7 @@ def _define_means(integer, number, choice, values):
     choice(
         "distribute",
         "auto",
-        distribution.STRATEGIES,
+        STRATEGIES,
         "auto: mirrored if there are several GPUs; multi_worker reads TF_CONFIG.",
     )
 

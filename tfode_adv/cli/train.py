@@ -17,8 +17,8 @@ from tfode_adv import data, training
 from tfode_adv.cli import app, flags, recipes
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.run_folder import CONFIG, Run
-from tfode_adv.training import checkpoints, recipe
-from tfode_adv.training.loop import ON_NAN, Survival
+from tfode_adv.training import checkpoints
+from tfode_adv.training.choices import KEEP, ON_NAN
 
 FLAGS = flags.new(__doc__)
 recipes.define(FLAGS)
@@ -31,7 +31,7 @@ _boolean("resume", False, "Go on with the run in --run_dir, with its own flags."
 flags.define_number("checkpoint_minutes", 10.0, "Minutes between checkpoints.", FLAGS, low=0.0, low_open=True)
 flags.define_integer("keep_checkpoints", 3, "How many of the newest checkpoints stay.", FLAGS)
 _choice("on_nan", "stop", ON_NAN, "What to do when a batch's loss or solve fails.")
-_choice("export", "best", recipe.KEEP, "Weights that model.keras gets: of the best validation error, or the last.")
+_choice("export", "best", KEEP, "Weights that model.keras gets: of the best validation error, or the last.")
 _boolean("tensorboard", True, "Write event files.")
 
 # A resumed run never takes these from its first start, and may be given others of these.
@@ -114,7 +114,8 @@ def main(argv: list[str]) -> None:
     if not found:
         # Here to say so at once, as the folder is made only after the data are read.
         Run.replaces(path, FLAGS.overwrite)
-    survival = Survival(
+    app.start_tensorflow()
+    survival = training.Survival(
         resume=FLAGS.resume,
         checkpoint_minutes=FLAGS.checkpoint_minutes,
         keep=FLAGS.keep_checkpoints,

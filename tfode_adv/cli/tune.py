@@ -11,14 +11,16 @@ from absl import flags as absl_flags
 from tfode_adv.cli import app, flags, recipes
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.files import read_json, write_atomic, write_json
-from tfode_adv.training import checkpoints, tuning
+from tfode_adv.training import checkpoints
+from tfode_adv.training.choices import METHODS, OBJECTIVES
+from tfode_adv.training.search_space import Objective, Space
 
 FLAGS = flags.new(__doc__)
 recipes.define(FLAGS)
 
 
 def _define() -> None:
-    absl_flags.DEFINE_enum("method", "random", tuning.METHODS, "How values are chosen.", flag_values=FLAGS)
+    absl_flags.DEFINE_enum("method", "random", METHODS, "How values are chosen.", flag_values=FLAGS)
     flags.define_integer(
         "trials", 10, "How many trials are run, those of an earlier call included; hyperband counts its own.", FLAGS
     )
@@ -33,7 +35,7 @@ def _define() -> None:
     absl_flags.DEFINE_enum(
         "objective",
         "accuracy",
-        tuning.OBJECTIVES,
+        OBJECTIVES,
         "What is maximised on validation images: accuracy, that under a short PGD, or a weighted sum.",
         flag_values=FLAGS,
     )
@@ -56,9 +58,9 @@ _define()
 _OF_THIS_START = ("tune_dir", "data_dir", "download", "flagfile")
 
 
-def _space() -> tuning.Space:
+def _space() -> Space:
     filters = list(flags.integers("filter_choices", FLAGS.filter_choices)) if FLAGS.filter_choices else None
-    return tuning.Space(
+    return Space(
         learning_rate=FLAGS.learning_rates,
         tol=FLAGS.tols,
         dropout=FLAGS.dropouts,
@@ -98,11 +100,15 @@ def main(argv: list[str]) -> None:
         raise UsageError("distribute is 'multi_worker', but a search runs in one process: auto, none or mirrored")
     plan = recipes.make_recipe(FLAGS)
     folder = pathlib.Path(FLAGS.tune_dir or f"runs/tune-{plan.model}-{plan.dataset.replace('/', '_')}")
-    objective = tuning.Objective(
+    objective = Objective(
         FLAGS.objective, FLAGS.robust_weight, FLAGS.robust_eps, FLAGS.robust_steps, FLAGS.robust_examples
     )
     space = _space()
     recipes.check_num_steps(FLAGS.num_steps, FLAGS.solver_choices or [FLAGS.solver])
+
+    app.start_tensorflow()
+    from tfode_adv.training import tuning
+
     # A mistake in what is searched or read is one line now, not a failed trial after hours.
     for values in space.examples():
         tuning.apply(plan, values).make_model()

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 from tfode_adv import on_demand
 
 if TYPE_CHECKING:
-    from tfode_adv.data.augment import AUGMENTATIONS
-    from tfode_adv.data.catalog import Info, available, info
+    from tfode_adv.data.catalog import AUGMENTATIONS, Info, available, info
     from tfode_adv.data.pipeline import arrays, load
 
 __all__ = ["AUGMENTATIONS", "Info", "arrays", "available", "info", "load"]

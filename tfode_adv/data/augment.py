@@ -2,9 +2,8 @@
 
 import tensorflow as tf
 
+from tfode_adv.data.catalog import AUGMENTATIONS
 from tfode_adv.errors import UsageError, check_choice
-
-AUGMENTATIONS = ("none", "crop+flip", "crop+flip+jitter")
 
 PADDING = 4
 HUE = 0.05

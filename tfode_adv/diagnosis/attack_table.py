@@ -14,6 +14,7 @@ import numpy as np
 from tfode_adv import attacks
 from tfode_adv.analysis.verdict import Outcome
 from tfode_adv.attacks import norms
+from tfode_adv.diagnosis.budgets import BUDGETS
 from tfode_adv.diagnosis.probe import Probe
 from tfode_adv.errors import check_choice
 
@@ -28,51 +29,6 @@ DETOURS = (TWIN, STRAIGHT, STUDENT, AVERAGED)
 MANY_STEPS = 100
 FIXED, FINE = "fixed step", "fine tolerance"
 FIXED_SOLVER = {"solver": "rk4", "num_steps": 8}
-
-# "quick" for a look at a few hundred images on a laptop, "full" for a paper. `long`: the fewest steps of the
-# longest PGD. `every_source`: whether PGD of twice the published steps runs through every gradient source, and
-# the longest through the published one too. `cw`: its variable is a tanh's argument, which Adam moves by at most the
-# rate in a step. The rest: how many images the dearer measurements are made on.
-BUDGETS: dict[str, dict[str, Any]] = {
-    "quick": {
-        "long": 100,
-        "every_source": False,
-        "restarts": 2,
-        "apgd": {"steps": 30},
-        "cwlinf": {"steps": 30},
-        "cw": {"steps": 100, "learning_rate": 0.05},
-        "spsa": {"steps": 25, "samples": 64},
-        "square": {"steps": 1000},
-        "detour": {"steps": 50},
-        "rays": {"steps": 1500},
-        "gradient_free": 24,
-        "power": 12,
-        "traced": 48,
-        "audited": 48,
-        "swept": 32,
-        "planted": 24,
-        "evaded": 24,
-    },
-    "full": {
-        "long": 100,
-        "every_source": True,
-        "restarts": 10,
-        "apgd": {"steps": 100},
-        "cwlinf": {"steps": 100},
-        "cw": {"steps": 100, "learning_rate": 0.05},
-        "spsa": {"steps": 100, "samples": 128},
-        "square": {"steps": 5000},
-        "detour": {"steps": 100},
-        "rays": {"steps": 5000},
-        "gradient_free": None,
-        "power": 32,
-        "traced": 200,
-        "audited": 128,
-        "swept": 128,
-        "planted": 64,
-        "evaded": 128,
-    },
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +205,7 @@ def run_row(
     Returns:
         The outcome; the images [N, ...], untouched where not tried; the mean number of queries.
     """
-    kind = attacks.registry.ATTACKS[row.kind]
+    kind = attacks.registry.kind(row.kind)
     options = {**row.options, **_sizes(row, protocol, x.shape[1:])}
     source = _source(row.source, probe, protocol, tol)
     if row.runs > 1:

@@ -13,7 +13,8 @@ from tfode_adv import __version__, files
 from tfode_adv.attacks import checks
 from tfode_adv.attacks.norms import NORMS
 from tfode_adv.diagnosis import fingerprint, procedure, writer
-from tfode_adv.diagnosis.attack_table import BUDGETS, Protocol
+from tfode_adv.diagnosis.attack_table import Protocol
+from tfode_adv.diagnosis.budgets import BUDGETS, TOLERANCES
 from tfode_adv.diagnosis.kept_pieces import KeptPieces
 from tfode_adv.diagnosis.measurements import Images
 from tfode_adv.diagnosis.probe import Probe
@@ -27,7 +28,6 @@ from tfode_adv.rendering import page
 from tfode_adv.rendering.document import Report
 from tfode_adv.rendering.folder import PAGE
 
-TOLERANCES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 PIECES = "pieces"
 
 

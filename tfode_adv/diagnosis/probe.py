@@ -19,7 +19,8 @@ from tfode_adv.attacks.ascent import value_and_gradient
 from tfode_adv.attacks.gradient_sources import one_by_one
 from tfode_adv.keras_internals import sublayers
 from tfode_adv.models.answering import Answering
-from tfode_adv.models.oracle import Answers, Oracle, as_function, in_batches
+from tfode_adv.models.answers import Answers
+from tfode_adv.models.oracle import Oracle, as_function, in_batches
 from tfode_adv.models.traces import settings_key
 
 

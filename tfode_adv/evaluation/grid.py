@@ -9,7 +9,6 @@ from typing import Any
 from tfode_adv import attacks, solvers
 from tfode_adv.errors import UsageError, check_choice
 from tfode_adv.evaluation.configuration import OTHERS, SOLVED, Configuration
-from tfode_adv.evaluation.subject import make_attack
 from tfode_adv.solvers import block_options
 
 # Hyperparameters with a place of their own in a configuration, or no influence on a result.
@@ -234,6 +233,8 @@ def _one_attack(axes: Axes, dataset: str, name: str, known: attacks.registry.Des
 
 def _resolved(configuration: Configuration) -> Configuration:
     """The configuration with every hyperparameter of its attack, defaults included."""
+    from tfode_adv.evaluation.subject import make_attack
+
     attack = make_attack(configuration)
     values = {
         field.name: getattr(attack, field.name)

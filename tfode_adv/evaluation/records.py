@@ -29,7 +29,7 @@ from tfode_adv import files, run_folder
 from tfode_adv.errors import RunError
 from tfode_adv.evaluation import kept_images
 from tfode_adv.evaluation.configuration import Configuration
-from tfode_adv.models.oracle import NO_ANSWER
+from tfode_adv.models.answers import NO_ANSWER
 
 # In format 1 lines had no seals.
 FORMAT, READ = 2, (1, 2)

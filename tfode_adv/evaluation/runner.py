@@ -13,7 +13,7 @@ from tfode_adv.evaluation.configuration import Configuration
 from tfode_adv.evaluation.records import Cell, Record, checksum_of
 from tfode_adv.evaluation.shards import Shard
 from tfode_adv.files import PathLike
-from tfode_adv.models.oracle import Answers
+from tfode_adv.models.answers import Answers
 
 KEEP_IMAGES = 8
 

@@ -12,8 +12,9 @@ from tfode_adv import attacks, layers, models
 from tfode_adv.errors import RunError, UsageError, failed_assertion
 from tfode_adv.evaluation.configuration import Configuration
 from tfode_adv.models.answering import Answering
+from tfode_adv.models.answers import Answers
 from tfode_adv.models.block_settings import change
-from tfode_adv.models.oracle import Answers, oracle
+from tfode_adv.models.oracle import oracle
 from tfode_adv.run_folder import Run
 from tfode_adv.solvers import block_options
 from tfode_adv.solvers.status import failure_message

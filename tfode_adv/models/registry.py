@@ -1,17 +1,18 @@
 """Models by name: `build`, and `available`, which lists them."""
 
 import dataclasses
+import importlib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
-from tfode_adv.layers import ODEBlock
-from tfode_adv.layers.initializers import INITIALIZATIONS
-from tfode_adv.models import odenet, resnet, sonet, wifs
+from tfode_adv.solvers import block_options
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,27 +25,36 @@ class Family:
     ode: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def _builder(module: str, name: str) -> Callable:
+    """The function `name` of a module of this package, imported when it is called."""
+
+    def build(*arguments, **options):
+        return getattr(importlib.import_module(f"tfode_adv.models.{module}"), name)(*arguments, **options)
+
+    return build
+
+
 _WIFS = {"filters": 64, "dropout": 0.5}
 _STAGES = {"filters": 64, "blocks": (2, 2, 2, 2)}
 _RESNET10 = {"filters": 64, "blocks": (1, 1, 1, 1)}
 _WIDE = {"filters": 16, "depth": 34, "widen": 10}
 _MSML_ODE = {"tol": 0.1}
 
-ODE_SETTINGS = tuple(inspect.signature(ODEBlock).parameters)[1:-1]
-
 FAMILIES = {
-    "res": Family(wifs.res, "WIFS 2019: eight residual blocks, no ODE", _WIFS),
-    "mix": Family(wifs.mix, "WIFS 2019: two residual blocks, then one ODE block", _WIFS),
-    "oon": Family(wifs.oon, "WIFS 2019: one convolution, then one ODE block", _WIFS),
-    "sonet": Family(sonet.sonet, "MSML 2021: skew-symmetric ODE blocks only", _STAGES, _MSML_ODE),
-    "resnet10": Family(resnet.resnet10, "MSML 2021: four stages of basic blocks, no ODE", _RESNET10),
-    "soblock_resnet10": Family(resnet.soblock_resnet10, "MSML 2021: resnet10 behind an SO block", _RESNET10, _MSML_ODE),
-    "wide_resnet": Family(resnet.wide_resnet, "MSML 2021: wide ResNet, no ODE", _WIDE),
+    "res": Family(_builder("wifs", "res"), "WIFS 2019: eight residual blocks, no ODE", _WIFS),
+    "mix": Family(_builder("wifs", "mix"), "WIFS 2019: two residual blocks, then one ODE block", _WIFS),
+    "oon": Family(_builder("wifs", "oon"), "WIFS 2019: one convolution, then one ODE block", _WIFS),
+    "sonet": Family(_builder("sonet", "sonet"), "MSML 2021: skew-symmetric ODE blocks only", _STAGES, _MSML_ODE),
+    "resnet10": Family(_builder("resnet", "resnet10"), "MSML 2021: four stages of basic blocks, no ODE", _RESNET10),
+    "soblock_resnet10": Family(
+        _builder("resnet", "soblock_resnet10"), "MSML 2021: resnet10 behind an SO block", _RESNET10, _MSML_ODE
+    ),
+    "wide_resnet": Family(_builder("resnet", "wide_resnet"), "MSML 2021: wide ResNet, no ODE", _WIDE),
     "soblock_wide_resnet": Family(
-        resnet.soblock_wide_resnet, "MSML 2021: wide ResNet behind an SO block", _WIDE, _MSML_ODE
+        _builder("resnet", "soblock_wide_resnet"), "MSML 2021: wide ResNet behind an SO block", _WIDE, _MSML_ODE
     ),
     "odenet_tq": Family(
-        odenet.odenet_tq,
+        _builder("odenet", "odenet_tq"),
         "MSML 2021: ten ODE blocks at full resolution (TisODE's ODENet)",
         {"filters": 54, "blocks": (10,)},
         _MSML_ODE,
@@ -70,7 +80,7 @@ def build(
     normalization: tuple[Sequence[float], Sequence[float]] | None = None,
     initialization: str = "torch",
     **ode: Any,
-) -> keras.Model:
+) -> "keras.Model":
     """A classifier of the papers: images `[B, H, W, C]` in [0, 1] to logits `[B, num_classes]`.
 
     None takes the family's default. An option that the family does not have must stay None.
@@ -101,13 +111,20 @@ def build(
         UsageError: an unknown name, an option the family lacks, or a value out of range.
     """
     family = FAMILIES[check_choice("model", name, FAMILIES)]
+
+    import keras
+
+    from tfode_adv.layers import ODEBlock
+    from tfode_adv.layers.initializers import INITIALIZATIONS
+
     given = {"filters": filters, "blocks": blocks, "depth": depth, "widen": widen, "dropout": dropout}
     options = _options(name, family, {key: value for key, value in given.items() if value is not None})
     image_shape = _image_shape(input_shape)
     num_classes = check_integer("num_classes", num_classes, low=2)
     check_choice("initialization", initialization, INITIALIZATIONS)
+    settings = tuple(inspect.signature(ODEBlock).parameters)[1:-1]
     for setting in ode:
-        check_choice("option", setting, ODE_SETTINGS)
+        check_choice("option", setting, settings)
     # A family without an ODE block refuses the same values as the others; named, it leaves Keras's counts alone.
     ODEBlock(lambda t, h: h, name="checked", **ode)
 
@@ -118,6 +135,18 @@ def build(
     x = inputs if normalization is None else _standardize(inputs, normalization)
     logits = family.builder(x, num_classes, ode_block, initialization=initialization, **options)
     return keras.Model(inputs, logits, name=name)
+
+
+def check_options(name: str, given: Mapping[str, Any]) -> None:
+    """Checks what `build` would make of these of its options, as far as that shows without making it.
+
+    Raises:
+        UsageError: an unknown name, an option the family lacks, or a value out of range.
+    """
+    family = FAMILIES[check_choice("model", name, FAMILIES)]
+    sizes = {option for each in FAMILIES.values() for option in each.options}
+    _options(name, family, {key: value for key, value in given.items() if key in sizes and value is not None})
+    block_options.checked({key: value for key, value in given.items() if key in block_options.names()})
 
 
 def _options(name, family, given):
@@ -141,6 +170,8 @@ def _image_shape(input_shape):
 
 def _standardize(x, normalization):
     """(x - mean) / standard deviation per channel, as a layer without weights."""
+    import keras
+
     channels = x.shape[-1]
     try:
         mean, deviation = (np.broadcast_to(np.asarray(v, np.float64), channels) for v in normalization)

@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfode_adv.analysis.travel import Travel
-from tfode_adv.diagnosis.probe import Probe
-from tfode_adv.diagnosis.trajectories import travel
 from tfode_adv.evaluation.results import Result
 from tfode_adv.papers import layouts
 from tfode_adv.papers.layouts import Measurement
@@ -16,6 +15,9 @@ from tfode_adv.published import published
 from tfode_adv.rendering.charts import Picture, Series, chart
 from tfode_adv.rendering.document import Section
 from tfode_adv.rendering.tables import Table, number
+
+if TYPE_CHECKING:
+    from tfode_adv.diagnosis.probe import Probe
 
 MODELS = ("mix", "oon")
 QUANTITIES = {"l2": "mean L2 distance", "cosine": "mean cosine distance"}
@@ -74,7 +76,7 @@ def reproduce(shelf: Shelf, num_images: int) -> Figure:
             if result is None or len(result.images) < num_images:
                 missing.append(Missing(wanted, shelf.commands([wanted], num_images=num_images)))
                 continue
-            probe = probe or Probe(shelf.run_of(wanted.model).load_model())
+            probe = probe or _probe(shelf, wanted)
             counts[wanted.tol] = len(_turned(result, num_images))
             if counts[wanted.tol]:
                 found[wanted.tol] = _follow(probe, result, num_images)
@@ -84,11 +86,19 @@ def reproduce(shelf: Shelf, num_images: int) -> Figure:
     return Figure(sections, missing)
 
 
+def _probe(shelf: Shelf, wanted: Measurement) -> "Probe":
+    from tfode_adv.diagnosis.probe import Probe
+
+    return Probe(shelf.run_of(wanted.model).load_model())
+
+
 def _turned(result: Result, num_images: int) -> list[int]:
     return [i for i in result.images if i < num_images and i in result.records and result.records[i].success]
 
 
-def _follow(probe: Probe, result: Result, num_images: int) -> list[Travel]:
+def _follow(probe: "Probe", result: Result, num_images: int) -> list[Travel]:
+    from tfode_adv.diagnosis.trajectories import travel
+
     turned = _turned(result, num_images)
     clean, adversarial = (np.stack(side) for side in zip(*(result.images[i] for i in turned), strict=True))
     labels = np.asarray([result.records[i].label for i in turned])

@@ -10,11 +10,7 @@ import io
 import typing
 from collections.abc import Iterable, Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib import image
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from tfode_adv.rendering.tables import number
 
@@ -95,6 +91,10 @@ def chart(
         percent: the ordinate is a share, drawn in per cent.
         whole: a share's axis goes from 0 to 100 %, else only as far as the lines do.
     """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         FigureCanvasAgg(figure)
@@ -121,6 +121,8 @@ def chart(
 
 def png(pixels: np.ndarray) -> bytes:
     """An image [H, W, 1 or 3] in [0, 1] as a PNG file."""
+    from matplotlib import image
+
     pixels = np.clip(np.nan_to_num(pixels), 0.0, 1.0)
     shown = np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels[..., :3]
     buffer, metadata = io.BytesIO(), typing.cast(dict[str, str], {"Software": None})

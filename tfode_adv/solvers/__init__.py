@@ -17,11 +17,9 @@ if TYPE_CHECKING:
         Heun2,
         Kutta38,
         Midpoint,
-        available,
-        check_num_steps,
         get,
-        is_adaptive,
     )
+    from tfode_adv.solvers.names import available, check_num_steps, is_adaptive
     from tfode_adv.solvers.solver import RungeKuttaSolver
     from tfode_adv.solvers.status import SolveError, Status
     from tfode_adv.solvers.tfp_interface import ChosenBySolver, Results

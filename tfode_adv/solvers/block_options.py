@@ -6,17 +6,24 @@ is one field here, and the code that obeys it.
 
 import dataclasses
 import functools
+import sys
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfode_adv.errors import MOST_INTEGER, UsageError, check_choice, check_integer, check_range
-from tfode_adv.solvers import gradients
-from tfode_adv.solvers.methods import STOCK, available
-from tfode_adv.solvers.solver import ENDPOINTS, ON_FAILURE, RungeKuttaSolver
+from tfode_adv.solvers.names import (
+    CHECKPOINTS,
+    ENDPOINTS,
+    GRADIENTS,
+    ON_FAILURE,
+    STOCK,
+    GradientObject,
+    SolverObject,
+    available,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,36 +93,36 @@ class SolverSettings:
     """
 
     tol: float = option(1e-3, "Tolerance of the ODE solver: rtol = atol.", live=True, recorded=True, axis="tols")
-    solver: str | RungeKuttaSolver = option(
+    solver: str | SolverObject = option(
         "dopri5",
         "dopri5, bosh3, heun2, tfp (adaptive); euler, midpoint, rk4, kutta38 (fixed step).",
         choices=available(),
-        objects=RungeKuttaSolver,
+        objects=SolverObject,
         recorded=True,
         axis="solvers",
     )
-    gradient: str | gradients.Gradient = option(
+    gradient: str | GradientObject = option(
         "backprop",
-        f"How an ODEBlock is differentiated: {', '.join(gradients.NAMED)}.",
-        choices=tuple(gradients.NAMED),
+        f"How an ODEBlock is differentiated: {', '.join(GRADIENTS)}.",
+        choices=tuple(GRADIENTS),
         closed=True,
-        objects=gradients.Gradient,
+        objects=GradientObject,
         backward=True,
         recorded=True,
         axis="gradients",
     )
     num_steps: int = option(1, "Steps of a fixed-step solver.", live=True, recorded=True)
     checkpoint: str = option(
-        "auto", "What backpropagation keeps: auto, steps or none.", choices=gradients.CHECKPOINTS, backward=True
+        "auto", "What backpropagation keeps: auto, steps or none.", choices=CHECKPOINTS, backward=True
     )
     max_num_steps: int = option(1000, "Steps tried before a sample fails.")
     on_failure: str = option("raise", "What becomes of failed samples: raise or status.", choices=ON_FAILURE)
     adjoint_tol: float | None = option(None, "Tolerance of the adjoint solve; None means `tol`.", backward=True)
-    adjoint_solver: str | RungeKuttaSolver | None = option(
+    adjoint_solver: str | SolverObject | None = option(
         None,
         "Solver of the adjoint equation; None means `solver`.",
         choices=tuple(name for name in available() if name != STOCK),
-        objects=RungeKuttaSolver,
+        objects=SolverObject,
         backward=True,
     )
     endpoint: str = option("interpolate", "How the last step ends: interpolate or clip.", choices=ENDPOINTS)
@@ -198,9 +205,11 @@ def checked(given: Mapping[str, Any], tensors: bool = False) -> dict[str, Any]:
     for each in options():
         value = given.get(each.name)
         if tensors and each.live and isinstance(value, np.ndarray):
+            import tensorflow as tf
+
             value = tf.convert_to_tensor(value)
         if tensors and each.live and _is_tensor(value):
-            for one in np.ravel(value.numpy()) if hasattr(value, "numpy") and tf.executing_eagerly() else []:
+            for one in np.ravel(value.numpy()) if hasattr(value, "numpy") and _eager() else []:
                 each.check(one.item())
             found[each.name] = value
         elif value is not None:
@@ -215,7 +224,7 @@ def parted(given: Mapping[str, Any]) -> Mapping[str, Any]:
         UsageError: for a solver whose relative and absolute tolerances differ: a block has one for both.
     """
     solver = given.get("solver")
-    if not isinstance(solver, RungeKuttaSolver):
+    if not isinstance(solver, SolverObject):
         return given
     said = solver.get_config()
     tols = [said.pop(name) for name in ("rtol", "atol") if name in said]
@@ -230,8 +239,16 @@ def parted(given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def name_of(value: Any) -> Any:
     """The name of a solver or gradient; any other value as it is."""
-    return value.tableau.name if isinstance(value, RungeKuttaSolver) else getattr(value, "name", value)
+    return value.tableau.name if isinstance(value, SolverObject) else getattr(value, "name", value)
 
 
 def _is_tensor(value: Any) -> bool:
-    return tf.is_tensor(value) or hasattr(value, "assign")
+    # As long as nobody has imported TensorFlow, there is no tensor of it.
+    tf = sys.modules.get("tensorflow")
+    return (tf is not None and tf.is_tensor(value)) or hasattr(value, "assign")
+
+
+def _eager() -> bool:
+    import tensorflow as tf
+
+    return tf.executing_eagerly()

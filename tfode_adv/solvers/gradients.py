@@ -13,6 +13,7 @@ from tfode_adv.solvers.adjoint_by_tfp import solve_adjoint_together
 from tfode_adv.solvers.backprop import backpropagate
 from tfode_adv.solvers.backprop_step_sizes import backpropagate_with_step_sizes
 from tfode_adv.solvers.graph_mode import in_xla
+from tfode_adv.solvers.names import CHECKPOINTS, GRADIENTS, GradientObject
 from tfode_adv.solvers.pull_back import Gradients, Slope, taped, without
 from tfode_adv.solvers.residual_store import AUTO_BYTES, ResidualStore
 from tfode_adv.solvers.status import Status, check_status
@@ -20,14 +21,13 @@ from tfode_adv.solvers.step_store import Step, StepStore, Trial
 from tfode_adv.solvers.tableaus import TABLEAUS, Tableau
 from tfode_adv.tensorflow_internals import could_record
 
-CHECKPOINTS = ("auto", "steps", "none")
 NOT_RECORDED = (
     "no GradientTape recorded a solve while jit_compile=True compiled it: put the tape inside the compiled function, "
     "or choose gradient='adjoint'"
 )
 
 
-class Gradient(abc.ABC):
+class Gradient(GradientObject, abc.ABC):
     """A way to differentiate a solve. `problem` is one call of `RungeKuttaSolver.solve`."""
 
     name: ClassVar[str]
@@ -241,7 +241,7 @@ class Adjoint(Gradient):
             return tf.nest.map_structure(tf.identity, marked if problem.xla else gradients)
 
 
-NAMED: dict[str, type[Gradient]] = {kind.name: kind for kind in (Backprop, BackpropSteps, Adjoint)}
+NAMED: dict[str, type[Gradient]] = {name: globals()[kind] for name, kind in GRADIENTS.items()}
 
 
 def get(gradient: str | Gradient, **options: Any) -> Gradient:

@@ -1,11 +1,11 @@
 """The methods: each a table and a name."""
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
-from tfode_adv.errors import UsageError, check_choice
+from tfode_adv.errors import check_choice
 from tfode_adv.solvers import tableaus
+from tfode_adv.solvers.names import STOCK, available
 from tfode_adv.solvers.solver import RungeKuttaSolver
 from tfode_adv.solvers.tfp_interface import DormandPrince, Solver, tensorflow_probability
 
@@ -55,34 +55,6 @@ class Kutta38(RungeKuttaSolver):
 METHODS: dict[str, type[RungeKuttaSolver]] = {
     cls.tableau.name: cls for cls in (Dopri5, Bosh3, Heun2, Euler, Midpoint, RK4, Kutta38)
 }
-STOCK = "tfp"
-
-
-def available() -> tuple[str, ...]:
-    """Names that `get` knows: "tfp" is `tfp.math.ode.DormandPrince` as it is, the others are ours."""
-    return (STOCK, *METHODS)
-
-
-def is_adaptive(name: str | RungeKuttaSolver) -> bool:
-    """Whether a solver, or the method called `name`, chooses its steps by a tolerance (else by `num_steps`).
-
-    Raises:
-        UsageError: if there is no such method.
-    """
-    if isinstance(name, RungeKuttaSolver):
-        return name.tableau.adaptive
-    check_choice("solver", name, available())
-    return name == STOCK or METHODS[name].tableau.adaptive
-
-
-def check_num_steps(num_steps: int | None, names: Sequence[str]) -> None:
-    """Checks that some method of `names` takes `num_steps`, if it is given.
-
-    Raises:
-        UsageError: if each chooses its own steps, or there is no such method.
-    """
-    if num_steps is not None and all(is_adaptive(name) for name in names):
-        raise UsageError(f"num_steps is {num_steps}, but {', '.join(names)} chooses its own steps")
 
 
 def get(name: str, **options: Any) -> Solver:

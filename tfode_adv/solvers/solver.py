@@ -18,6 +18,7 @@ from tfode_adv.solvers.graph_mode import current_graph, in_xla
 from tfode_adv.solvers.inside_pfor import eagerly, inside_pfor, one_at_a_time
 from tfode_adv.solvers.integrate import Solution, integrate
 from tfode_adv.solvers.loop_state import Settings
+from tfode_adv.solvers.names import CHECKPOINTS, ENDPOINTS, ON_FAILURE, SolverObject
 from tfode_adv.solvers.pull_back import Gradients
 from tfode_adv.solvers.refused_gradients import refuse_followed
 from tfode_adv.solvers.rows import Rows
@@ -31,8 +32,6 @@ from tfode_adv.solvers.tableaus import Tableau
 from tfode_adv.solvers.tfp_interface import ChosenBySolver, Results, Solver
 from tfode_adv.tensorflow_internals import could_record, recording_stopped, saving, stop_recording
 
-ENDPOINTS = ("interpolate", "clip")
-ON_FAILURE = ("raise", "status")
 DEFAULT_MAX_NUM_STEPS = 10_000
 IN_PFOR = (
     "a solve inside tf.vectorized_map is not implemented, since its loops cannot be vectorised: each sample of a batch "
@@ -40,7 +39,7 @@ IN_PFOR = (
 )
 
 
-class RungeKuttaSolver(Solver):
+class RungeKuttaSolver(SolverObject, Solver):
     """An explicit Runge-Kutta method whose every sample has its own step size.
 
     Subclasses name their `tableau`; all behaviour stands here.
@@ -151,7 +150,7 @@ class RungeKuttaSolver(Solver):
             min_step=min_step,
             max_step=max_step,
         )
-        check_choice("checkpoint", checkpoint, gradients.CHECKPOINTS)
+        check_choice("checkpoint", checkpoint, CHECKPOINTS)
         self.gradient = gradients.get(
             gradient or ("adjoint" if make_adjoint_solver_fn else "backprop"), checkpoint=checkpoint
         )

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from tfode_adv.training.loop import Survival, fit
     from tfode_adv.training.losses import CrossEntropy, Madry, Trades
     from tfode_adv.training.optimizer import SGD
-    from tfode_adv.training.recipe import Recipe, train
+    from tfode_adv.training.recipe import Recipe
+    from tfode_adv.training.trainer import train
 
 __all__ = ["SGD", "CrossEntropy", "Madry", "Recipe", "Survival", "Trades", "export", "fit", "train"]
 

@@ -7,8 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfode_adv.errors import UsageError, check_choice
-
-STRATEGIES = ("auto", "none", "mirrored", "multi_worker")
+from tfode_adv.training.choices import STRATEGIES
 
 
 def strategy(name: str = "auto") -> tf.distribute.Strategy:

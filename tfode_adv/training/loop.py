@@ -20,13 +20,12 @@ from tfode_adv.run_folder import CONFIG, METRICS, MODEL
 from tfode_adv.training import distribution, state
 from tfode_adv.training.callbacks import Watcher
 from tfode_adv.training.checkpoints import ANEW, Checkpoints, locked
+from tfode_adv.training.choices import ON_NAN
 from tfode_adv.training.interrupt import Interrupt
 from tfode_adv.training.losses import Loss
 from tfode_adv.training.schedules import Constant
 from tfode_adv.training.state import State
 from tfode_adv.training.updates import Outcome, Updates
-
-ON_NAN = ("stop", "skip")
 
 Batches = Iterable[tuple[Any, Any]]
 

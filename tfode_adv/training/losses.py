@@ -7,16 +7,14 @@ run inside a compiled training step:
   images to logits in inference mode, x [B, H, W, C] in [0, 1], y [B], `key` [B] the samples' random keys.
 * `loss(train, x, x_adv, y)` -> losses [B], logits [B, classes]. `train` maps images to logits in training
   mode; this is the step that is differentiated by the weights.
+
+TensorFlow is imported by the steps: hyperparameters are checked without it.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import tensorflow as tf
-
-from tfode_adv.attacks import random_streams
-from tfode_adv.attacks.ascent import projected_ascent, random_start
 from tfode_adv.errors import UsageError, check_choice, check_range
 
 Tensor = Any
@@ -29,6 +27,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
     `smoothing` mixes the true label with the uniform distribution: (1 - smoothing) one-hot +
     smoothing / classes.
     """
+    import tensorflow as tf
+
     logits = tf.cast(logits, tf.float32)
     if not smoothing:
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
@@ -39,10 +39,14 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Kullback-Leibler divergence [B] of p from q in nats, from log-probabilities [B, classes]."""
+    import tensorflow as tf
+
     return tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
+    import tensorflow as tf
+
     return tf.nn.log_softmax(tf.cast(logits, tf.float32))
 
 
@@ -89,6 +93,8 @@ class Adversarial:
 
     def ascend(self, objective: Callable[[Tensor], Tensor], x: Tensor, start: Tensor) -> Tensor:
         """Images [B, H, W, C] of the ball about `x` that make `objective` (images -> [B]) large."""
+        from tfode_adv.attacks.ascent import projected_ascent
+
         default = self.eps / 4 if self.norm == "linf" else 2 * self.eps / self.steps
         size = self.step_size or default
         return projected_ascent(
@@ -107,6 +113,8 @@ class Madry(Adversarial):
         check_range("label_smoothing", self.label_smoothing, low=0, high=1, high_open=True)
 
     def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
+        from tfode_adv.attacks.ascent import random_start
+
         start = random_start(x, key, norm=self.norm, eps=self.eps)
         return self.ascend(lambda images: cross_entropy(infer(images), y), x, start)
 
@@ -134,6 +142,10 @@ class Trades(Adversarial):
         check_range("inverse_lambda", self.inverse_lambda, low=0, low_open=True, high=1e6)
 
     def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
+        import tensorflow as tf
+
+        from tfode_adv.attacks import random_streams
+
         natural = tf.stop_gradient(_log_softmax(infer(x)))
         start = x + 0.001 * random_streams.normal(key, x.shape[1:])
         return self.ascend(lambda images: divergence(natural, _log_softmax(infer(images))), x, start)

@@ -5,9 +5,8 @@ import io
 import json
 import pathlib
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from tfode_adv import models
@@ -15,6 +14,9 @@ from tfode_adv.errors import RunError, check_choice
 from tfode_adv.files import PathLike, sha256, write_atomic, write_json
 from tfode_adv.models.precision import precision
 from tfode_adv.run_folder import DIGEST, Run
+
+if TYPE_CHECKING:
+    import keras
 
 HERE = pathlib.Path(__file__).parent
 # Of a run's flags: where things lay on the machine of the training.
@@ -46,7 +48,7 @@ def card(name: str) -> dict[str, Any]:
     return _read(check_choice("network", name, _names()))
 
 
-def load(name: str) -> keras.Model:
+def load(name: str) -> "keras.Model":
     """A network: NHWC images in [0, 1] to logits.
 
     Args:
@@ -89,7 +91,7 @@ def as_run(name: str, root: PathLike = "runs") -> Run:
     return run
 
 
-def _make(config: dict[str, Any], model: keras.Model, path: pathlib.Path) -> None:
+def _make(config: dict[str, Any], model: "keras.Model", path: pathlib.Path) -> None:
     """Writes the run aside and renames it, so that of several processes that want it one makes it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,8 +127,10 @@ def add(run: PathLike, name: str, measured: dict[str, Any], root: PathLike = HER
     write_json(path.with_suffix(".json"), {**measured, **known})
 
 
-def _options(config: dict[str, Any], model: keras.Model) -> dict[str, Any]:
+def _options(config: dict[str, Any], model: "keras.Model") -> dict[str, Any]:
     """The arguments of `models.build`: those of the training, and what it read off its data."""
+    import keras
+
     given = {name: value for name, value in config["model"]["kwargs"].items() if value is not None}
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization):
