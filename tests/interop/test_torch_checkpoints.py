@@ -67,7 +67,9 @@ def test_pt(model, tmp_path, wrapper, prefix):
     state = torch_state(seed=7)
     content = {prefix + name: torch.tensor(value) for name, value in state.items()}
     content[f"{prefix}bn1.num_batches_tracked"] = torch.tensor(5)
-    torch.save({wrapper: content, "epoch": 3} if wrapper else content, tmp_path / "c.pt")
+    # Programs keep the best accuracy beside the weights, often as a NumPy number.
+    beside = {"epoch": 3, "best": {"acc": np.float64(0.5), "epoch": np.int64(2)}}
+    torch.save({wrapper: content, **beside} if wrapper else content, tmp_path / "c.pt")
     ta.interop.load_torch_state(model, tmp_path / "c.pt")
     assert is_loaded(model, state)
 

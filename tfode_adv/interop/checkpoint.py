@@ -72,7 +72,8 @@ def _read_torch(path):
             f"reading {str(path)!r} needs PyTorch: install tfode_adv with its extra torch, or give an .npz"
         ) from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numbers()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its readers raise: pickle's, zip's, its own
         raise RunError(f"{str(path)!r} is no checkpoint of plain tensors: {_refusal(error)}") from error
     for wrapper in WRAPPERS:
@@ -87,6 +88,17 @@ def _read_torch(path):
         return {str(name): value.detach().cpu().float().numpy() for name, value in content.items()}
     except (RuntimeError, TypeError) as error:  # sparse, quantised and meta tensors
         raise RunError(f"{str(path)!r} holds a tensor that is no plain array: {_first_line(error)}") from error
+
+
+def _numbers():
+    """What NumPy's numbers are pickled as, the best epoch's accuracy beside the weights: they run no code."""
+    scalar = np.float64(0).__reduce__()[0]
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [
+        *names,
+        np.dtype,
+        *{type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
+    ]
 
 
 def _refusal(error):
