@@ -49,16 +49,7 @@ def audit(
     rng = np.random.default_rng(seed)
     forward = forward or {}
     gradients = {name: probe.margin_gradient(x, y, **settings) for name, settings in sources.items()}
-    shuffled = rng.permutation(len(x))
-    # An attacker's call gets one run of a randomised model.
-    with probe.single_runs():
-        once = gradients
-        if probe.random:
-            once = {name: probe.margin_gradient(x, y, **settings) for name, settings in sources.items()}
-        again = {
-            name: probe.margin_gradient(x[shuffled], y[shuffled], **settings)[np.argsort(shuffled)]
-            for name, settings in sources.items()
-        }
+    reproduced = _reproduced(probe, x, y, sources, gradients, rng.permutation(len(x)))
 
     def loss(images: np.ndarray) -> np.ndarray:
         return margin(probe.logits(images.astype(np.float32), **forward), y)
@@ -100,13 +91,31 @@ def audit(
         difference_cosine={name: _best(values) for name, values in cosines.items()},
         attack_cosine={name: _best(values[-len(ATTACK_SCALES) :]) for name, values in cosines.items()},
         uphill={name: rises(g) for name, g in gradients.items()},
-        reproduced={name: cosine(again[name], g, both_zero=1.0) for name, g in once.items()},
+        reproduced=reproduced,
         varies=np.any(changes, axis=0),
         saturated=(flat(probe.gradient(x, y, **sources[reference])[1]) == 0).all(axis=1),
         noise_change=np.mean(noise_change, axis=0),
         step_changes=float(np.mean(changed)) if probe.blocks else None,
         at_rest=float(np.mean(probe.at_rest(x, **forward) > 0)) if probe.blocks else None,
     )
+
+
+def _reproduced(
+    probe: Probe,
+    x: np.ndarray,
+    y: np.ndarray,
+    sources: dict[str, dict[str, Any]],
+    gradients: dict[str, np.ndarray],
+    shuffled: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """By source, the cosine [N] of the same gradient taken twice, the second time in the order `shuffled`."""
+    back = np.argsort(shuffled)
+    # An attacker's call gets one run of a randomised model.
+    with probe.single_runs():
+        if probe.random:
+            gradients = {name: probe.margin_gradient(x, y, **settings) for name, settings in sources.items()}
+        again = {name: probe.margin_gradient(x[shuffled], y[shuffled], **each)[back] for name, each in sources.items()}
+    return {name: cosine(again[name], gradient, both_zero=1.0) for name, gradient in gradients.items()}
 
 
 def _known(cosines: np.ndarray, known: np.ndarray) -> np.ndarray:
