@@ -116,7 +116,7 @@ class AutoAttack(Attack):
             return lambda logits: losses.margin(logits, tf.constant(labels))
 
         source = self.source.within(len(x))
-        function, at_once, zero = as_function(model), max(1, len(x) // source.draws), 0
+        function, at_once, zero = as_function(model), max(1, len(x) // source.at_once), 0
         for part in range(0, len(x), at_once):
             chosen = slice(part, part + at_once)
             gradient = source.differentiate(function, loss_of(y[chosen]), tf.constant(x[chosen]))[2].numpy()

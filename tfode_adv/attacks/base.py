@@ -34,7 +34,8 @@ class Attack:
       eps: radius of the ball around the image, in `norm`, for images in [0, 1], whatever the model inside takes (see
         `models.Rescaled`): one, or [N], one for each image. None, where allowed: as near as possible.
       seed: where all random numbers start, from 0 to 2^31 - 1; the same seed gives the same result at any batch size.
-      batch_size: the most images that go through the model at once, draws and mirror images included; default: 128.
+      batch_size: the most images that go through the model at once, noisy copies and mirror images included;
+        default: 128.
     """
 
     norm: str = "linf"
@@ -77,7 +78,7 @@ class Attack:
 
     def rows(self, num_classes: int) -> int:
         """Returns how many images one step of one sample sends through the model at once."""
-        return self.source.draws
+        return self.source.at_once
 
     def costs(self, steps: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the queries and the gradients of samples that took `steps` [N] steps."""

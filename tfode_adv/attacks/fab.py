@@ -48,7 +48,7 @@ class FAB(Attack):
         return min(self.targets, num_classes - 1) if self.targets else 1
 
     def rows(self, num_classes: int) -> int:
-        return self.source.draws * (1 if self.targets else num_classes)
+        return self.source.at_once * (1 if self.targets else num_classes)
 
     def costs(self, steps: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
         each = 1 if self.targets else num_classes
