@@ -131,11 +131,13 @@ def _told_of_ends(check: Callable[[], None]) -> Iterator[None]:
 
     def told(number, frame) -> None:
         nonlocal failed
-        # Once: what follows is the end of the others.
+        # Once: what follows a failure is the end of the others.
         if not failed:
-            failed = True
-            check()
-            failed = False
+            try:
+                check()
+            except BaseException:
+                failed = True
+                raise
 
     before = signal.signal(signal.SIGCHLD, told)
     # What the system does for us meanwhile is not cut short.
@@ -149,7 +151,7 @@ def _told_of_ends(check: Callable[[], None]) -> Iterator[None]:
 def _check(copies: Sequence[tuple[subprocess.Popen, IO[str]]]) -> None:
     """Raises for the first copy that failed, and says how."""
     for copy, said in copies:
-        status = copy.poll()
+        status = _status(copy)
         if status in (-signal.SIGINT, _INTERRUPTED):
             # Ctrl-C reaches every process.
             raise KeyboardInterrupt
@@ -159,6 +161,15 @@ def _check(copies: Sequence[tuple[subprocess.Popen, IO[str]]]) -> None:
             said.seek(0)
             lines = said.read().strip().splitlines() or [f"status {status}"]
             raise _Failed(f"failed: {lines[-1]}")
+
+
+def _status(copy: subprocess.Popen) -> int | None:
+    """As `copy.poll()`, which says "still running" to a signal's handler that interrupts another `copy.poll()`."""
+    if copy.returncode is None:
+        ended = os.waitid(os.P_PID, copy.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is not None:
+            return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+    return copy.returncode
 
 
 def _command(program: str, arguments: Sequence[str]) -> list[str]:
