@@ -24,6 +24,7 @@ MODULES = (
     "tfode_adv.layers.dynamics",
     "tfode_adv.layers.normalization",
     "tfode_adv.layers.ode_block",
+    "tfode_adv.layers.post_norm",
     "tfode_adv.layers.serializing",
     "tfode_adv.layers.shaping",
     "tfode_adv.layers.skew",

@@ -20,6 +20,9 @@ SMALL = {
     "wide_resnet": {"depth": 10, "widen": 1, "filters": 4, "input_shape": (8, 8, 3)},
     "soblock_wide_resnet": {"depth": 10, "widen": 1, "filters": 4, "input_shape": (8, 8, 3)},
     "odenet_tq": {"filters": 6, "blocks": (2,), "input_shape": (5, 6, 3)},
+    "tisode": {"filters": 4, "input_shape": (8, 9, 1)},
+    "tisode_odenet": {"filters": 4, "input_shape": (8, 9, 1)},
+    "tisode_cnn": {"filters": 4, "input_shape": (8, 9, 1)},
 }
 
 

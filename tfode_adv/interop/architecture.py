@@ -64,6 +64,13 @@ def _odenet_tq(state):
     return {"num_classes": state["linear.bias"].shape[0], "filters": filters, "blocks": (blocks,)} | _image(3)
 
 
+def _tisode(state):
+    stem = "downsampling_layers.0.weight" if "downsampling_layers.0.weight" in state else "net.0.weight"
+    logits = "fc_layers.2.bias" if "fc_layers.2.bias" in state else "net.9.bias"
+    filters, channels = state[stem].shape[:2]
+    return _image(channels) | {"num_classes": state[logits].shape[0], "filters": filters}
+
+
 def _first(state):
     kernel = state["conv1.odefunc.kernel" if "conv1.odefunc.kernel" in state else "conv1.weight"]
     return {"filters": kernel.shape[0]} | _image(kernel.shape[1])
@@ -93,4 +100,7 @@ _READERS = {
     "wide_resnet": _wide_resnet,
     "soblock_wide_resnet": _wide_resnet,
     "odenet_tq": _odenet_tq,
+    "tisode": _tisode,
+    "tisode_odenet": _tisode,
+    "tisode_cnn": _tisode,
 }

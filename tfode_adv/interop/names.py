@@ -27,6 +27,14 @@ RULES = tuple(
         (r"^conv\.(\d+)\.ode_conv\.odefunc\.", r"ode_\1."),
         (r"^norm\.", "head_norm."),
         (r"^linear\.(odefunc\.)?", "logits."),
+        # TisODE (ICLR 2020): the CNN and ODENet are one sequence, TisODE three
+        (r"^(?:net|downsampling_layers)\.0\.", "stem."),
+        (r"^(?:net|downsampling_layers)\.1\.", "stem_norm."),
+        (r"^(?:net|downsampling_layers)\.3\.", "downsample."),
+        (r"^(?:net|downsampling_layers)\.4\.", "downsample_norm."),
+        (r"^(?:net\.6\.odefunc|feature_layers)\.", "ode."),
+        (r"^net\.6\.", "block."),
+        (r"^(?:net\.9|fc_layers\.2)\.", "logits."),
         (r"\.kernel$", ".weight"),
     )
 )
@@ -50,7 +58,6 @@ def translate(name: str) -> str:
 
 
 # The way back, rules of which the first that fits is taken.
-WIFS_FAMILIES = ("res", "mix", "oon")
 WIFS_NAMES = (
     (r"^stem\.", "downsample.module.0."),
     (r"^downsample_(\d+)\.", r"downsample.module.\1."),
@@ -70,13 +77,37 @@ MSML_NAMES = (
     (r"^head_norm\.", "norm."),
     (r"^logits\.", "linear."),
 )
+TISODE_NAMES = (
+    (r"^stem\.", "downsampling_layers.0."),
+    (r"^stem_norm\.", "downsampling_layers.1."),
+    (r"^downsample\.", "downsampling_layers.3."),
+    (r"^downsample_norm\.", "downsampling_layers.4."),
+    (r"^ode\.", "feature_layers."),
+    (r"^logits\.", "fc_layers.2."),
+)
+TISODE_SEQUENCE = (
+    (r"^stem\.", "net.0."),
+    (r"^stem_norm\.", "net.1."),
+    (r"^downsample\.", "net.3."),
+    (r"^downsample_norm\.", "net.4."),
+    (r"^ode\.(conv\d)\.", r"net.6.odefunc.\1._layer."),
+    (r"^ode\.", "net.6.odefunc."),
+    (r"^block\.", "net.6."),
+    (r"^logits\.", "net.9."),
+)
+# Those of a family that is not here are MSML_NAMES.
+NAMES = {
+    **dict.fromkeys(("res", "mix", "oon"), WIFS_NAMES),
+    **dict.fromkeys(("tisode_cnn", "tisode_odenet"), TISODE_SEQUENCE),
+    "tisode": TISODE_NAMES,
+}
 # The layers here that stand for skew-symmetric ODEs, whose weights are under `odefunc` there.
 SKEW = {"sonet": ("stem.", "stage", "logits."), "soblock_resnet10": ("stem.",), "soblock_wide_resnet": ("stem.",)}
 
 
 def torch_name(key: str, family: str) -> str:
     """What the program of a `family` of models calls the weight that `translate` calls `key`."""
-    rules = WIFS_NAMES if family in WIFS_FAMILIES else MSML_NAMES
+    rules = NAMES.get(family, MSML_NAMES)
     pattern, replacement = next((rule for rule in rules if re.match(rule[0], key)), ("$", ""))
     name = re.sub(pattern, replacement, key)
     if family == "oon":

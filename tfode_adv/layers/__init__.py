@@ -6,6 +6,7 @@ from tfode_adv.layers.convolution import Conv2D, TimeConv2D
 from tfode_adv.layers.dynamics import ConvDynamics
 from tfode_adv.layers.normalization import GroupNormalization, group_normalization
 from tfode_adv.layers.ode_block import ODEBlock
+from tfode_adv.layers.post_norm import PostNormBlock, PostNormDynamics
 from tfode_adv.layers.shaping import AppendConstant, AveragePoolTo, LastFeatures, TileChannels
 from tfode_adv.layers.skew import SkewDenseDynamics, SkewDynamics
 
@@ -18,6 +19,8 @@ __all__ = [
     "GroupNormalization",
     "LastFeatures",
     "ODEBlock",
+    "PostNormBlock",
+    "PostNormDynamics",
     "ResidualBlock",
     "SkewDenseDynamics",
     "SkewDynamics",
