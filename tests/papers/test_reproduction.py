@@ -46,7 +46,7 @@ def entry(table, *labels, tol):
 
 
 def test_the_published_files_are_packaged_as_they_are(shared):
-    for paper in layouts.PAPERS:
+    for paper in ("wifs2019", "msml2022"):
         assert layouts.published(paper) == json.loads((shared / "published" / f"{paper}.json").read_text())
 
 

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 
-from tfode_adv import data, models
+from tfode_adv import data
 from tfode_adv.cli import app, flags
 from tfode_adv.cli.run_argument import opened
 from tfode_adv.diagnosis.budgets import BUDGETS, TOLERANCES
 from tfode_adv.diagnosis.reader import FOLDER, NAME, set_aside
 from tfode_adv.errors import UsageError
 from tfode_adv.files import sha256
-from tfode_adv.published import budgets
+from tfode_adv.published import budgets, gradient_of
 from tfode_adv.run_folder import Run
 from tfode_adv.solvers import block_options
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from tfode_adv.diagnosis.measurements import Images
 
 NUM_EXAMPLES = 200
-# WIFS 2019 attacked these through the adjoint; the programs of MSML 2022, whose models are the other ones of this
-# package, differentiated the steps' sizes as well.
-THROUGH_ADJOINT = ("mix", "oon")
 
 FLAGS = flags.new(__doc__)
 _integer, _number, _text = flags.define_integer, flags.define_number, absl_flags.DEFINE_string
@@ -138,17 +135,10 @@ def _protocol(dataset: str, model: str | None) -> "Protocol":
         eps=eps,
         step_size=FLAGS.step_size or budgets.step_size(published, eps, steps),
         steps=steps,
-        gradient=FLAGS.gradient or _published_gradient(model),
+        gradient=FLAGS.gradient or gradient_of(model),
         fine_tol=FLAGS.fine_tol,
         seed=FLAGS.seed,
     )
-
-
-def _published_gradient(model: str | None) -> str:
-    """How the attack on a model of this name was published; backpropagation for one that no paper has."""
-    if model in THROUGH_ADJOINT:
-        return "adjoint"
-    return "backprop_steps" if model in models.available() else "backprop"
 
 
 def _images(run: Run, dataset: str) -> "Images":

@@ -3,11 +3,13 @@
 bin/reproduce --paper=wifs2019 --table=2 --dataset=mnist --num_examples=1000 --gradient=adjoint,backprop
 bin/reproduce --paper=wifs2019 --figure=2 --dataset=mnist
 bin/reproduce --paper=msml2022
+bin/reproduce --board
 
 Reads the run folders under --runs, evaluated with --attack=pgd or, the same from the image itself, bim; of several
 runs of a model, the one that holds most of the entries, then the newest. What is lacking is listed with the commands
 that make it. --evaluate runs those on the models that are there, --train makes the models as well, or goes on where
-their training was stopped.
+their training was stopped. --board sets one row a claim, of all papers, with our worst case and the verdict of
+bin/diagnose beside it.
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ from absl import flags as absl_flags
 
 from tfode_adv.cli import app, flags, workers
 from tfode_adv.errors import RunError, UsageError, check_choice
-from tfode_adv.papers import figure2, layouts
+from tfode_adv.papers import board, board_page, figure2, layouts
 from tfode_adv.papers.reproduction import Missing, Shelf, all_commands, notes, reproduce
 from tfode_adv.published import GRADIENTS, PAPERS, published
 from tfode_adv.rendering import folder
@@ -33,7 +35,7 @@ _FIGURE_IMAGES = 100
 
 FLAGS = flags.new(__doc__)
 absl_flags.DEFINE_enum("paper", "wifs2019", PAPERS, "Which paper's table is set.", flag_values=FLAGS)
-absl_flags.DEFINE_integer("table", None, "Number of the table: 1 to 4 of wifs2019, 1 of msml2022.", flag_values=FLAGS)
+absl_flags.DEFINE_integer("table", None, "Number of the table: 1 to 4 of wifs2019, 1 of the others.", flag_values=FLAGS)
 absl_flags.DEFINE_integer("figure", None, "Number of the figure: 2 of wifs2019.", flag_values=FLAGS)
 absl_flags.DEFINE_enum(
     "dataset",
@@ -42,6 +44,7 @@ absl_flags.DEFINE_enum(
     "The data set of the table, where the paper has one for each.",
     flag_values=FLAGS,
 )
+absl_flags.DEFINE_boolean("board", False, "All papers' claims on one page.", flag_values=FLAGS)
 flags.define_integer(
     "num_examples", None, f"The first so many test images (default: all; {_FIGURE_IMAGES} for a figure).", FLAGS
 )
@@ -66,6 +69,9 @@ absl_flags.DEFINE_boolean("overwrite", False, "Write into a folder that holds so
 
 def main(argv: list[str]) -> None:
     del argv
+    if FLAGS.board:
+        _set_board()
+        return
     asked = _asked()
     gradients = FLAGS.gradient or [GRADIENTS[FLAGS.paper]]
     found = [_complete(asked, gradient) for gradient in (gradients if asked.attacked else gradients[:1])]
@@ -79,6 +85,18 @@ def main(argv: list[str]) -> None:
     out = pathlib.Path(FLAGS.out) if FLAGS.out else pathlib.Path(FLAGS.runs) / "reproduced" / asked.name
     page = folder.write(_report(asked, found), out, FLAGS.overwrite)
     print(f"wrote {page}")
+
+
+def _set_board() -> None:
+    for name in ("paper", "table", "figure", "dataset", "gradient", "evaluate", "train"):
+        if FLAGS[name].present:
+            raise UsageError(f"--board and --{name} exclude each other")
+    found = board.rows(FLAGS.runs, FLAGS.data_dir, FLAGS.num_examples or board.NUM_EXAMPLES)
+    print(board.table(found).to_text())
+    print("\n".join(dict.fromkeys(note for row in found for note in row.notes)))
+    measured = sum(row.worst is not None for row in found)
+    print(f"{measured} of {len(found)} claims have a worst case")
+    print(f"wrote {board_page.write(found, FLAGS.out or pathlib.Path(FLAGS.runs) / 'reproduced' / 'board')}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,10 +198,10 @@ def _parameters(layout: layouts.Layout, shelf: Shelf) -> dict[str, int]:
 
 def _run(commands: Sequence[str], train: bool) -> None:
     """Runs commands one after the other; without `train`, only evaluations of models that are there."""
-    untrained = {_flag(command, "run_dir") for command in commands if command.startswith("bin/train")}
+    unmade = {_flag(command, "run_dir") for command in commands if not command.startswith("bin/evaluate")}
     for command in commands:
         program, *arguments = shlex.split(command)
-        if not train and (program == "bin/train" or _flag(command, "run") in untrained):
+        if not train and (program != "bin/evaluate" or _flag(command, "run") in unmade):
             continue
         print(command, flush=True)
         status = workers.run(program.removeprefix("bin/"), arguments)

@@ -14,7 +14,7 @@ from tfode_adv.errors import UsageError, check_choice
 from tfode_adv.published import PAPERS, published
 
 TEST_IMAGES = {"mnist": 10_000, "cifar10": 10_000}
-TABLES = {"wifs2019": (1, 2, 3, 4), "msml2022": (1,)}
+TABLES = {"wifs2019": (1, 2, 3, 4), "msml2022": (1,), "iclr2020": (1,)}
 # Norms as the WIFS paper calls them, and as they are (its library measures L2 by the root mean square).
 _WIFS_NORMS = {"l2": "l2rms", "linf": "linf"}
 _WIFS_MODELS = ("res", "mix", "oon")
@@ -29,14 +29,17 @@ class Model:
         name: as `models.build` calls it.
         recipe: the flag file under configs/ that trains it, without its ending.
         flags: training flags that tell it from others of that name.
-        adaptive: whether it has ODE blocks.
+        solver, num_steps: of its ODE blocks; None where it has none, and where the solver chooses its steps.
+        checkpoint: where its authors' program holds it trained; None where it does not.
     """
 
     label: str
     name: str
     recipe: str
     flags: tuple[tuple[str, Any], ...]
-    adaptive: bool = True
+    solver: str | None = "dopri5"
+    num_steps: int | None = None
+    checkpoint: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Measurement:
         quantity: error, success, accuracy or robust: a rate of `statistics.Summary`.
         published: the figure in print, in [0, 1].
         tol: the solver's tolerance, None where it does not matter.
-        norm, eps, steps, step_size: the attack, None for clean images.
+        norm, eps, steps, step_size: the attack, None for clean images; a single step has neither of the last two.
+        attack: which it is.
     """
 
     model: Model
@@ -59,6 +63,7 @@ class Measurement:
     eps: float | None = None
     steps: int | None = None
     step_size: float | None = None
+    attack: str = "pgd"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +124,9 @@ def layout(paper: str, table: int, dataset: str) -> Layout:
     if paper == "msml2022":
         check_choice("dataset", dataset, ("cifar10",))
         return _msml()
+    if paper == "iclr2020":
+        check_choice("dataset", dataset, ("mnist",))
+        return _iclr()
     check_choice("dataset", dataset, tuple(TEST_IMAGES))
     if table in (2, 3):
         only = {2: "mnist", 3: "cifar10"}[table]
@@ -132,7 +140,7 @@ def wifs_model(name: str, dataset: str) -> Model:
     """RES, MIX or OON on a data set."""
     filters = {"mnist": 64, "cifar10": 256}[dataset]
     flags = (("filters", filters), ("loss", "cross_entropy"))
-    return Model(name.upper(), name, f"wifs2019/{dataset}_{name}", flags, name != "res")
+    return Model(name.upper(), name, f"wifs2019/{dataset}_{name}", flags, None if name == "res" else "dopri5")
 
 
 def wifs_attack(dataset: str, norm: str, eps: float) -> dict[str, Any]:
@@ -224,7 +232,7 @@ def _wifs_entry(
 ) -> Measurement | None:
     if tol not in printed:
         return None
-    return Measurement(model, quantity, printed[tol] / scale, float(tol) if model.adaptive else None, **(attack or {}))
+    return Measurement(model, quantity, printed[tol] / scale, float(tol) if model.solver else None, **(attack or {}))
 
 
 def _msml() -> Layout:
@@ -232,7 +240,7 @@ def _msml() -> Layout:
     rows = []
     for printed in values["rows"]:
         model = _msml_model(printed["model"], printed["channels"])
-        tol = values["solver"]["rtol"] if model.adaptive else None
+        tol = values["solver"]["rtol"] if model.solver else None
         entries = [Measurement(model, "accuracy", printed["natural"] / 100, tol)]
         for norm in ("linf", "l2"):
             budget = values["attack"][norm]
@@ -256,7 +264,36 @@ def _msml_model(name: str, channels: int) -> Model:
         strength = int(name.rpartition("_")[2])
         flags += (("loss", "trades"), ("inverse_lambda", strength))
         recipe = f"msml2022/{name}_{channels}"
-        return Model(f"ResNet10, TRADES 1/λ = {strength}", "resnet10", recipe, flags, False)
+        return Model(f"ResNet10, TRADES 1/λ = {strength}", "resnet10", recipe, flags, None)
     known = {"sonet": ("SONet", "sonet"), "soblock": ("SO-block ResNet10", "soblock_resnet10")}
     label, built = known[name]
     return Model(label, built, f"msml2022/{built}_{channels}", flags + (("loss", "cross_entropy"),))
+
+
+def _iclr() -> Layout:
+    values = published("iclr2020")
+    attack = {"attack": values["attack"]["name"], "norm": values["attack"]["norm"]}
+    rows = []
+    for eps, by_model in values["robust_mnist"].items():
+        for name, robust in by_model.items():
+            # The checkpoints that were published are those of the first of the trainings.
+            entry = Measurement(_iclr_model(name), "robust", robust[0], eps=float(eps), **attack)
+            rows.append(([eps, entry.model.label], [entry]))
+    return Layout(
+        "ICLR 2020: accuracy on mnist under FGSM, in per cent",
+        ["ε", "model", "robust, linf"],
+        rows,
+        [1] * len(rows),
+        [True] * len(rows),
+        note="Published: of the best epoch's network, on 1,000 images that the program drew; the checkpoints are of "
+        "the last epoch.",
+    )
+
+
+def _iclr_model(name: str) -> Model:
+    values = published("iclr2020")
+    label = {"tisode": "TisODE", "tisode_odenet": "ODENet", "tisode_cnn": "CNN"}[name]
+    steps = values["solver"]["steps"].get(name)
+    solver = steps and values["solver"]["method"]
+    flags = (("filters", 64),)
+    return Model(label, name, f"iclr2020/{name}", flags, solver, steps, values["checkpoints"][name])

@@ -21,13 +21,11 @@ _NOTE = (
     "Ours (95 % Wilson interval) [published]; * where the published figure lies outside the interval by more than "
     "its rounding, – where ours is missing."
 )
-# Without a random start both are the papers' attack: bim ends a step as Foolbox does, pgd as CleverHans does. What
-# the commands make comes first.
-_ATTACKS = ("pgd", "bim")
+# Without a random start both are PGD as the papers have it: bim ends a step as Foolbox does, pgd as CleverHans does.
+# What the commands make comes first.
+_ALIKE = {"pgd": ("pgd", "bim")}
 # A training that names no loss takes this one; a converted checkpoint names none.
 _LOSS = "cross_entropy"
-# Both papers' solver, and that of a training that names none.
-_SOLVER = "dopri5"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,30 +135,37 @@ class Shelf:
             for result in self._results[run.path].results
             if len(result.records) == self.num_examples and self._answers(result, wanted)
         ]
-        return min(found, key=lambda result: result.configuration.attack != _ATTACKS[0], default=None)
+        return min(found, key=lambda result: result.configuration.attack != wanted.attack, default=None)
+
+    def path_of(self, model: Model) -> pathlib.Path:
+        """Where the run of a model goes that is not there yet."""
+        return self.root / model.recipe.replace("/", "-")
 
     def commands(self, wanted: Sequence[Measurement], **more: Any) -> list[str]:
         """The commands that make some entries of one model: its training where it is missing, and one
         evaluation for each step size and number of steps, over all norms, eps and tolerances."""
         model = wanted[0].model
         run = self.run_of(model)
-        path = self.root / model.recipe.replace("/", "-") if run is None else run.path
+        path = self.path_of(model) if run is None else run.path
         data = {} if self.data_dir is None else {"data_dir": self.data_dir}
         lines = []
-        if run is None:
-            lines.append(_line("train", {**_start(model, path), **data}))
+        if run is None and model.checkpoint:
+            lines.append(command_line("convert", _origin(model, path, self.dataset)))
+        elif run is None:
+            lines.append(command_line("train", {**_start(model, path), **data}))
         grids: dict[tuple, list[str]] = {}
-        for (norm, *attack), group in _grouped(wanted, "norm", "steps", "step_size"):
+        for (norm, *attack), group in _grouped(wanted, "norm", "attack", "steps", "step_size"):
             tols, eps = _numbers(one.tol for one in group), _numbers(one.eps for one in group)
             grids.setdefault((tols, eps, *attack), []).append(norm)
-        for (tols, eps, steps, step_size), norms in grids.items():
-            flags: dict[str, Any] = {"run": path, "attack": "pgd" if eps else "none", "tol": tols}
-            if model.adaptive and run is not None and _flag(run, "solver") not in (None, _SOLVER):
-                flags["solver"] = _SOLVER
+        for (tols, eps, attack, steps, length), norms in grids.items():
+            step_size = None if length is None else number(length)
+            flags: dict[str, Any] = {"run": path, "attack": attack if eps else "none", "tol": tols}
+            if model.solver and run is not None and _flag(run, "solver") not in (None, model.solver):
+                flags["solver"] = model.solver
             if eps:
-                flags |= {"norm": ",".join(norms), "eps": eps, "steps": steps, "step_size": number(step_size)}
-                flags |= {"gradient": self.gradient} if model.adaptive else {}
-            lines.append(_line("evaluate", {**flags, "num_examples": self.num_examples, **data, **more}))
+                flags |= {"norm": ",".join(norms), "eps": eps, "steps": steps, "step_size": step_size}
+                flags |= {"gradient": self.gradient} if model.solver else {}
+            lines.append(command_line("evaluate", {**flags, "num_examples": self.num_examples, **data, **more}))
         return lines
 
     def _is(self, run: Run, model: Model) -> bool:
@@ -174,21 +179,23 @@ class Shelf:
         cell = result.configuration
         if (cell.dataset, cell.split) != (self.dataset, "test"):
             return False
-        if wanted.model.adaptive and (cell.solver != _SOLVER or not _same(cell.tol, wanted.tol)):
+        model = wanted.model
+        solved = (cell.solver, cell.num_steps) == (model.solver, model.num_steps) and same(cell.tol, wanted.tol)
+        if model.solver and not solved:
             return False
         if wanted.norm is None:
             return cell.attack == "none"
         asked = {"steps": wanted.steps, "random_start": False, "early_stop": True, "restarts": 1}
         plain = (cell.gradient_tol, cell.gradient_solver, cell.gradient_num_steps, cell.eot)
         return (
-            cell.attack in _ATTACKS
+            cell.attack in _ALIKE.get(wanted.attack, (wanted.attack,))
             and cell.norm == wanted.norm
-            and _same(cell.eps, wanted.eps)
-            and cell.gradient == (self.gradient if wanted.model.adaptive else None)
+            and same(cell.eps, wanted.eps)
+            and cell.gradient == (self.gradient if model.solver else None)
             and plain == (None,) * 4
-            and all(cell.hyperparameters.get(name) == value for name, value in asked.items())
+            and (wanted.steps is None or all(cell.hyperparameters.get(name) == value for name, value in asked.items()))
             and not cell.hyperparameters.get("targeted")
-            and _same(cell.hyperparameters.get("step_size"), wanted.step_size)
+            and same(cell.hyperparameters.get("step_size"), wanted.step_size)
         )
 
 
@@ -233,7 +240,7 @@ def described(wanted: Sequence[Measurement], gradient: str) -> str:
     where there is no attack."""
     attacks = [one for one in wanted if one.norm is not None]
     steps, norms, radii = ({getattr(one, name) for one in attacks} for name in ("steps", "norm", "eps"))
-    parts = [f"PGD-{steps.pop()}"] if len(steps) == 1 else []
+    parts = [f"PGD-{steps.pop()}"] if len(steps) == 1 and steps != {None} else []
     parts += [f"{norms.pop()} ε = {number(radii.pop())}"] if len(norms) == len(radii) == 1 else []
     return ", ".join([*parts, f"gradient: {gradient}"]) if attacks else ""
 
@@ -250,6 +257,11 @@ def _start(model: Model, path: pathlib.Path) -> dict[str, Any]:
     if (path / CONFIG).is_file() and not (path / MODEL).is_file():
         return {"run_dir": path, "resume": True}
     return {"flagfile": flag_file(model.recipe), "run_dir": path}
+
+
+def _origin(model: Model, path: pathlib.Path, dataset: str) -> dict[str, Any]:
+    """The flags that make a run of the checkpoint that a model's authors published, found in the working folder."""
+    return {"model": model.name, "from": model.checkpoint, "dataset": dataset, "run_dir": path}
 
 
 def _counted(layout: Layout, entries: Sequence[Measurement | None], parameters: Mapping[str, int]) -> list[str]:
@@ -321,7 +333,8 @@ def _rate(result: Result, quantity: str) -> Rate:
     return {**rates, "accuracy": summary.accuracy, "robust": summary.robust}[quantity]
 
 
-def _same(ours: float | None, wanted: float | None) -> bool:
+def same(ours: float | None, wanted: float | None) -> bool:
+    """Whether two numbers, read and written, are one; None is itself alone."""
     if ours is None or wanted is None:
         return ours is wanted
     return math.isclose(ours, wanted, rel_tol=1e-6)
@@ -339,7 +352,7 @@ def _numbers(values) -> str:
     return ",".join(number(value) for value in found)
 
 
-def _line(program: str, flags: Mapping[str, Any]) -> str:
+def command_line(program: str, flags: Mapping[str, Any]) -> str:
     """A command for a shell, names from users quoted; flags without a value left out."""
     parts = [
         f"--{name}" if value is True else f"--{name}={value}"

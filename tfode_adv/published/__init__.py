@@ -6,9 +6,22 @@ from typing import Any
 
 from tfode_adv.errors import check_choice
 
-PAPERS = ("wifs2019", "msml2022")
+PAPERS = ("wifs2019", "msml2022", "iclr2020")
+# As `models.build` calls the networks that each paper attacked.
+MODELS = {
+    "wifs2019": ("res", "mix", "oon"),
+    "msml2022": (
+        "sonet",
+        "resnet10",
+        "soblock_resnet10",
+        "wide_resnet",
+        "soblock_wide_resnet",
+        "odenet_tq",
+    ),
+    "iclr2020": ("tisode", "tisode_odenet", "tisode_cnn"),
+}
 # How each paper took its gradients: MSML 2022's programs differentiated the steps' sizes as well.
-GRADIENTS = {"wifs2019": "adjoint", "msml2022": "backprop_steps"}
+GRADIENTS = {"wifs2019": "adjoint", "msml2022": "backprop_steps", "iclr2020": "backprop"}
 
 
 def published(paper: str) -> dict[str, Any]:
@@ -20,3 +33,9 @@ def published(paper: str) -> dict[str, Any]:
     check_choice("paper", paper, PAPERS)
     path = importlib.resources.files(__name__) / f"{paper}.json"
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def gradient_of(model: str | None) -> str:
+    """How the attack on a network of this name was published; backpropagation for one that no paper has."""
+    found = (GRADIENTS[paper] for paper, names in MODELS.items() if model in names)
+    return next(found, "backprop")

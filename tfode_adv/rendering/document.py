@@ -73,6 +73,46 @@ class Section:
 
 
 @dataclasses.dataclass(frozen=True)
+class Entry:
+    """One row of a board.
+
+    Attributes:
+        title, subtitle: what it is about.
+        facts: names and values: text, a number, None, `Rate` or `Compared`.
+        label: in a word or two, what is to be thought of it; kind: the word that colours it.
+        note: a sentence, or none.
+        commands: lines for a shell.
+        places: its place in each order of the board, from 0.
+    """
+
+    title: str
+    subtitle: str
+    facts: Sequence[tuple[str, Any]]
+    label: str
+    kind: str
+    note: str
+    commands: Sequence[str]
+    places: Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Board:
+    """Rows that a reader may put in several orders.
+
+    Attributes:
+        title, lead, foot: around the rows.
+        orders: the orders' names, the first that of the page as it opens.
+        rows: in any order.
+    """
+
+    title: str
+    lead: Sequence[str]
+    orders: Sequence[str]
+    rows: Sequence[Entry]
+    foot: str = "Written by tfode_adv."
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """All that is written.
 

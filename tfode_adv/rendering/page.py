@@ -1,4 +1,4 @@
-"""The HTML page: one file that needs no network, with everything from outside escaped."""
+"""HTML pages: one file each that needs no network, with everything from outside escaped."""
 
 from typing import Any
 
@@ -14,6 +14,15 @@ CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-
 
 def render(report: Any) -> str:
     """A `document.Report` as an HTML page."""
+    return _environment().get_template("report.html").render(report=report, policy=CONTENT_SECURITY_POLICY)
+
+
+def render_board(board: Any) -> str:
+    """A `document.Board` as an HTML page that can be sorted."""
+    return _environment().get_template("board.html").render(board=board, policy=CONTENT_SECURITY_POLICY)
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tfode_adv.rendering"),
         autoescape=True,
@@ -25,7 +34,7 @@ def render(report: Any) -> str:
     environment.tests["worst"] = lambda value: isinstance(value, str) and value.startswith("worst")
     environment.tests["lengthy"] = lambda value: isinstance(value, str) and len(value) > 40
     environment.tests["verdictive"] = lambda value: value in ("pass", "fail")
-    return environment.get_template("report.html").render(report=report, policy=CONTENT_SECURITY_POLICY)
+    return environment
 
 
 def _cell(value: Any) -> markupsafe.Markup:

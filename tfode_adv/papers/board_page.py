@@ -1,0 +1,89 @@
+"""The board in a folder: a page that can be sorted, Markdown, CSV, and JSON in RobustBench's terms."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+from tfode_adv import files
+from tfode_adv.papers.board import Row, budget_of, records, table
+from tfode_adv.rendering import page
+from tfode_adv.rendering.document import Board, Entry
+from tfode_adv.rendering.tables import Compared, markdown, number
+
+TITLE = "Published claims of robust neural ODEs, measured again"
+LEAD = (
+    "Each row is a claim in print of a network under attack. Beside it stand our figure by the attack as it was "
+    "published, the worst case over all attacks of a diagnosis, and its verdict: masked, where the published attack "
+    "was misled; credible, where no sign of that was found; inconclusive; or not robust, where nine images in ten "
+    "fall.",
+    "Ours carry 95 % Wilson intervals. A worst case says at most so much is left; another attack may leave less.",
+)
+PAGE, MARKDOWN, CSV, JSON = "index.html", "board.md", "board.csv", "board.json"
+
+
+def write(found: Sequence[Row], folder: files.PathLike) -> pathlib.Path:
+    """Writes index.html, board.md, board.csv and board.json into a folder, over those that are there.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError: if the folder cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    shown = table(found)
+    files.write_json(folder / JSON, records(found))
+    files.write_atomic(folder / CSV, shown.to_csv())
+    files.write_atomic(folder / MARKDOWN, _markdown(found))
+    files.write_atomic(folder / PAGE, page.render_board(_board(found)))
+    return folder / PAGE
+
+
+def _markdown(found: Sequence[Row]) -> str:
+    commands = [f"- {_title(row)}, {budget_of(row.claim)}\n\n      " + "\n      ".join(row.commands) for row in found]
+    parts = [f"# {TITLE}", *map(markdown, LEAD), table(found).to_markdown().rstrip(), "## Commands", *commands]
+    return "\n\n".join(parts) + "\n"
+
+
+def _board(found: Sequence[Row]) -> Board:
+    orders = [_places(found, key) for key in _ORDERS.values()]
+    entries = [_entry(row, [places[index] for places in orders]) for index, row in enumerate(found)]
+    return Board(TITLE, LEAD, list(_ORDERS), entries)
+
+
+def _places(found: Sequence[Row], key: Callable[[Row], tuple]) -> list[int]:
+    """Each row's place when they are sorted by `key`."""
+    ordered = sorted(range(len(found)), key=lambda index: key(found[index]))
+    return [ordered.index(index) for index in range(len(found))]
+
+
+# What is not measured comes last.
+_ORDERS: dict[str, Callable[[Row], tuple]] = {
+    "widest gap": lambda row: (row.gap is None, -(row.gap or 0)),
+    "worst case": lambda row: (row.worst is None, row.worst and row.worst.rate.value),
+    "claimed": lambda row: (-row.claim.robust,),
+    "paper": lambda row: (row.claim.paper, row.claim.dataset, row.claim.attacked.model.label),
+    "verdict": lambda row: (row.worst is None, row.worst and row.worst.label),
+}
+
+
+def _title(row: Row) -> str:
+    tol = row.claim.attacked.tol
+    return row.claim.attacked.model.label + ("" if tol is None else f", τ = {number(tol)}")
+
+
+def _entry(row: Row, places: Sequence[int]) -> Entry:
+    worst = row.worst
+    facts = [
+        ("claimed", f"{100 * row.claim.robust:.1f} %"),
+        ("ours, as published", None if row.robust is None else Compared(row.robust, None, 1, percent=True)),
+        ("worst case, at most", None if worst is None else worst.rate),
+        ("without an attack", row.clean),
+        ("most turned by", None if worst is None else worst.set_by),
+        ("gradients", None if worst is None else worst.gradients),
+    ]
+    label = "not measured" if worst is None else worst.label
+    note = ""
+    if worst is not None and worst.eps < row.claim.attacked.eps * (1 - 1e-6):
+        note = f"The diagnosis was made at the smaller radius {number(worst.eps)}, which bounds this one."
+    subtitle = f"{row.claim.paper} on {row.claim.dataset}: {budget_of(row.claim)}"
+    return Entry(_title(row), subtitle, facts, label, label.replace(" ", "-"), note, row.commands, places)
