@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROGRAMS = ("convert", "demo", "diagnose", "evaluate", "report", "reproduce", "train", "tune")
+PROGRAMS = ("convert", "demo", "diagnose", "evaluate", "report", "reproduce", "train", "tune", "verify")
 MISTAKES = [
     ["train", "--modle=oon"],
     ["train", "--model=onn"],
@@ -37,6 +37,8 @@ MISTAKES = [
     ["evaluate", "--distribute=many"],
     ["evaluate", "--run=nowhere"],
     ["evaluate", "--run=zoo:nowhere"],
+    ["evaluate", "--save_adversarial", "--attack=none"],
+    ["evaluate", "--save_adversarial", "--random_tol=1e-3,1"],
     ["evaluate"],
     ["diagnose", "--budget=huge"],
     ["diagnose", "nowhere"],
@@ -52,6 +54,8 @@ MISTAKES = [
     ["convert"],
     ["convert", "--model=onn", "--from=a", "--run_dir=b"],
     ["demo", "--epochs=0"],
+    ["verify"],
+    ["verify", "nowhere.npz"],
 ]
 CALLS = [
     *([name, "--help"] for name in PROGRAMS),
@@ -68,7 +72,7 @@ for name, *arguments in json.loads(sys.argv[1]):
     program = importlib.import_module(f"tfode_adv.cli.{name}")
     said, failed = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(failed):
-        positional = name in ("diagnose", "report")
+        positional = name in ("diagnose", "report", "verify")
         status = app.call(program.main, program.FLAGS, [name, *arguments], positional)
     heavy = [module for module in HEAVY if module in sys.modules]
     print(json.dumps([status, len(said.getvalue()), failed.getvalue(), heavy]))

@@ -6,6 +6,8 @@ bin/evaluate --attack=none --tol=1e-3,1        the clean pass alone
 bin/evaluate --random_tol=1e-3,1 --eot=8       a defence that draws its tolerance, and gradients averaged over draws
 bin/evaluate --attack=help                     every attack, its norms and defaults
 
+bin/evaluate --num_examples=200 --save_adversarial   all adversarial images to a file that bin/verify checks
+
 One record an image and configuration goes to RUN/evaluations/. The same command continues where it was
 stopped; what is finished is never computed again, unless --overwrite says so.
 """
@@ -19,10 +21,10 @@ from absl import flags as absl_flags
 from tfode_adv import attacks, data, models
 from tfode_adv.cli import app, flags, workers
 from tfode_adv.cli.run_argument import opened
-from tfode_adv.errors import LARGEST_FLOAT, MOST_INTEGER, UsageError
-from tfode_adv.evaluation import grid, results
+from tfode_adv.errors import LARGEST_FLOAT, MOST_INTEGER, RunError, UsageError
+from tfode_adv.evaluation import evidence, grid, results
 from tfode_adv.evaluation.configuration import SOLVED
-from tfode_adv.evaluation.records import FOLDER
+from tfode_adv.evaluation.records import FOLDER, Cell
 from tfode_adv.evaluation.runner import KEEP_IMAGES, Damaged, evaluate, forget, in_order
 from tfode_adv.evaluation.shards import Shard
 from tfode_adv.files import parse_json, sha256, write_json
@@ -56,6 +58,13 @@ _number(
 )
 _integer("eot", None, "How many draws a gradient is averaged over.", FLAGS)
 absl_flags.DEFINE_list("options", [], "More of an attack's hyperparameters: NAME=VALUE,...", flag_values=FLAGS)
+absl_flags.DEFINE_boolean(
+    "save_adversarial",
+    False,
+    "Write all images, without and with the attack, and what was said of them, one file a configuration: bin/verify "
+    "computes it again.",
+    flag_values=FLAGS,
+)
 _text("shard", "1/1", "i/n: every n-th image from the i-th on.", flag_values=FLAGS)
 _text("distribute", "none", "none, gpus (one process a GPU), or a number of processes.", flag_values=FLAGS)
 absl_flags.DEFINE_boolean("overwrite", False, "Compute everything anew.", flag_values=FLAGS)
@@ -73,6 +82,7 @@ def main(argv: list[str]) -> None:
     # Flags first: a mistake is one line, whether there is a run or not.
     axes = _axes(hyperparameters)
     parts = shard.split(workers.count(FLAGS.distribute))
+    _check_saved()
     # Before the model is loaded: from then on TensorFlow holds every GPU it sees.
     devices = workers.share_devices(len(parts))
     run = opened(FLAGS.run) if FLAGS.run else Run.newest()
@@ -92,8 +102,7 @@ def main(argv: list[str]) -> None:
     labels = match_classes(run, dataset, classes, labels)
     check_images(model, images, labels, dataset)
     base = {"model": sha256(run.model_path), "split": FLAGS.split}
-    if FLAGS.eot is not None and FLAGS.random_tol is None:
-        _check_random(model, images)
+    _check_chance(model, images)
     configurations = [
         dataclasses.replace(configuration, **base)
         for configuration in grid.model_grid(attacked, axes, models.ode_blocks(model))
@@ -101,25 +110,29 @@ def main(argv: list[str]) -> None:
     if FLAGS.overwrite:
         forget(configurations, run.path, shard.indices(len(images)))
     others = [{"run": str(run.path), "shard": str(part)} for part in parts[1:]]
-    damaged = None
+    damaged, subject = None, KerasSubject(model, FLAGS.batch_size)
     with workers.beside("evaluate", FLAGS, others, devices):
         try:
             evaluate(
-                KerasSubject(model, FLAGS.batch_size),
+                subject,
                 images,
                 labels,
                 configurations,
                 run.path,
                 shard=parts[0],
                 batch_size=FLAGS.batch_size,
-                keep_images=FLAGS.num_images,
+                keep_images=len(images) if FLAGS.save_adversarial else FLAGS.num_images,
             )
         except Damaged as error:
             damaged = error
     _report(run, configurations, len(images))
-    # A copy leaves it to the program that started it to say so.
-    if damaged and not workers.is_copy():
+    # A copy leaves the rest to the program that started it.
+    if workers.is_copy():
+        return
+    if damaged:
         raise damaged
+    if FLAGS.save_adversarial:
+        _save_adversarial(run, configurations, subject, shard, len(images))
 
 
 def _hyperparameters() -> dict[str, Any]:
@@ -142,13 +155,31 @@ def _hyperparameters() -> dict[str, Any]:
     return found
 
 
-def _check_random(model: Any, images: np.ndarray) -> None:
-    """Raises UsageError for a model that answers twice the same: there is nothing to average over."""
+def _check_saved() -> None:
+    """Raises UsageError where there would be nothing to save, or nothing that can be computed again."""
+    if not FLAGS.save_adversarial:
+        return
+    if set(FLAGS.attack) <= {"none"}:
+        raise UsageError("save_adversarial is given, but attack none, the clean pass, has no adversarial images")
+    if FLAGS.random_tol is not None:
+        raise UsageError("save_adversarial is given, but with random_tol no prediction can be computed again")
+
+
+def _check_chance(model: Any, images: np.ndarray) -> None:
+    """Raises UsageError for a model that answers twice the same where there is something to average over, and for one
+    that does not where its answers are to be computed again."""
+    averaged = FLAGS.eot is not None and FLAGS.random_tol is None
+    if not averaged and not FLAGS.save_adversarial:
+        return
     import tensorflow as tf
 
     some = tf.constant(images[:8])
-    if np.array_equal(*(np.asarray(model(some, training=False)) for _ in range(2)), equal_nan=True):
+    first, second = (np.asarray(model(some, training=False)) for _ in range(2))
+    if averaged and np.array_equal(first, second, equal_nan=True):
         raise UsageError(f"eot is {FLAGS.eot}, but the model has nothing random: --random_tol draws its tolerance")
+    # A GPU may add in another order at the second time.
+    if FLAGS.save_adversarial and not np.allclose(first, second, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise UsageError("save_adversarial is given, but the model draws at random: nothing can be computed again")
 
 
 def _axes(hyperparameters: dict[str, Any]) -> grid.Axes:
@@ -162,6 +193,27 @@ def _axes(hyperparameters: dict[str, Any]) -> grid.Axes:
         hyperparameters=hyperparameters,
         **{each.span: getattr(FLAGS, each.name) for each in SOLVED},
     )
+
+
+def _save_adversarial(run: Run, configurations, subject: Any, shard: Shard, num_examples: int) -> None:
+    """Writes a pack a configuration, each once it is seen to hold."""
+    from tfode_adv.evaluation.recomputation import check
+
+    weights, network = evidence.weights_sha256(subject.model.get_weights()), run.config.get("zoo", {}).get("name")
+    for configuration in configurations:
+        indices = shard.indices(num_examples)
+        if configuration.attack == "none" or not indices:
+            continue
+        cell = Cell.of(run.path, configuration)
+        pack, path = evidence.Pack.of(cell, indices, weights, network), evidence.file_of(cell, num_examples, shard)
+        findings = check(pack, subject)
+        if not findings.holds:
+            raise RunError(
+                f"{str(path)!r} was not written, as the images kept are not those of the records (--overwrite computes "
+                f"both anew): {findings.lines()[0]}, the first of {len(findings.rows)}"
+            )
+        pack.write(path)
+        print(f"wrote {path}")
 
 
 def _report(run: Run, configurations, num_examples: int) -> None:
