@@ -86,4 +86,5 @@ def _entry(row: Row, places: Sequence[int]) -> Entry:
     if worst is not None and worst.eps < row.claim.attacked.eps * (1 - 1e-6):
         note = f"The diagnosis was made at the smaller radius {number(worst.eps)}, which bounds this one."
     subtitle = f"{row.claim.paper} on {row.claim.dataset}: {budget_of(row.claim)}"
+    facts = [(name, value) for name, value in facts if value is not None]
     return Entry(_title(row), subtitle, facts, label, label.replace(" ", "-"), note, row.commands, places)
