@@ -68,6 +68,14 @@ def test_failed_solves_hide_nothing():
     assert indicators.unstable_loss(np.array([np.nan, 0.0])).value == 0.5
 
 
+def test_steps_that_end_short_of_the_radius():
+    # LyaNet's attack in the Euclidean norm (Rodriguez et al., ICML 2022): ten steps of 2/255, a radius of 127/255.
+    short = indicators.out_of_reach(10, 2 / 255, 127 / 255)
+    assert short.value == pytest.approx(107 / 127) and not short.passed and short.group == "published"
+    assert indicators.out_of_reach(10, 0.1, 1.0).passed and indicators.out_of_reach(1, 0.3, 0.3).passed
+    assert indicators.out_of_reach(10, 0.1, 0.0).passed
+
+
 def test_more_steps_keep_helping():
     assert not indicators.more_steps_keep_helping(mask("x..."), mask("xx..")).passed
     assert indicators.more_steps_keep_helping(mask("xx.."), mask("xx..")).passed

@@ -44,7 +44,8 @@ def test_no_row_is_there_twice(ode_probe, budget, steps):
     rows = attack_table.rows_of(ode_probe, protocol, budget, tol=1.0)
     plain = {row.options["steps"] for row in rows if row.kind == "pgd" and row.source == "backprop"}
     assert len({row.name for row in rows}) == len(rows)
-    assert plain == {steps, 2 * steps, max(100, 4 * steps)}
+    own = max(steps, 10)
+    assert plain == {steps, own, 2 * own, max(100, 4 * own)}
 
 
 def test_a_fine_tolerance_is_not_told_apart_from_itself(ode_probe):
@@ -126,6 +127,19 @@ def test_transferred_examples_are_judged_where_they_arrive(ode_probe, ode_images
     (outcome,) = attack_table.transferred(ode_probe, y, correct, 1.0, examples)
     assert outcome.name.endswith("0.01") and outcome.changes == {"transfer"}
     np.testing.assert_array_equal(outcome.turned, made & (ode_probe.predict(1 - x, tol=1.0) != y))
+
+
+def test_a_single_published_step_is_no_measure_for_the_other_attacks(ode_probe):
+    one = Protocol("linf", 0.3, 0.3, steps=1, gradient="backprop")
+    rows = {row.name: row for row in attack_table.rows_of(ode_probe, one, "quick", 1.0)}
+    assert not rows["PGD-1, backprop"].changes and rows["PGD-1, adjoint"].changes == {"gradient"}
+    assert rows["PGD-10, backprop"].changes == {"steps"} and rows["PGD-10, adjoint"].changes == {"gradient", "steps"}
+    assert rows["PGD-20, backprop"].options["step_size"] == pytest.approx(2.5 * 0.3 / 20)
+    assert rows["MIM, backprop"].options["steps"] == 20 and "PGD-2, backprop" not in rows
+    # Ten steps of a fiftieth of the radius do not reach it; ours do.
+    short = Protocol("linf", 0.3, 0.006, steps=10, gradient="backprop")
+    (twice,) = [row for row in attack_table.rows_of(ode_probe, short, "quick", 1.0) if row.name == "PGD-20, backprop"]
+    assert 20 * twice.options["step_size"] > 0.3
 
 
 def test_costly_attacks_look_at_what_the_published_one_left():

@@ -67,6 +67,7 @@ def test_the_honest_network_is_not_called_masked(honest_found):
 def test_the_honest_network_is_not_called_masked_for_a_weak_publication(honest, images, tmp_path):
     weak = Protocol("linf", eps=0.25, step_size=0.001, steps=2)
     (at,) = diagnose(honest, images, tmp_path, protocol=weak)
+    assert "steps end short of the radius" in at.verdict.failed
     assert at.verdict.left < verdict.LEAST_LEFT and at.verdict.hidden == 0
     # What is left in the worst case is nothing, along the model's own gradient: there is no robustness to explain.
     assert at.verdict.label == "not robust" and at.verdict.gradients == "honest"

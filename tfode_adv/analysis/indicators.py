@@ -141,6 +141,21 @@ def unstable_loss(relative_changes: np.ndarray, group: str = "masking", threshol
     return _indicator("unstable loss", value, threshold, text, group)
 
 
+def out_of_reach(
+    steps: int, step_size: float, eps: float, group: str = "published", threshold: float = 0.0
+) -> Indicator:
+    """The part of the radius that an attack's steps leave, all in one direction: 1 - steps step_size / eps, if any.
+
+    Such an attack never sees the edge of its ball, and is quoted for a radius it does not use (Carlini, 4.5: attacks
+    are to converge).
+    """
+    left = max(0.0, 1 - steps * step_size / eps) if eps else 0.0
+    # Written and read, ten steps of 0.1 are one of 1.
+    value = 0.0 if left < 1e-6 else left
+    text = "share of the radius beyond the reach of all steps together (Carlini 2019, 4.5)"
+    return _indicator("steps end short of the radius", value, threshold, text, group)
+
+
 def gradient_free_wins(
     gradient_free: np.ndarray,
     gradient_based: np.ndarray,

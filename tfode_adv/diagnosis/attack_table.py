@@ -25,6 +25,8 @@ AVERAGES = 16
 # How many times as many runs of a randomised model as other attacks see are averaged by those on what these left.
 MORE_RUNS = 4
 DETOURS = (TWIN, STRAIGHT, STUDENT, AVERAGED)
+# The fewest steps of an attack of ours: what is published may take a single one, and is no measure for the others.
+FEWEST_STEPS = 10
 # Beyond so many steps, an attack on a model without ODE blocks is compiled.
 MANY_STEPS = 100
 FIXED, FINE = "fixed step", "fine tolerance"
@@ -54,9 +56,15 @@ class Protocol:
     def __post_init__(self):
         check_choice("published gradient", self.gradient, (BACKPROP, STEPS, ADJOINT))
 
+    @property
+    def own_steps(self) -> int:
+        """Steps of the shortest attack of ours: as many as the published one's, or ten."""
+        return max(self.steps, FEWEST_STEPS)
+
     def step_for(self, steps: int) -> float:
-        """A step for more steps: 2.5 eps / steps (Madry et al. 2018), never above the published one."""
-        return min(self.step_size, 2.5 * self.eps / steps)
+        """A step for more steps: 2.5 eps / steps (Madry et al. 2018), not above a published one that reaches eps."""
+        full = 2.5 * self.eps / steps
+        return min(self.step_size, full) if self.steps * self.step_size >= self.eps else full
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +117,7 @@ def sources_of(probe: Probe, protocol: Protocol, tol: float | None = None) -> li
 
 def longest(protocol: Protocol, budget: str) -> int:
     """Steps of the longest PGD: more than the published attack's and their double, which have rows of their own."""
-    return max(BUDGETS[budget]["long"], 4 * protocol.steps)
+    return max(BUDGETS[budget]["long"], 4 * protocol.own_steps)
 
 
 def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = None) -> list[Row]:
@@ -121,7 +129,7 @@ def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = N
     sizes = BUDGETS[check_choice("budget", budget, BUDGETS)]
     sources = sources_of(probe, protocol, tol)
     published, own = sources[0], OWN if not probe.blocks else BACKPROP
-    steps = protocol.steps
+    steps, own_steps = protocol.steps, protocol.own_steps
 
     def row(name, kind, options, source, *changes, **when):
         hidden = source not in (published, "none") or (probe.draws > 1 and len(rows) > 0)
@@ -142,12 +150,14 @@ def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = N
         # The published attack takes the gradient of one run; the others see the mean of many.
         rows.append(dataclasses.replace(pgd(steps, own), name=f"PGD-{steps}, mean of {probe.draws} runs"))
     both = list(dict.fromkeys((own, published)))
-    rows += [pgd(2 * steps, source) for source in (sources if sizes["every_source"] else both)]
+    if own_steps > steps:
+        rows += [pgd(own_steps, source) for source in sources]
+    rows += [pgd(2 * own_steps, source) for source in (sources if sizes["every_source"] else both)]
     rows += [pgd(longest(protocol, budget), source) for source in (both if sizes["every_source"] else [own])]
-    rows.append(pgd(2 * steps, own, restarts=sizes["restarts"], random_start=True))
+    rows.append(pgd(2 * own_steps, own, restarts=sizes["restarts"], random_start=True))
     cw = "cwlinf" if protocol.norm == "linf" else "cw"
     rows += [
-        row("MIM", "mim", {"steps": 2 * steps, "step_size": protocol.step_for(2 * steps)}, own, "steps"),
+        row("MIM", "mim", {"steps": 2 * own_steps, "step_size": protocol.step_for(2 * own_steps)}, own, "steps"),
         row("APGD", "apgd", sizes["apgd"], own, "steps"),
         row("APGD-DLR", "apgd_dlr", sizes["apgd"], own, "steps", "loss"),
         row("CW", cw, sizes[cw], own, "loss"),
@@ -155,7 +165,7 @@ def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = N
         row("Square", "square", sizes["square"], "none", "gradient-free", costly=True),
     ]
     for source in (one for one in DETOURS if one in probe.detours):
-        rows.append(pgd(steps, source))
+        rows.append(pgd(own_steps, source))
         rows.append(row("APGD", "apgd", sizes["detour"], source, "steps", follows=True))
         rows.append(row("APGD-DLR", "apgd_dlr", sizes["detour"], source, "steps", "loss", follows=True))
         rows.append(row("APGD-T", "apgd_t", sizes["detour"], source, "steps", "loss", follows=True))

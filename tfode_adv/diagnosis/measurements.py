@@ -265,12 +265,12 @@ def attack(bench: Bench, tol: Tolerance, row: Row, tried: np.ndarray) -> Attacke
 
 
 def trace(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Iterates:
-    """Plain PGD of twice the published steps."""
+    """Plain PGD of twice as many steps as the shortest attack of ours."""
     chosen = bench.some(correct, "traced")
 
     def compute() -> Iterates:
         x, y = bench.images.x[chosen], bench.images.y[chosen]
-        path = recorded_ascent.ascend(bench.probe, x, y, **bench.ascent(source, tol, 2 * bench.protocol.steps))
+        path = recorded_ascent.ascend(bench.probe, x, y, **bench.ascent(source, tol, 2 * bench.protocol.own_steps))
         images, made = bench.images.x.copy(), np.zeros(len(correct), bool)
         images[chosen], made[chosen] = path.x_last, True
         return Iterates(path.losses, path.turned, made, images)
@@ -329,7 +329,7 @@ def sweep(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Swe
     def compute() -> Sweep:
         radii = [min(everything, multiple * bench.protocol.eps) for multiple in EPS_MULTIPLES]
         # A failed solve has no loss, and must not hide those of the other iterates.
-        losses = [np.fmax.reduce(reached(eps, bench.protocol.steps).losses) for eps in radii]
+        losses = [np.fmax.reduce(reached(eps, bench.protocol.own_steps).losses) for eps in radii]
         return Sweep(radii, np.stack(losses), reached(everything, UNBOUNDED_STEPS).found)
 
     return bench.piece(f"eps sweep, {source}", tol, Sweep, compute, images=len(chosen))
@@ -340,7 +340,7 @@ def plant(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> pla
     chosen = bench.some(correct, "planted")
 
     def compute() -> planted_examples.Planted:
-        ascent = bench.ascent(source, tol, 2 * bench.protocol.steps)
+        ascent = bench.ascent(source, tol, 2 * bench.protocol.own_steps)
         del ascent["judged"]
         return planted_examples.run(
             bench.probe,
@@ -420,7 +420,7 @@ def detect(
 
 
 def _evasion(bench: Bench, tol: float, detector: detection.Detector, chosen: np.ndarray) -> detection.Evasion:
-    ascent = bench.ascent(BACKPROP, tol, 2 * bench.protocol.steps)
+    ascent = bench.ascent(BACKPROP, tol, 2 * bench.protocol.own_steps)
     del ascent["settings"], ascent["judged"]
     paths = detection.evade(detector, bench.probe, bench.images.x[chosen], bench.images.y[chosen], **ascent)
     best = np.any([path.found for path in paths.values()], axis=0)

@@ -177,7 +177,9 @@ def _attacked(bench: Bench, tol: Tolerance, clean: measurements.Clean) -> AtTole
         adversarial=table.adversarial,
     )
     sources = attack_table.sources_of(bench.probe, bench.protocol, tol)
-    turned = {source: at.pgd(source, bench.protocol.steps).turned.sum() for source in sources if source in at.sources}
+    turned = {
+        source: at.pgd(source, bench.protocol.own_steps).turned.sum() for source in sources if source in at.sources
+    }
     # In a tie, the gradient of what the model computes.
     strongest = max(turned, key=lambda source: (turned[source], source == bench.own))
     free = [row for row in at.rows if row.costly]
@@ -315,7 +317,7 @@ def _named_after(source: str, found: list[Indicator]) -> list[Indicator]:
 
 
 def _indicators_of_table(bench: Bench, at: AtTolerance) -> list[Indicator]:
-    correct, steps = at.correct, bench.protocol.steps
+    correct, steps = at.correct, bench.protocol.own_steps
     # What a detour finds, the model's own gradient hides.
     detoured = {row.name for row in at.rows if row.source in attack_table.DETOURS}
     white_box = at.turned(lambda one: one.name not in detoured and not {"gradient-free", "transfer"} & one.changes)
@@ -343,6 +345,7 @@ def _indicators_of_table(bench: Bench, at: AtTolerance) -> list[Indicator]:
         indicators.gradient_free_wins(free[chosen], white_box[chosen], weight=share),
         dataclasses.replace(beaten, name="gradient-free beats the published attack"),
         indicators.averaging_wins(*(found[correct] for found in _averaged_and_plain(bench, at))),
+        indicators.out_of_reach(bench.protocol.steps, bench.protocol.step_size, bench.protocol.eps),
         indicators.more_steps_keep_helping(others, longest),
         indicators.more_steps_do_not_help(short, longest, "masking" if rippled else "informing"),
     ]
@@ -378,7 +381,7 @@ def _worst_images(bench: Bench, at: AtTolerance) -> tuple[np.ndarray, np.ndarray
 
 
 def _detect(bench: Bench, at: AtTolerance, references: tuple[float, ...]) -> measurements.Detectors:
-    shown = {at.outcomes[0].name, at.pgd(BACKPROP, 2 * bench.protocol.steps).name, "SPSA"}
+    shown = {at.outcomes[0].name, at.pgd(BACKPROP, 2 * bench.protocol.own_steps).name, "SPSA"}
     attacked = {
         row.name: at.adversarial[row.name][outcome.turned]
         for row, outcome in zip(at.rows, at.outcomes, strict=False)
