@@ -100,16 +100,18 @@ def test_loss_not_raised():
 
 
 def test_loss_falls_with_eps():
-    rising = np.array([[0.0, 0], [1, 1], [2, 2]])
+    rising = np.array([[-3.0, -3], [-2, -2], [-1, -1]])
     assert indicators.loss_falls_with_eps(rising).value == 0
     assert indicators.loss_falls_with_eps(rising[::-1]).value == 1
     # At one of two growths, on 10 of 20 images.
-    fallen = np.array([[0.0] * 20, [1.0] * 20, [0.5] * 10 + [2.0] * 10])
+    fallen = np.array([[0.0] * 20, [1.0] * 20, [0.5] * 10 + [2.0] * 10]) - 2
     found = indicators.loss_falls_with_eps(fallen)
     assert (found.value, found.count, found.total) == (0.25, 10, 20) and found.tells(0.005)
     published = verdict.Outcome("PGD", frozenset(), np.ones(20, bool), np.zeros(20, bool))
     judged = verdict.judge(np.ones(20, bool), [published], [found])
     assert (judged.label, judged.gradients) == ("masked", "shattered")
+    # Misclassified in the larger ball as well, however far.
+    assert indicators.loss_falls_with_eps(fallen + 1.6).value == 0
 
 
 def test_unbounded_attack_must_turn_every_image():

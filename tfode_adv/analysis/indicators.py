@@ -263,11 +263,13 @@ def loss_falls_with_eps(losses: np.ndarray, group: str = "masking", threshold: f
     A larger ball holds the smaller one: an attack that finds less in it goes where no gradient tells the way. Counted
     are the images whose loss fell at some growth.
 
-    A fall of under a hundredth of the image's range of losses is rounding, and does not count.
+    The losses are margins, positive where an image is misclassified. One that is misclassified in the larger ball too
+    has not been lost: how far is the optimiser's business. A fall of under a hundredth of the image's range of losses
+    is rounding, and does not count either.
     """
     losses = np.asarray(losses, np.float64)
     span = losses.max(axis=0) - losses.min(axis=0)
-    falls = np.diff(losses, axis=0) < -0.01 * span
+    falls = (np.diff(losses, axis=0) < -0.01 * span) & (losses[1:] <= 0)
     text = "share of the growths of eps at which the loss fell (Carlini 2019, 5.1)"
     return _indicator("loss falls as eps grows", _share(falls), threshold, text, group, falls.any(axis=0))
 
