@@ -20,11 +20,11 @@ from tfode_adv.errors import check_choice
 
 OWN, BACKPROP, STEPS, ADJOINT = "own", "backprop", "backprop_steps", "adjoint"
 # Ways round a gradient that is hidden: a model to differentiate in the attacked one's place, or a mean of gradients.
-AVERAGED, STRAIGHT, STUDENT, TWIN = "averaged", "straight through", "student", "twin"
+AVERAGED, STRAIGHT, STUDENT, TWIN, BYPASS = "averaged", "straight through", "student", "twin", "without the ODE"
 AVERAGES = 16
 # How many times as many runs of a randomised model as other attacks see are averaged by those on what these left.
 MORE_RUNS = 4
-DETOURS = (TWIN, STRAIGHT, STUDENT, AVERAGED)
+DETOURS = (TWIN, BYPASS, STRAIGHT, STUDENT, AVERAGED)
 # The fewest steps of an attack of ours: what is published may take a single one, and is no measure for the others.
 FEWEST_STEPS = 10
 # Beyond so many steps, an attack on a model without ODE blocks is compiled.

@@ -1,4 +1,4 @@
-"""Ways round a model's own gradient, found when it looks hidden: a twin, straight-through layers, a student."""
+"""Ways round a model's own gradient: a twin, no ODE, and where it looks hidden, straight through layers, a student."""
 
 import dataclasses
 import functools
@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from tfode_adv import layers
-from tfode_adv.diagnosis import distilled_student, straight_through
-from tfode_adv.diagnosis.attack_table import AVERAGED, STRAIGHT, STUDENT, TWIN
+from tfode_adv.diagnosis import distilled_student, straight_through, without_ode
+from tfode_adv.diagnosis.attack_table import AVERAGED, BYPASS, STRAIGHT, STUDENT, TWIN
 from tfode_adv.diagnosis.measurements import Bench, Tolerance
 from tfode_adv.models.oracle import as_function
 
@@ -25,9 +25,12 @@ class Hiding:
 
 
 def always(bench: Bench) -> dict[str, Callable]:
-    """Those tried on every model: the user's twin, and without ODE blocks, where they cost little, mean gradients."""
+    """Those tried on every model: the user's twin, and what costs little: a model with ODE blocks without them, mean
+    gradients of one that has none."""
     found = {} if bench.twin is None else {TWIN: functools.cache(lambda: _compiled(bench.twin))}
-    return found if bench.probe.blocks else {**found, AVERAGED: _nothing}
+    if not bench.probe.blocks:
+        return {**found, AVERAGED: _nothing}
+    return {**found, BYPASS: functools.cache(lambda: _compiled(without_ode.bypass(bench.probe.original)))}
 
 
 def when_hidden(bench: Bench, tol: Tolerance) -> dict[str, Callable]:
