@@ -108,6 +108,14 @@ def test_a_pixel_that_was_moved_is_found(subject, pack, path, name):
     assert any("beyond eps 0.1" in reason for reason in findings.rows[7])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_image_that_is_not_finite_is_found(subject, pack, path, value):
+    moved = changed(pack["adversarial"], 7, value)
+    findings = check(rewritten(path, adversarial=moved), subject)
+    assert list(findings.rows) == [7] and "its adversarial image is not in [0, 1]" in findings.rows[7]
+
+
 @pytest.mark.parametrize(
     "name, value, words",
     [

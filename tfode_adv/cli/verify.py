@@ -48,9 +48,13 @@ def main(argv: list[str]) -> None:
     from tfode_adv.evaluation.recomputation import check
     from tfode_adv.evaluation.subject import KerasSubject
 
-    failed = []
+    failed, subjects = [], {}
     for path, pack in packs.items():
-        findings = check(pack, KerasSubject(runs[path].load_model(), FLAGS.batch_size))
+        folder = runs[path].path
+        if folder not in subjects:
+            # One at a time: packs of a run lie together, and what is compiled for one serves the next.
+            subjects = {folder: KerasSubject(runs[path].load_model(), FLAGS.batch_size)}
+        findings = check(pack, subjects[folder])
         print("\n".join([_title(path, pack), *findings.lines(), _summary(pack, findings)]), flush=True)
         if not findings.holds:
             failed.append(path)

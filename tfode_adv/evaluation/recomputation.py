@@ -54,6 +54,8 @@ class Findings:
         return found + [f"image {index} is undecided: {'; '.join(why)}" for index, why in self.undecided.items()]
 
 
+# What is not finite is found, and needs no warning.
+@np.errstate(invalid="ignore", over="ignore")
 def check(pack: Pack, subject: Subject) -> Findings:
     """Computes a pack's digests, predictions, distances and successes again, and compares.
 
