@@ -123,7 +123,7 @@ def test_images_that_are_not_those_of_the_records_are_not_written(run, path, cap
 
 
 def test_what_cannot_be_computed_again_is_not_saved(run, capsys, tmp_path):
-    for given, words in ("--attack=none", "attack none"), ("--random_tol=1e-3,1", "random_tol"):
+    for given, words in ("--attack=none", "attack none"), ("--random_tol=1e-3,1", "with random_tol no prediction"):
         assert call(evaluate, f"--run={run.path}", "--save_adversarial", given) == 2
         assert words in capsys.readouterr().err
     noisy = keras.Sequential([keras.Input((28, 28, 1)), _Noise(), keras.layers.Flatten(), keras.layers.Dense(10)])

@@ -111,8 +111,8 @@ def test_a_pixel_that_was_moved_is_found(subject, pack, path, name):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_image_that_is_not_finite_is_found(subject, pack, path, value):
-    moved = changed(pack["adversarial"], 7, value)
-    findings = check(rewritten(path, adversarial=moved), subject)
+    moved = {name: changed(pack[name], 7, value) for name in ("clean", "adversarial")}
+    findings = check(rewritten(path, **moved), subject)
     assert list(findings.rows) == [7] and "its adversarial image is not in [0, 1]" in findings.rows[7]
 
 
@@ -212,10 +212,17 @@ def _objects(path):
         np.savez(file, about="{}", seal="", **columns)
 
 
-def _without_rows(path):
-    pack = Pack.read(path)
-    with open(path, "wb") as file:
-        np.savez(file, about=pack.about, seal="", **{name: array[:0] for name, array in pack.columns.items()})
+def _columns(change):
+    def write(path):
+        pack = Pack.read(path)
+        with open(path, "wb") as file:
+            np.savez(file, about=pack.about, seal="", **{**pack.columns, **change(pack)})
+
+    return write
+
+
+def _without_rows(pack):
+    return {name: array[:0] for name, array in pack.columns.items()}
 
 
 def _about(**change):
@@ -236,7 +243,15 @@ def _about(**change):
         (lambda path: path.write_bytes(pickle.dumps({"about": 1})), "no pack"),
         (lambda path: np.savez(path, image=np.zeros(3)), "no pack .*index.npy"),
         (_objects, "no pack .*Object arrays cannot be loaded"),
-        (_without_rows, "no pack .*indices"),
+        (_columns(_without_rows), "no pack .*indices"),
+        (_columns(lambda pack: {"label": pack["label"] + 0.5}), "label is an array of float64"),
+        (
+            _columns(lambda pack: {"success": pack["success"][1:]}),
+            r"success is an array of bool \(11,\), beside \(12,\)",
+        ),
+        (_columns(lambda pack: {"clean": pack["clean"][..., 0]}), r"clean is an array of float32 \(12, 1, 2\)"),
+        (_columns(lambda pack: {"clean": pack["clean"][:, :, :1]}), "of different shapes"),
+        (_columns(lambda pack: {"index": pack["index"][::-1]}), "indices are not in order"),
         (_about(format=2), "its format is 2"),
         (_about(configuration={"model": "a"}), "dataset"),
         (_about(configuration={**FGSM.as_dict(), "norm": "l7"}), "linf, l2, l2rms"),
