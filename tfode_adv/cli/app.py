@@ -83,17 +83,33 @@ def call(main: Callable, flag_values: flags.FlagValues, argv: Sequence[str], pos
     return OK
 
 
+class _Process:
+    """This process: the program's own, or one in which it is called, which keeps TensorFlow's settings."""
+
+    own = False
+
+
+_process = _Process()
+
+
 def start_tensorflow() -> None:
-    """Imports TensorFlow, which takes seconds, and lets it look for GPUs, without its notes."""
+    """Imports TensorFlow, which takes seconds, and lets it look for GPUs, without its notes.
+
+    In a process of the program's own, on a CPU, its graphs are run as they are: what its optimiser makes of a solve is
+    no faster, and takes it a third of a command's start to find (results/benchmarks/start.md).
+    """
     with startup.quiet():
         import tensorflow as tf
 
         # A build for GPUs complains of their absence when it first looks.
         tf.config.list_physical_devices()
+        if _process.own and not tf.config.list_physical_devices("GPU"):
+            tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def run(main: Callable, flag_values: flags.FlagValues, positional: bool = False) -> None:
     """Runs a program on the process's own command line and exits."""
+    _process.own = True
     status = call(main, flag_values, sys.argv, positional)
     try:
         if sys.stdout:
