@@ -137,3 +137,15 @@ def test_the_page_has_every_row_in_every_order_and_no_script(tmp_path):
     assert len(json.loads((tmp_path / "board" / "board.json").read_text())) == len(found)
     assert board.table(found).rows[0][0] == "OON"
     assert (tmp_path / "board" / "board.md").read_text().count("bin/diagnose") == len(found)
+
+
+def test_a_row_s_evidence_lies_beside_the_page(tmp_path):
+    run = make_run(tmp_path / "runs", "oon")
+    add_cell(run, turned=10, tol=1.0, norm="linf", eps=0.1, gradient="adjoint")
+    (folder,) = (run.path / "evaluations").iterdir()
+    for name in ("adversarial-200.npz", "adversarial-50.npz", "adversarial-9-1of2.npz"):
+        (folder / name).write_bytes(name.encode())
+    found = board.rows(tmp_path / "runs", num_examples=COUNT)
+    page = board_page.write(found, tmp_path / "board").read_text()
+    (named,) = [record["evidence"] for record in board.records(found) if record["evidence"]]
+    assert f'href="{named}"' in page and (tmp_path / "board" / named).read_bytes() == b"adversarial-50.npz"

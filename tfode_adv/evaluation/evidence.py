@@ -185,6 +185,13 @@ def file_of(cell: Cell, count: int, shard: Shard) -> pathlib.Path:
     return cell.folder / f"adversarial-{count}{part}.npz"
 
 
+def smallest_of(cell: Cell) -> pathlib.Path | None:
+    """The pack of the fewest images of a cell, none of its shards; None where there is no pack."""
+    found = {path: path.stem.removeprefix("adversarial-") for path in cell.folder.glob("adversarial-*.npz")}
+    whole = [path for path, count in found.items() if count.isdecimal()]
+    return min(whole, key=lambda path: int(found[path]), default=None)
+
+
 def weights_sha256(weights: Sequence[np.ndarray]) -> str:
     """The SHA-256 of a model's weights, `model.get_weights()`: of type, shape and bytes of each, in their order.
 

@@ -1,11 +1,14 @@
 """The board: each published claim beside what our runs hold of it, by the published attack and in the worst case."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfode_adv.diagnosis import reader
 from tfode_adv.errors import RunError
+from tfode_adv.evaluation import evidence
+from tfode_adv.evaluation.records import Cell
 from tfode_adv.files import PathLike
 from tfode_adv.papers.claims import Claim, claims
 from tfode_adv.papers.reproduction import Shelf, command_line, same
@@ -52,6 +55,7 @@ class Row:
         worst: ours over all attacks; None where there is no diagnosis.
         commands: what measures it, in order.
         notes: what was found and left out.
+        pack: an evidence pack of the published attack (`evaluation.evidence`), the smallest there is, if any.
     """
 
     claim: Claim
@@ -60,6 +64,7 @@ class Row:
     worst: Worst | None
     commands: Sequence[str]
     notes: Sequence[str] = ()
+    pack: pathlib.Path | None = None
 
     @property
     def gap(self) -> float | None:
@@ -95,7 +100,8 @@ def _row(claim: Claim, shelf: Shelf) -> Row:
     if result is None:
         return Row(claim, None, None, worst, commands, notes)
     summary = result.summary
-    return Row(claim, summary.accuracy, summary.robust, worst, commands, notes)
+    cell = Cell.of(run.path, result.configuration)
+    return Row(claim, summary.accuracy, summary.robust, worst, commands, notes, evidence.smallest_of(cell))
 
 
 def _diagnosis_command(claim: Claim, shelf: Shelf, run: Run | None) -> str:
@@ -159,6 +165,13 @@ def budget_of(claim: Claim) -> str:
     return f"{name}, {attacked.norm} {number(attacked.eps)}"
 
 
+def name_of_pack(claim: Claim) -> str:
+    """The file name of a claim's evidence."""
+    attacked = claim.attacked
+    model = attacked.model.recipe.rpartition("/")[2]
+    return f"{claim.paper}-{model}-{attacked.norm}-{number(attacked.eps)}.npz"
+
+
 def records(found: Sequence[Row]) -> list[dict[str, Any]]:
     """One record a row in RobustBench's terms, percentages as text there, and what it has no name for beside.
 
@@ -192,6 +205,7 @@ def _record(row: Row) -> dict[str, Any]:
             "ours": None if row.robust is None else row.robust.as_dict(),
         },
         "worst_case": None if worst is None else {**dataclasses.asdict(worst), "rate": worst.rate.as_dict()},
+        "evidence": None if row.pack is None else f"evidence/{name_of_pack(claim)}",
         "commands": list(row.commands),
     }
 

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from tfode_adv import files
-from tfode_adv.papers.board import Row, budget_of, records, table
+from tfode_adv.papers.board import Row, budget_of, name_of_pack, records, table
 from tfode_adv.rendering import page
 from tfode_adv.rendering.document import Board, Entry
 from tfode_adv.rendering.tables import Compared, markdown, number
@@ -21,7 +21,7 @@ PAGE, MARKDOWN, CSV, JSON = "index.html", "board.md", "board.csv", "board.json"
 
 
 def write(found: Sequence[Row], folder: files.PathLike) -> pathlib.Path:
-    """Writes index.html, board.md, board.csv and board.json into a folder, over those that are there.
+    """Writes index.html, board.md, board.csv, board.json and evidence/ into a folder, over those that are there.
 
     Returns:
         The path of the page.
@@ -34,6 +34,9 @@ def write(found: Sequence[Row], folder: files.PathLike) -> pathlib.Path:
     files.write_json(folder / JSON, records(found))
     files.write_atomic(folder / CSV, shown.to_csv())
     files.write_atomic(folder / MARKDOWN, _markdown(found))
+    for row in found:
+        if row.pack is not None:
+            files.write_atomic(folder / "evidence" / name_of_pack(row.claim), row.pack.read_bytes())
     files.write_atomic(folder / PAGE, page.render_board(_board(found)))
     return folder / PAGE
 
@@ -87,4 +90,5 @@ def _entry(row: Row, places: Sequence[int]) -> Entry:
         note = f"The diagnosis was made at the smaller radius {number(worst.eps)}, which bounds this one."
     subtitle = f"{row.claim.paper} on {row.claim.dataset}: {budget_of(row.claim)}"
     facts = [(name, value) for name, value in facts if value is not None]
-    return Entry(_title(row), subtitle, facts, label, label.replace(" ", "-"), note, row.commands, places)
+    pack = None if row.pack is None else f"evidence/{name_of_pack(row.claim)}"
+    return Entry(_title(row), subtitle, facts, label, label.replace(" ", "-"), note, row.commands, places, pack)

@@ -83,6 +83,7 @@ class Entry:
         note: a sentence, or none.
         commands: lines for a shell.
         places: its place in each order of the board, from 0.
+        evidence: a file beside the page that shows it, if any.
     """
 
     title: str
@@ -93,6 +94,7 @@ class Entry:
     note: str
     commands: Sequence[str]
     places: Sequence[int]
+    evidence: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
