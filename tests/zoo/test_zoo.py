@@ -1,5 +1,6 @@
 """Networks that come with the package: whole, themselves, and runs that the programs take."""
 
+import gzip
 import json
 import shutil
 
@@ -70,8 +71,16 @@ def test_a_network_says_what_it_said(name, shared):
 
 
 def _test_images(dataset, shared):
-    assert dataset == "cifar10"
-    with np.load(shared / "data" / "cifar10-jpeg-test.npz") as file:
+    yield from {"cifar10": _cifar10_images, "mnist": _mnist_images}[dataset](shared / "data")
+
+
+def _mnist_images(folder):
+    packed = (folder / "mnist-t10k-images-idx3-ubyte.gz").read_bytes()
+    yield from np.frombuffer(gzip.decompress(packed), np.uint8, offset=16).reshape(-1, 28, 28, 1)
+
+
+def _cifar10_images(folder):
+    with np.load(folder / "cifar10-jpeg-test.npz") as file:
         blob, lengths = file["jpeg"].tobytes(), file["length"]
     for end, length in zip(np.cumsum(lengths), lengths, strict=True):
         yield tf.io.decode_jpeg(blob[end - length : end], channels=3).numpy()
