@@ -3,10 +3,15 @@
 import json
 import shlex
 
+import numpy as np
 import pytest
 
 from tests.papers.test_reproduction import add_cell, make_run
 from tfode_adv import files
+from tfode_adv.evaluation import evidence
+from tfode_adv.evaluation.evidence import Pack
+from tfode_adv.evaluation.records import Cell
+from tfode_adv.evaluation.shards import Shard
 from tfode_adv.papers import board, board_page, claims
 
 COUNT = 50
@@ -136,16 +141,24 @@ def test_the_page_has_every_row_in_every_order_and_no_script(tmp_path):
     assert "masked" in first and "OON" in first
     assert len(json.loads((tmp_path / "board" / "board.json").read_text())) == len(found)
     assert board.table(found).rows[0][0] == "OON"
-    assert (tmp_path / "board" / "board.md").read_text().count("bin/diagnose") == len(found)
+    assert (tmp_path / "board" / "README.md").read_text().count("bin/diagnose") == len(found)
 
 
-def test_a_row_s_evidence_lies_beside_the_page(tmp_path):
+@pytest.mark.parametrize("network", ["wifs2019/mnist_oon", None])
+def test_the_evidence_of_a_zoo_s_network_lies_beside_the_page(tmp_path, network):
     run = make_run(tmp_path / "runs", "oon")
     add_cell(run, turned=10, tol=1.0, norm="linf", eps=0.1, gradient="adjoint")
-    (folder,) = (run.path / "evaluations").iterdir()
-    for name in ("adversarial-200.npz", "adversarial-50.npz", "adversarial-9-1of2.npz"):
-        (folder / name).write_bytes(name.encode())
+    (cell,) = [Cell.open(folder) for folder in (run.path / "evaluations").iterdir()]
+    image = np.zeros([2, 2, 1], np.float32)
+    for index in range(3):
+        cell.save_image(index, image, image)
+    for count in (3, 2):
+        Pack.of(cell, range(count), "0" * 64, network).write(evidence.file_of(cell, count, Shard()))
     found = board.rows(tmp_path / "runs", num_examples=COUNT)
     page = board_page.write(found, tmp_path / "board").read_text()
-    (named,) = [record["evidence"] for record in board.records(found) if record["evidence"]]
-    assert f'href="{named}"' in page and (tmp_path / "board" / named).read_bytes() == b"adversarial-50.npz"
+    named = [record["evidence"] for record in board.records(found) if record["evidence"]]
+    assert named == (["evidence/wifs2019-mnist_oon-linf-0.1.npz"] if network else [])
+    for name in named:
+        pack = Pack.read(tmp_path / "board" / name)
+        assert f'href="{name}"' in page and len(pack) == 2
+        assert pack.seal in (tmp_path / "board" / "README.md").read_text()

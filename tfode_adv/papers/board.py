@@ -1,13 +1,13 @@
 """The board: each published claim beside what our runs hold of it, by the published attack and in the worst case."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfode_adv.diagnosis import reader
 from tfode_adv.errors import RunError
 from tfode_adv.evaluation import evidence
+from tfode_adv.evaluation.evidence import Pack
 from tfode_adv.evaluation.records import Cell
 from tfode_adv.files import PathLike
 from tfode_adv.papers.claims import Claim, claims
@@ -55,7 +55,7 @@ class Row:
         worst: ours over all attacks; None where there is no diagnosis.
         commands: what measures it, in order.
         notes: what was found and left out.
-        pack: an evidence pack of the published attack (`evaluation.evidence`), the smallest there is, if any.
+        pack: an evidence pack of the published attack on a network of the zoo, which any reader can ask, if any.
     """
 
     claim: Claim
@@ -64,7 +64,7 @@ class Row:
     worst: Worst | None
     commands: Sequence[str]
     notes: Sequence[str] = ()
-    pack: pathlib.Path | None = None
+    pack: Pack | None = None
 
     @property
     def gap(self) -> float | None:
@@ -100,8 +100,10 @@ def _row(claim: Claim, shelf: Shelf) -> Row:
     if result is None:
         return Row(claim, None, None, worst, commands, notes)
     summary = result.summary
-    cell = Cell.of(run.path, result.configuration)
-    return Row(claim, summary.accuracy, summary.robust, worst, commands, notes, evidence.smallest_of(cell))
+    path = evidence.smallest_of(Cell.of(run.path, result.configuration))
+    pack = None if path is None else evidence.Pack.read(path)
+    shown = pack if pack is not None and pack.network else None
+    return Row(claim, summary.accuracy, summary.robust, worst, commands, notes, shown)
 
 
 def _diagnosis_command(claim: Claim, shelf: Shelf, run: Run | None) -> str:

@@ -17,11 +17,12 @@ LEAD = (
     "fall.",
     "Ours carry 95 % Wilson intervals. A worst case says at most so much is left; another attack may leave less.",
 )
-PAGE, MARKDOWN, CSV, JSON = "index.html", "board.md", "board.csv", "board.json"
+_EVIDENCE = "Images without and with the published attack; `bin/verify FILE` computes what is said of them again."
+PAGE, MARKDOWN, CSV, JSON = "index.html", "README.md", "board.csv", "board.json"
 
 
 def write(found: Sequence[Row], folder: files.PathLike) -> pathlib.Path:
-    """Writes index.html, board.md, board.csv, board.json and evidence/ into a folder, over those that are there.
+    """Writes index.html, README.md, board.csv, board.json and evidence/ into a folder, over those that are there.
 
     Returns:
         The path of the page.
@@ -36,14 +37,19 @@ def write(found: Sequence[Row], folder: files.PathLike) -> pathlib.Path:
     files.write_atomic(folder / MARKDOWN, _markdown(found))
     for row in found:
         if row.pack is not None:
-            files.write_atomic(folder / "evidence" / name_of_pack(row.claim), row.pack.read_bytes())
+            row.pack.write(folder / "evidence" / name_of_pack(row.claim))
     files.write_atomic(folder / PAGE, page.render_board(_board(found)))
     return folder / PAGE
 
 
 def _markdown(found: Sequence[Row]) -> str:
-    commands = [f"- {_title(row)}, {budget_of(row.claim)}\n\n      " + "\n      ".join(row.commands) for row in found]
-    parts = [f"# {TITLE}", *map(markdown, LEAD), table(found).to_markdown().rstrip(), "## Commands", *commands]
+    parts = [f"# {TITLE}", *map(markdown, LEAD), table(found).to_markdown().rstrip()]
+    packs = [row for row in found if row.pack is not None]
+    if packs:
+        parts += ["## Evidence", _EVIDENCE]
+        parts.append("\n".join(f"- `evidence/{name_of_pack(row.claim)}`: seal {row.pack.seal}" for row in packs))
+    parts.append("## Commands")
+    parts += [f"- {_title(row)}, {budget_of(row.claim)}\n\n      " + "\n      ".join(row.commands) for row in found]
     return "\n\n".join(parts) + "\n"
 
 
