@@ -107,6 +107,14 @@ def test_commands_begin_with_the_published_checkpoint_where_there_is_one(tmp_pat
     assert [shlex.split(command)[0] for command in trained.commands] == ["bin/train", "bin/evaluate", "bin/diagnose"]
 
 
+def test_a_network_of_the_zoo_is_called_by_its_name(tmp_path):
+    run = make_run(tmp_path, "oon")
+    config = files.read_json(run.path / "config.json")
+    files.write_json(run.path / "config.json", {**config, "zoo": {"name": "wifs2019/mnist_oon"}})
+    (row,) = rows_of(tmp_path, "oon", norm="linf", eps=0.1)
+    assert [shlex.split(command)[1] for command in row.commands] == ["--run=zoo:wifs2019/mnist_oon"] * 2
+
+
 def test_records_speak_robustbench_s_terms(tmp_path):
     run = make_run(tmp_path, "oon")
     add_cell(run, turned=10, wrong=5, tol=1.0, norm="linf", eps=0.1, gradient="adjoint")

@@ -11,7 +11,7 @@ from tfode_adv.evaluation.evidence import Pack
 from tfode_adv.evaluation.records import Cell
 from tfode_adv.files import PathLike
 from tfode_adv.papers.claims import Claim, claims
-from tfode_adv.papers.reproduction import Shelf, command_line, same
+from tfode_adv.papers.reproduction import Shelf, command_line, run_flag, same
 from tfode_adv.published import GRADIENTS, published
 from tfode_adv.rendering.rates import Rate
 from tfode_adv.rendering.tables import Compared, Table, number
@@ -108,7 +108,7 @@ def _row(claim: Claim, shelf: Shelf) -> Row:
 
 def _diagnosis_command(claim: Claim, shelf: Shelf, run: Run | None) -> str:
     attacked = claim.attacked
-    path = shelf.path_of(attacked.model) if run is None else run.path
+    path = shelf.path_of(attacked.model) if run is None else run_flag(run)
     flags: dict[str, Any] = {"run": path, "tol": attacked.tol and number(attacked.tol), "norm": attacked.norm}
     # A single step of the whole radius is FGSM.
     steps, length = (1, attacked.eps) if attacked.steps is None else (attacked.steps, attacked.step_size)

@@ -146,7 +146,7 @@ class Shelf:
         evaluation for each step size and number of steps, over all norms, eps and tolerances."""
         model = wanted[0].model
         run = self.run_of(model)
-        path = self.path_of(model) if run is None else run.path
+        path = self.path_of(model) if run is None else run_flag(run)
         data = {} if self.data_dir is None else {"data_dir": self.data_dir}
         lines = []
         if run is None and model.checkpoint:
@@ -296,6 +296,12 @@ def notes(wanted: Sequence[Measurement], shelf: Shelf) -> list[str]:
         lines.append(f"{', '.join(filter(None, words))}.")
         lines += shelf.left_out(run)
     return lines
+
+
+def run_flag(run: Run) -> str:
+    """What `--run` takes for a run: a network of the zoo by its name, any other by its folder."""
+    network = run.config.get("zoo")
+    return f"zoo:{network['name']}" if network else str(run.path)
 
 
 def _epochs(run: Run) -> int | None:
