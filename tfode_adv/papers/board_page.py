@@ -7,7 +7,7 @@ from tfode_adv import files
 from tfode_adv.papers.board import Row, budget_of, name_of_pack, records, table
 from tfode_adv.rendering import page
 from tfode_adv.rendering.document import Board, Entry
-from tfode_adv.rendering.tables import Compared, markdown, number
+from tfode_adv.rendering.tables import markdown, number
 
 TITLE = "Published claims of robust neural ODEs, measured again"
 LEAD = (
@@ -84,7 +84,7 @@ def _entry(row: Row, places: Sequence[int]) -> Entry:
     worst = row.worst
     facts = [
         ("claimed", f"{100 * row.claim.robust:.1f} %"),
-        ("ours, as published", None if row.robust is None else Compared(row.robust, None, 1, percent=True)),
+        ("ours, as published", row.robust),
         ("worst case, at most", None if worst is None else worst.rate),
         ("without an attack", row.clean),
         ("most turned by", None if worst is None else worst.set_by),
