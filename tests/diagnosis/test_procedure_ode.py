@@ -43,7 +43,7 @@ def test_every_tolerance_has_its_sources_and_the_strongest_turns_most(found):
     assert [at.tol for at in found] == list(TOLS)
     for at in found:
         assert at.sources == ["adjoint", "backprop", "backprop_steps", "fixed step"]
-        turned = {source: at.pgd(source, PROTOCOL.steps).turned.sum() for source in at.sources}
+        turned = {source: at.pgd(source, PROTOCOL.own_steps).turned.sum() for source in at.sources}
         assert turned[at.strongest] == max(turned.values())
 
 
@@ -88,8 +88,8 @@ def test_perturbations_are_followed_and_looked_for(found):
         # Before anything is integrated, the states are as far apart as the images made them.
         assert (travel.l2[0] > 0).all() and np.isfinite(travel.l2).all()
         attacks = {one.attack: one for one in at.detection.by_score()}
-        assert set(attacks) == {"PGD-2, adjoint", "PGD-4, backprop", "knows the detector"}
-        assert attacks["PGD-4, backprop"].images == at.pgd("backprop", 4).turned.sum()
+        assert set(attacks) == {"PGD-2, adjoint", "PGD-20, backprop", "knows the detector"}
+        assert attacks["PGD-20, backprop"].images == at.pgd("backprop", 20).turned.sum()
         assert 0 <= attacks["knows the detector"].escaped <= attacks["knows the detector"].images
 
 

@@ -64,8 +64,9 @@ class AtTolerance:
 
     @property
     def sources(self) -> list[str]:
-        """The gradient sources of the table, the published one first."""
-        return list(dict.fromkeys(row.source for row in self.rows if row.source != "none"))
+        """The model's own gradient sources of the table, the published one first."""
+        others = ("none", *attack_table.DETOURS)
+        return list(dict.fromkeys(row.source for row in self.rows if row.source not in others))
 
     def pgd(self, source: str, steps: int) -> Outcome:
         """What plain PGD of so many steps through a source did."""
