@@ -11,7 +11,7 @@ from tfode_adv.evaluation.evidence import Pack
 from tfode_adv.evaluation.records import Cell
 from tfode_adv.files import PathLike
 from tfode_adv.papers.claims import Claim, claims
-from tfode_adv.papers.reproduction import Shelf, command_line, run_flag, same
+from tfode_adv.papers.reproduction import Shelf, command_line, same
 from tfode_adv.published import GRADIENTS, published
 from tfode_adv.rendering.rates import Rate
 from tfode_adv.rendering.tables import Compared, Table, number
@@ -71,6 +71,21 @@ class Row:
         """By how much the worst case lies below the claim, in [-1, 1]."""
         return None if self.worst is None else self.claim.robust - self.worst.rate.value
 
+    @property
+    def smaller(self) -> str:
+        """A sentence where the diagnosis is of a smaller radius than the claim's; none elsewhere."""
+        if self.worst is None or same(self.worst.eps, self.claim.attacked.eps):
+            return ""
+        return f"The diagnosis was made at the smaller radius {number(self.worst.eps)}, which bounds this one."
+
+    @property
+    def evidence(self) -> str | None:
+        """The pack's path beside the board; None where there is none."""
+        attacked = self.claim.attacked
+        model = attacked.model.recipe.rpartition("/")[2]
+        name = f"evidence/{self.claim.paper}-{model}-{attacked.norm}-{number(attacked.eps)}.npz"
+        return None if self.pack is None else name
+
 
 def rows(root: PathLike, data_dir: str | None = None, num_examples: int = NUM_EXAMPLES) -> list[Row]:
     """Every claim, with what the run folders under `root` hold.
@@ -92,7 +107,7 @@ def rows(root: PathLike, data_dir: str | None = None, num_examples: int = NUM_EX
 
 def _row(claim: Claim, shelf: Shelf) -> Row:
     run = shelf.run_of(claim.attacked.model)
-    commands = [*shelf.commands([claim.attacked]), _diagnosis_command(claim, shelf, run)]
+    commands = [*shelf.commands([claim.attacked]), _diagnosis_command(claim, shelf)]
     if run is None:
         return Row(claim, None, None, None, commands)
     result = shelf.find(claim.attacked)
@@ -106,10 +121,10 @@ def _row(claim: Claim, shelf: Shelf) -> Row:
     return Row(claim, summary.accuracy, summary.robust, worst, commands, notes, shown)
 
 
-def _diagnosis_command(claim: Claim, shelf: Shelf, run: Run | None) -> str:
+def _diagnosis_command(claim: Claim, shelf: Shelf) -> str:
     attacked = claim.attacked
-    path = shelf.path_of(attacked.model) if run is None else run_flag(run)
-    flags: dict[str, Any] = {"run": path, "tol": attacked.tol and number(attacked.tol), "norm": attacked.norm}
+    flags: dict[str, Any] = {"run": shelf.run_flag(attacked.model), "tol": attacked.tol and number(attacked.tol)}
+    flags |= {"norm": attacked.norm}
     # A single step of the whole radius is FGSM.
     steps, length = (1, attacked.eps) if attacked.steps is None else (attacked.steps, attacked.step_size)
     flags |= {"eps": number(attacked.eps), "steps": steps, "step_size": number(length)}
@@ -167,13 +182,6 @@ def budget_of(claim: Claim) -> str:
     return f"{name}, {attacked.norm} {number(attacked.eps)}"
 
 
-def name_of_pack(claim: Claim) -> str:
-    """The file name of a claim's evidence."""
-    attacked = claim.attacked
-    model = attacked.model.recipe.rpartition("/")[2]
-    return f"{claim.paper}-{model}-{attacked.norm}-{number(attacked.eps)}.npz"
-
-
 def records(found: Sequence[Row]) -> list[dict[str, Any]]:
     """One record a row in RobustBench's terms, percentages as text there, and what it has no name for beside.
 
@@ -207,7 +215,7 @@ def _record(row: Row) -> dict[str, Any]:
             "ours": None if row.robust is None else row.robust.as_dict(),
         },
         "worst_case": None if worst is None else {**dataclasses.asdict(worst), "rate": worst.rate.as_dict()},
-        "evidence": None if row.pack is None else f"evidence/{name_of_pack(claim)}",
+        "evidence": row.evidence,
         "commands": list(row.commands),
     }
 
@@ -215,10 +223,8 @@ def _record(row: Row) -> dict[str, Any]:
 def _footnote(row: Row) -> str:
     if row.worst is None:
         return "No diagnosis of this network was made."
-    parts = [f"{row.worst.rate.total} images; gradients {row.worst.gradients}; most turned by {row.worst.set_by}."]
-    if not same(row.worst.eps, row.claim.attacked.eps):
-        parts.append(f"The diagnosis was made at the smaller radius {number(row.worst.eps)}, which bounds this one.")
-    return " ".join(parts)
+    made = f"{row.worst.rate.total} images; gradients {row.worst.gradients}; most turned by {row.worst.set_by}."
+    return " ".join(filter(None, [made, row.smaller]))
 
 
 def _percent(value: float | None) -> str | None:

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from tfode_adv import files
-from tfode_adv.papers.board import Row, budget_of, name_of_pack, records, table
+from tfode_adv.papers.board import Row, budget_of, records, table
 from tfode_adv.rendering import page
 from tfode_adv.rendering.document import Board, Entry
 from tfode_adv.rendering.tables import markdown, number
@@ -37,7 +37,7 @@ def write(found: Sequence[Row], folder: files.PathLike) -> pathlib.Path:
     files.write_atomic(folder / MARKDOWN, _markdown(found))
     for row in found:
         if row.pack is not None:
-            row.pack.write(folder / "evidence" / name_of_pack(row.claim))
+            row.pack.write(folder / row.evidence)
     files.write_atomic(folder / PAGE, page.render_board(_board(found)))
     return folder / PAGE
 
@@ -47,7 +47,7 @@ def _markdown(found: Sequence[Row]) -> str:
     packs = [row for row in found if row.pack is not None]
     if packs:
         parts += ["## Evidence", _EVIDENCE]
-        parts.append("\n".join(f"- `evidence/{name_of_pack(row.claim)}`: seal {row.pack.seal}" for row in packs))
+        parts.append("\n".join(f"- `{row.evidence}`: seal {row.pack.seal}" for row in packs))
     parts.append("## Commands")
     parts += [f"- {_title(row)}, {budget_of(row.claim)}\n\n      " + "\n      ".join(row.commands) for row in found]
     return "\n\n".join(parts) + "\n"
@@ -91,10 +91,8 @@ def _entry(row: Row, places: Sequence[int]) -> Entry:
         ("gradients", None if worst is None else worst.gradients),
     ]
     label = "not measured" if worst is None else worst.label
-    note = ""
-    if worst is not None and worst.eps < row.claim.attacked.eps * (1 - 1e-6):
-        note = f"The diagnosis was made at the smaller radius {number(worst.eps)}, which bounds this one."
     subtitle = f"{row.claim.paper} on {row.claim.dataset}: {budget_of(row.claim)}"
     facts = [(name, value) for name, value in facts if value is not None]
-    pack = None if row.pack is None else f"evidence/{name_of_pack(row.claim)}"
-    return Entry(_title(row), subtitle, facts, label, label.replace(" ", "-"), note, row.commands, places, pack)
+    return Entry(
+        _title(row), subtitle, facts, label, label.replace(" ", "-"), row.smaller, row.commands, places, row.evidence
+    )

@@ -137,7 +137,15 @@ class Shelf:
         ]
         return min(found, key=lambda result: result.configuration.attack != wanted.attack, default=None)
 
-    def path_of(self, model: Model) -> pathlib.Path:
+    def run_flag(self, model: Model) -> str:
+        """What `--run` takes for a model's run: a network of the zoo by its name, else the folder, there or to be."""
+        run = self.run_of(model)
+        if run is None:
+            return str(self._path_of(model))
+        network = run.config.get("zoo")
+        return f"zoo:{network['name']}" if network else str(run.path)
+
+    def _path_of(self, model: Model) -> pathlib.Path:
         """Where the run of a model goes that is not there yet."""
         return self.root / model.recipe.replace("/", "-")
 
@@ -146,20 +154,19 @@ class Shelf:
         evaluation for each step size and number of steps, over all norms, eps and tolerances."""
         model = wanted[0].model
         run = self.run_of(model)
-        path = self.path_of(model) if run is None else run_flag(run)
         data = {} if self.data_dir is None else {"data_dir": self.data_dir}
         lines = []
         if run is None and model.checkpoint:
-            lines.append(command_line("convert", _origin(model, path, self.dataset)))
+            lines.append(command_line("convert", _origin(model, self._path_of(model), self.dataset)))
         elif run is None:
-            lines.append(command_line("train", {**_start(model, path), **data}))
+            lines.append(command_line("train", {**_start(model, self._path_of(model)), **data}))
         grids: dict[tuple, list[str]] = {}
         for (norm, *attack), group in _grouped(wanted, "norm", "attack", "steps", "step_size"):
             tols, eps = _numbers(one.tol for one in group), _numbers(one.eps for one in group)
             grids.setdefault((tols, eps, *attack), []).append(norm)
         for (tols, eps, attack, steps, length), norms in grids.items():
             step_size = None if length is None else number(length)
-            flags: dict[str, Any] = {"run": path, "attack": attack if eps else "none", "tol": tols}
+            flags: dict[str, Any] = {"run": self.run_flag(model), "attack": attack if eps else "none", "tol": tols}
             if model.solver and run is not None and _flag(run, "solver") not in (None, model.solver):
                 flags["solver"] = model.solver
             if eps:
@@ -296,12 +303,6 @@ def notes(wanted: Sequence[Measurement], shelf: Shelf) -> list[str]:
         lines.append(f"{', '.join(filter(None, words))}.")
         lines += shelf.left_out(run)
     return lines
-
-
-def run_flag(run: Run) -> str:
-    """What `--run` takes for a run: a network of the zoo by its name, any other by its folder."""
-    network = run.config.get("zoo")
-    return f"zoo:{network['name']}" if network else str(run.path)
 
 
 def _epochs(run: Run) -> int | None:
