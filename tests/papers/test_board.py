@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from tests.papers.test_reproduction import add_cell, make_run
-from tfode_adv import files
+from tfode_adv import files, models
+from tfode_adv.errors import RunError
 from tfode_adv.evaluation import evidence
 from tfode_adv.evaluation.evidence import Pack
 from tfode_adv.evaluation.records import Cell
 from tfode_adv.evaluation.shards import Shard
 from tfode_adv.papers import board, board_page, claims
+from tfode_adv.published import GRADIENTS, MODELS, PAPERS
 
 COUNT = 50
 
@@ -170,3 +172,17 @@ def test_the_evidence_of_a_zoo_s_network_lies_beside_the_page(tmp_path, network)
         pack = Pack.read(tmp_path / "board" / name)
         assert f'href="{name}"' in page and len(pack) == 2
         assert pack.seal in (tmp_path / "board" / "README.md").read_text()
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(RunError, match="exists and is no board; --overwrite"):
+        board_page.write([], tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+    board_page.write([], tmp_path, overwrite=True)
+    board_page.write([], tmp_path)
+
+
+def test_every_model_has_the_paper_that_attacked_it():
+    assert {name for names in MODELS.values() for name in names} == set(models.available())
+    assert set(MODELS) == set(GRADIENTS) == set(PAPERS)

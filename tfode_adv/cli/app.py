@@ -96,7 +96,7 @@ def start_tensorflow() -> None:
     """Imports TensorFlow, which takes seconds, and lets it look for GPUs, without its notes.
 
     In a process of the program's own, on a CPU, its graphs are run as they are: what its optimiser makes of a solve is
-    no faster, and takes it a third of a command's start to find (results/benchmarks/start.md).
+    no faster, and takes it a fifth of a command's start to find (results/benchmarks/start.md).
     """
     with startup.quiet():
         import tensorflow as tf

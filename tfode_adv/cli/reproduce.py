@@ -96,7 +96,8 @@ def _set_board() -> None:
     print("\n".join(dict.fromkeys(note for row in found for note in row.notes)))
     measured = sum(row.worst is not None for row in found)
     print(f"{measured} of {len(found)} claims have a worst case")
-    print(f"wrote {board_page.write(found, FLAGS.out or pathlib.Path(FLAGS.runs) / 'reproduced' / 'board')}")
+    out = FLAGS.out or pathlib.Path(FLAGS.runs) / "reproduced" / "board"
+    print(f"wrote {board_page.write(found, out, FLAGS.overwrite)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 ICLR 2020, section 4, as the program published with it builds them for MNIST.
 
 Two convolutions, each normalised in min(32, channels) groups, then one block: a residual block, an ODE whose dynamics
-see the time, or one whose dynamics do not (time-invariant steady ODE). All are solved by Euler's method over [0, 1].
+see the time, or one whose dynamics do not (time-invariant steady ODE). ODEs are solved by Euler's method over [0, 1].
 """
 
 import keras

@@ -7,6 +7,7 @@ from tfode_adv import files
 from tfode_adv.papers.board import Row, budget_of, records, table
 from tfode_adv.rendering import page
 from tfode_adv.rendering.document import Board, Entry
+from tfode_adv.rendering.folder import check_own
 from tfode_adv.rendering.tables import markdown, number
 
 TITLE = "Published claims of robust neural ODEs, measured again"
@@ -21,16 +22,18 @@ _EVIDENCE = "Images without and with the published attack; `bin/verify FILE` com
 PAGE, MARKDOWN, CSV, JSON = "index.html", "README.md", "board.csv", "board.json"
 
 
-def write(found: Sequence[Row], folder: files.PathLike) -> pathlib.Path:
-    """Writes index.html, README.md, board.csv, board.json and evidence/ into a folder, over those that are there.
+def write(found: Sequence[Row], folder: files.PathLike, overwrite: bool = False) -> pathlib.Path:
+    """Writes index.html, README.md, board.csv, board.json and evidence/ into a folder, over those of an earlier board.
 
     Returns:
         The path of the page.
 
     Raises:
-        RunError: if the folder cannot be written.
+        RunError: if the folder holds anything but a board and `overwrite` is False, or cannot be written.
     """
     folder = pathlib.Path(folder)
+    if not overwrite:
+        check_own(folder, JSON, "board")
     shown = table(found)
     files.write_json(folder / JSON, records(found))
     files.write_atomic(folder / CSV, shown.to_csv())

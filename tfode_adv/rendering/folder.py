@@ -23,9 +23,8 @@ def write(report: Report, folder: files.PathLike, overwrite: bool = False) -> pa
         RunError: if the folder holds anything but a report and `overwrite` is False, or cannot be written.
     """
     folder = pathlib.Path(folder)
-    foreign = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-    if foreign and not overwrite and not (folder / JSON).is_file():
-        raise RunError(f"{str(folder)!r} exists and is no report; --overwrite writes into it all the same")
+    if not overwrite:
+        check_own(folder, JSON, "report")
     contents = _contents(report)
     stale = _written(folder) - set(contents)
     files.write_json(folder / JSON, {**report.data, "files": sorted(contents)})
@@ -34,6 +33,13 @@ def write(report: Report, folder: files.PathLike, overwrite: bool = False) -> pa
     for name, data in contents.items():
         files.write_atomic(folder / name, data)
     return folder / PAGE
+
+
+def check_own(folder: pathlib.Path, mark: str, noun: str) -> None:
+    """Raises RunError for a folder that holds something, but not the file `mark` that each `noun` has."""
+    foreign = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    if foreign and not (folder / mark).is_file():
+        raise RunError(f"{str(folder)!r} exists and is no {noun}; --overwrite writes into it all the same")
 
 
 def _contents(report: Report) -> dict[str, bytes | str]:
