@@ -25,6 +25,7 @@ MODULES = (
     "tfode_adv.layers.normalization",
     "tfode_adv.layers.ode_block",
     "tfode_adv.layers.post_norm",
+    "tfode_adv.layers.relu_dynamics",
     "tfode_adv.layers.serializing",
     "tfode_adv.layers.shaping",
     "tfode_adv.layers.skew",

@@ -74,6 +74,14 @@ def test_pt(model, tmp_path, wrapper, prefix):
     assert is_loaded(model, state)
 
 
+def test_a_checkpoint_may_be_called_tar(model, tmp_path):
+    torch = pytest.importorskip("torch")
+    state = torch_state(seed=7)
+    torch.save({name: torch.tensor(value) for name, value in state.items()}, tmp_path / "c.pth.tar")
+    ta.interop.load_torch_state(model, tmp_path / "c.pth.tar")
+    assert is_loaded(model, state)
+
+
 def test_code_in_a_checkpoint_is_not_run(model, tmp_path):
     torch = pytest.importorskip("torch")
 

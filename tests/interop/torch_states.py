@@ -33,3 +33,16 @@ def tisode_state(name, filters=4, classes=3, seed=0):
     shapes |= {f"{head}weight": (classes, filters), f"{head}bias": (classes,)}
     random = np.random.default_rng(seed)
     return {key: random.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+
+
+def gains_state(filters=4, classes=3, seed=0, first_step=0.3):
+    """The state dict of a `gains`."""
+    shapes = {"net.1.weight": (filters, 1, 5, 5), "net.3.weight": (filters, filters, 5, 5)}
+    shapes |= {f"net.{i}.bias": (filters,) for i in (1, 3)}
+    for i in (1, 2):
+        shapes[f"net.5.odefunc.conv{i}._layer.weight"] = (filters, filters + 1, 3, 3)
+        shapes[f"net.5.odefunc.conv{i}._layer.bias"] = (filters,)
+    shapes |= {"net.8.weight": (classes, filters), "net.8.bias": (classes,)}
+    random = np.random.default_rng(seed)
+    state = {key: random.normal(size=shape).astype(np.float32) / 4 for key, shape in shapes.items()}
+    return state | {"net.5.running_mean_step": np.float32([first_step])}

@@ -23,6 +23,7 @@ SMALL = {
     "tisode": {"filters": 4, "input_shape": (8, 9, 1)},
     "tisode_odenet": {"filters": 4, "input_shape": (8, 9, 1)},
     "tisode_cnn": {"filters": 4, "input_shape": (8, 9, 1)},
+    "gains": {"filters": 4, "input_shape": (14, 15, 1)},
 }
 
 

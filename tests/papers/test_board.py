@@ -46,7 +46,7 @@ def test_claims_are_shares_of_all_images():
         (one.paper, one.dataset, one.attacked.model.label, one.attacked.norm, one.attacked.eps): one
         for one in claims.claims()
     }
-    assert len(found) == len(claims.claims()) == 26
+    assert len(found) == len(claims.claims()) == 29
     # Table I: 1.2 % error at tau = 1; table II: 4 % of the rest turned.
     oon = found["wifs2019", "mnist", "OON", "linf", 0.1]
     assert (oon.attacked.tol, oon.clean) == (1.0, pytest.approx(0.988))
@@ -107,6 +107,19 @@ def test_commands_begin_with_the_published_checkpoint_where_there_is_one(tmp_pat
     assert "--steps=1 --step_size=0.3 --gradient=backprop" in row.commands[2]
     (trained,) = rows_of(tmp_path, "oon", norm="linf", eps=0.1)
     assert [shlex.split(command)[0] for command in trained.commands] == ["bin/train", "bin/evaluate", "bin/diagnose"]
+
+
+def test_a_control_has_no_claim_and_no_gap(tmp_path):
+    run = make_run(tmp_path, "gains", filters=32, loss=None)
+    attack = {"solver": "dopri5_cas", "tol": 0.005, "norm": "linf", "gradient": "backprop", "steps": 200}
+    add_cell(run, turned=10, eps=0.15, step_size=0.0025, **attack)
+    diagnose(run, tol=0.005, eps=0.15, label="credible")
+    (row,) = rows_of(tmp_path, "gains", eps=0.15)
+    assert row.robust.count == 40 and row.worst.label == "credible" and row.gap is None
+    assert board.records([row])[0]["reported"] is None
+    assert "claimed" not in board_page.write([row], tmp_path / "board").read_text().split("<article")[1]
+    (missing,) = rows_of(tmp_path / "none", "gains", eps=0.2)
+    assert "--mean=0.1307 --deviation=0.3081" in missing.commands[0]
 
 
 def test_a_network_of_the_zoo_is_called_by_its_name(tmp_path):

@@ -240,7 +240,9 @@ def test_one_tolerance_a_sample_is_as_many_as_samples():
 
 
 def test_unknown_solvers_and_bad_times_are_one_clear_line():
-    with pytest.raises(ValueError, match="dopri6.*tfp, dopri5, bosh3, heun2, euler, midpoint, rk4, kutta38"):
+    with pytest.raises(
+        ValueError, match="dopri6.*tfp, dopri5, dopri5_cas, bosh3, heun2, euler, midpoint, rk4, kutta38"
+    ):
         solvers.get("dopri6")
     with pytest.raises(ValueError, match="must not decrease"):
         solvers.get("dopri5").solve(oscillator, 0.0, starts([1.0]), [1.0, 0.5], batch_ndims=1)

@@ -20,7 +20,7 @@ from tfode_adv.solvers import block_options
 
 FLAGS = flags.new(__doc__)
 absl_flags.DEFINE_string("model", None, "The classifier: oon, mix, res, sonet, ...", flag_values=FLAGS)
-absl_flags.DEFINE_string("from", None, "The checkpoint: .pt, .pth or .npz.", flag_values=FLAGS)
+absl_flags.DEFINE_string("from", None, "The checkpoint: .pt, .pth, .pth.tar or .npz.", flag_values=FLAGS)
 absl_flags.DEFINE_string("run_dir", None, "The run folder to make.", flag_values=FLAGS)
 absl_flags.DEFINE_string(
     "dataset",

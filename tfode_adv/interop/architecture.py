@@ -9,6 +9,7 @@ import numpy as np
 from tfode_adv.errors import UsageError, check_choice
 
 MNIST_SIZE, CIFAR_SIZE = 28, 32
+GAINS_FIRST_STEP = "net.5.running_mean_step"
 
 
 def architecture(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -19,7 +20,8 @@ def architecture(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         state: arrays under PyTorch's names and in its layouts.
 
     Returns:
-        `num_classes`, `filters`, and what else sizes the family: `blocks`, or `depth` and `widen`. Also
+        `num_classes`, `filters`, and what else sizes the family: `blocks`, or `depth` and `widen`;
+        `first_step_size` of a `gains` that keeps one. Also
         `input_shape`: weights tell an image's channels but not its size, which is taken to be MNIST's for
         1 channel and CIFAR-10's otherwise. (`odenet_tq` does not tell its channels either: 3.)
 
@@ -71,6 +73,14 @@ def _tisode(state):
     return _image(channels) | {"num_classes": state[logits].shape[0], "filters": filters}
 
 
+def _gains(state):
+    filters, channels = state["net.1.weight"].shape[:2]
+    size = _image(channels) | {"num_classes": state["net.8.bias"].shape[0], "filters": filters}
+    # The program takes the running mean of its training's first steps, within the time of integration.
+    first = float(np.clip(np.ravel(state[GAINS_FIRST_STEP])[0], 0.0, 1.0)) if GAINS_FIRST_STEP in state else None
+    return size | ({"first_step_size": first} if first else {})
+
+
 def _first(state):
     kernel = state["conv1.odefunc.kernel" if "conv1.odefunc.kernel" in state else "conv1.weight"]
     return {"filters": kernel.shape[0]} | _image(kernel.shape[1])
@@ -103,4 +113,5 @@ _READERS = {
     "tisode": _tisode,
     "tisode_odenet": _tisode,
     "tisode_cnn": _tisode,
+    "gains": _gains,
 }

@@ -12,7 +12,7 @@ import numpy as np
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.files import PathLike
 
-FORMATS = (".npz", ".pt", ".pth")
+FORMATS = (".npz", ".pt", ".pth", ".pth.tar")
 WRAPPERS = ("model", "net", "state_dict")
 # Counters that PyTorch keeps beside batch normalisation's moments; nothing here has use for them.
 IGNORED = "num_batches_tracked"
@@ -21,8 +21,8 @@ IGNORED = "num_batches_tracked"
 def read_state(path: PathLike) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint under PyTorch's own names and in its layouts.
 
-    A `.npz` holds them as `state/NAME` (other entries are left aside) or as bare `NAME`. A `.pt` or `.pth`
-    is a state dict, bare or inside `{"model": ...}`, `{"net": ...}` or `{"state_dict": ...}`; it is read with
+    A `.npz` holds them as `state/NAME` (other entries are left aside) or as bare `NAME`. A `.pt`, `.pth` or
+    X dict, bare or inside `{"model": ...}`, `{"net": ...}` or `{"state_dict": ...}`; it is read with
     `torch.load(weights_only=True)`, which needs the `torch` extra. A `module.` in front of every name
     (`DataParallel`'s) is dropped, and `num_batches_tracked` is ignored.
 
@@ -31,7 +31,7 @@ def read_state(path: PathLike) -> dict[str, np.ndarray]:
         RunError: the file is missing, corrupt, or holds no arrays.
     """
     path = pathlib.Path(path)
-    if path.suffix not in FORMATS:
+    if not path.name.endswith(FORMATS):
         raise UsageError(f"checkpoint is {str(path)!r}, but must end in one of: {', '.join(FORMATS)}")
     if not path.is_file():
         raise RunError(f"{str(path)!r} is missing: no checkpoint to read")

@@ -8,10 +8,10 @@ import numpy as np
 
 from tfode_adv.errors import UsageError, check_choice
 from tfode_adv.files import PathLike
-from tfode_adv.interop.architecture import architecture
+from tfode_adv.interop.architecture import GAINS_FIRST_STEP, architecture
 from tfode_adv.interop.checkpoint import cleaned, read_state
 from tfode_adv.interop.names import model_names, torch_name, translate
-from tfode_adv.models import available, build
+from tfode_adv.models import available, build, ode_blocks
 
 # PyTorch's layouts to TensorFlow's, by rank: OIHW to HWIO (and a transposed convolution's IOHW to HWOI, which
 # TensorFlow wants there), (out, in) to (in, out).
@@ -37,7 +37,11 @@ def load_torch_state(model: keras.Model, source: PathLike | Mapping[str, np.ndar
     variables = model_names(model)
     values, complaints = {}, []
     for name, value in state.items():
-        value, key = np.asarray(value), translate(name)
+        value, key = np.asarray(value), translate(name, model.name)
+        if name == GAINS_FIRST_STEP:
+            # A setting of the solver, which `architecture` reads, and no weight.
+            complaints += _no_first_step(model, architecture(model.name, state).get("first_step_size"))
+            continue
         if key not in variables or key in values:
             complaints.append(f"left over {name}")
             continue
@@ -53,6 +57,11 @@ def load_torch_state(model: keras.Model, source: PathLike | Mapping[str, np.ndar
     for key, value in values.items():
         variables[key].assign(value)
     return model
+
+
+def _no_first_step(model: keras.Model, kept: float | None) -> list[str]:
+    missing = kept is not None and any(block.first_step_size is None for block in ode_blocks(model))
+    return [f"first_step_size is None, the checkpoint's is {kept}"] if missing else []
 
 
 def _state(source: PathLike | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -39,6 +39,18 @@ RULES = tuple(
     )
 )
 
+# GAINS (ICLR 2023) counts its layers from the normalisation on, so that the same numbers stand for others.
+GAINS_RULES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\._layer\.", "."),
+        (r"^net\.1\.", "stem."),
+        (r"^net\.3\.", "downsample."),
+        (r"^net\.5\.odefunc\.", "ode."),
+        (r"^net\.8\.", "logits."),
+    )
+)
+
 # Keras's word for a weight -> PyTorch's.
 WEIGHTS = {
     "kernel": "weight",
@@ -50,9 +62,13 @@ WEIGHTS = {
 }
 
 
-def translate(name: str) -> str:
-    """The layer and weight that PyTorch's `name` stands for, such as `stage1_block0.conv1.weight`."""
-    for pattern, replacement in RULES:
+def translate(name: str, family: str | None = None) -> str:
+    """The layer and weight that PyTorch's `name` stands for, such as `stage1_block0.conv1.weight`.
+
+    Args:
+        family: of the model, where its program's names are its own.
+    """
+    for pattern, replacement in GAINS_RULES if family == "gains" else RULES:
         name = pattern.sub(replacement, name)
     return name
 
@@ -95,11 +111,18 @@ TISODE_SEQUENCE = (
     (r"^block\.", "net.6."),
     (r"^logits\.", "net.9."),
 )
+GAINS_NAMES = (
+    (r"^stem\.", "net.1."),
+    (r"^downsample\.", "net.3."),
+    (r"^ode\.(conv\d)\.", r"net.5.odefunc.\1._layer."),
+    (r"^logits\.", "net.8."),
+)
 # Those of a family that is not here are MSML_NAMES.
 NAMES = {
     **dict.fromkeys(("res", "mix", "oon"), WIFS_NAMES),
     **dict.fromkeys(("tisode_cnn", "tisode_odenet"), TISODE_SEQUENCE),
     "tisode": TISODE_NAMES,
+    "gains": GAINS_NAMES,
 }
 # The layers here that stand for skew-symmetric ODEs, whose weights are under `odefunc` there.
 SKEW = {"sonet": ("stem.", "stage", "logits."), "soblock_resnet10": ("stem.",), "soblock_wide_resnet": ("stem.",)}

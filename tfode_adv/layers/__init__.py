@@ -7,6 +7,7 @@ from tfode_adv.layers.dynamics import ConvDynamics
 from tfode_adv.layers.normalization import GroupNormalization, group_normalization
 from tfode_adv.layers.ode_block import ODEBlock
 from tfode_adv.layers.post_norm import PostNormBlock, PostNormDynamics
+from tfode_adv.layers.relu_dynamics import ReLUDynamics
 from tfode_adv.layers.shaping import AppendConstant, AveragePoolTo, LastFeatures, TileChannels
 from tfode_adv.layers.skew import SkewDenseDynamics, SkewDynamics
 
@@ -21,6 +22,7 @@ __all__ = [
     "ODEBlock",
     "PostNormBlock",
     "PostNormDynamics",
+    "ReLUDynamics",
     "ResidualBlock",
     "SkewDenseDynamics",
     "SkewDynamics",

@@ -83,9 +83,10 @@ class ODEBlock(keras.layers.Layer):
             against the state's first component. Only a layer's weights belong to the block: those that a plain
             function closes over are neither trained by `fit` nor saved. Several blocks may share a layer: a saved model
             shares it still, while copies from configs (`clone_model`) have one each, of which a warning tells.
-        solver: "dopri5", "bosh3", "heun2" (adaptive), "euler", "midpoint", "rk4", "kutta38" (`num_steps` equal
-            steps), or "tfp", the stock `tfp.math.ode.DormandPrince`: the batch shares one step size, the gradient is
-            its own adjoint whatever `gradient` says, and a failed solve is its own error, whatever `on_failure` says.
+        solver: "dopri5", "bosh3", "heun2", "dopri5_cas" (adaptive; the last as `tfode_adv.solvers.Dopri5CAS` says),
+            "euler", "midpoint", "rk4", "kutta38" (`num_steps` equal steps), or "tfp", the stock
+            `tfp.math.ode.DormandPrince`: the batch shares one step size, the gradient is its own adjoint whatever
+            `gradient` says, and a failed solve is its own error, whatever `on_failure` says.
         tol: tolerance of adaptive solvers, relative and absolute, > 0.
         gradient: "backprop", through the accepted steps with step sizes held constant; "backprop_steps", through the
             step sizes too, as the MSML program and WIFS's without its adjoint option did (far from the solution's
@@ -111,6 +112,8 @@ class ODEBlock(keras.layers.Layer):
         min_step: size below which an adaptive solver proposes no step, > 0; a sample that is rejected with it fails.
         max_step: size above which it proposes none, > 0: where the error is far below the tolerance, as near a state
             at rest, steps grow past the bound of stability, and so does the gradient. None for either: no bound.
+        first_step_size: size of an adaptive solver's first step, > 0; None chooses one for each sample (Hairer,
+            Norsett, Wanner, Solving ODEs I, II.4).
 
     `fit`, `evaluate` and `predict` do not use XLA unless the whole model is put into a `tf.function` of your own with
     `jit_compile=True`. A solve that a `GradientTape` records there takes at most 128 steps, rejected ones included: a
@@ -314,8 +317,8 @@ class ODEBlock(keras.layers.Layer):
     def _make_solver(self, settings: block_options.SolverSettings) -> solvers.RungeKuttaSolver:
         def make(solver: str | solvers.RungeKuttaSolver, tol: Any, **given: Any) -> solvers.RungeKuttaSolver:
             if solvers.is_adaptive(solver):
-                bounds = {key: getattr(settings, key) for key in ("endpoint", "min_step", "max_step")}
-                given |= {"rtol": tol, "atol": tol} | bounds
+                steps = {key: getattr(settings, key) for key in ("endpoint", "min_step", "max_step", "first_step_size")}
+                given |= {"rtol": tol, "atol": tol} | {key: each for key, each in steps.items() if each is not None}
             else:
                 given |= {"num_steps": settings.num_steps}
             given |= {"max_num_steps": settings.max_num_steps, "validate_args": True}

@@ -40,6 +40,7 @@ _RESNET10 = {"filters": 64, "blocks": (1, 1, 1, 1)}
 _WIDE = {"filters": 16, "depth": 34, "widen": 10}
 _MSML_ODE = {"tol": 0.1}
 _TISODE = {"filters": 64}
+_GAINS_ODE = {"solver": "dopri5_cas", "tol": 0.005, "endpoint": "clip"}
 
 FAMILIES = {
     "res": Family(_builder("wifs", "res"), "WIFS 2019: eight residual blocks, no ODE", _WIFS),
@@ -75,6 +76,12 @@ FAMILIES = {
     "tisode_cnn": Family(
         _builder("tisode", "tisode_cnn"), "ICLR 2020: the same with a residual block, no ODE", _TISODE
     ),
+    "gains": Family(
+        _builder("gains", "gains"),
+        "ICLR 2023: two convolutions, then one ODE block to be certified",
+        {"filters": 32},
+        _GAINS_ODE,
+    ),
 }
 
 
@@ -107,7 +114,7 @@ def build(
         num_classes: how many logits an image gets, at least 2.
         filters: the width. WIFS 2019: the ODE block's channels, 64 for MNIST (the default) and 256 for
             CIFAR-10. `sonet`, `resnet10`: the first stage's, 64. Wide ResNets: the first layer's, 16.
-            `odenet_tq`: 54. TisODE's: 64.
+            `odenet_tq`: 54. TisODE's: 64. `gains`: 32.
         blocks: blocks per stage; `sonet` (2, 2, 2, 2), `resnet10` (1, 1, 1, 1), `odenet_tq` (10,).
         depth: how many layers a wide ResNet has, 6 n + 4 for a whole n; 34 by default.
         widen: the factor on the widths of a wide ResNet's stages; 10 by default.
@@ -117,9 +124,10 @@ def build(
         initialization: `"torch"`, PyTorch's default for convolutions and dense layers, as in the published
             training; `"keras"` for Keras's; or `"he_fan_out"`, see `layers.initializers`.
         **ode: settings of every `ODEBlock`: `solver`, `tol`, `gradient`, `num_steps` and the others it
-            takes. Defaults are the block's own, but tol = 0.1 for the MSML models, and Euler's method
-            for TisODE's: 20 steps, or 10 for `tisode_odenet`. A model without an ODE block checks and then
-            ignores them.
+            takes. Defaults are the block's own, but tol = 0.1 for the MSML models, Euler's method for
+            TisODE's: 20 steps, or 10 for `tisode_odenet`, and for `gains` "dopri5_cas" of tol = 0.005 that ends by
+            "clip", whose first step, `first_step_size`, is a checkpoint's. A model without an ODE block checks and
+            then ignores them.
 
     Returns:
         A functional `keras.Model` named `name`. Its ODE blocks are `ODEBlock` layers.

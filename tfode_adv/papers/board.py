@@ -68,8 +68,9 @@ class Row:
 
     @property
     def gap(self) -> float | None:
-        """By how much the worst case lies below the claim, in [-1, 1]."""
-        return None if self.worst is None else self.claim.robust - self.worst.rate.value
+        """By how much the worst case lies below the claim, in [-1, 1]; None where either is not known."""
+        claimed = self.claim.robust
+        return None if self.worst is None or claimed is None else claimed - self.worst.rate.value
 
     @property
     def smaller(self) -> str:

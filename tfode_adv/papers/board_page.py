@@ -72,7 +72,7 @@ def _places(found: Sequence[Row], key: Callable[[Row], tuple]) -> list[int]:
 _ORDERS: dict[str, Callable[[Row], tuple]] = {
     "widest gap": lambda row: (row.gap is None, -(row.gap or 0)),
     "worst case": lambda row: (row.worst is None, row.worst and row.worst.rate.value),
-    "claimed": lambda row: (-row.claim.robust,),
+    "claimed": lambda row: (row.claim.robust is None, -(row.claim.robust or 0)),
     "paper": lambda row: (row.claim.paper, row.claim.dataset, row.claim.attacked.model.label),
     "verdict": lambda row: (row.worst is None, row.worst and row.worst.label),
 }
@@ -84,9 +84,9 @@ def _title(row: Row) -> str:
 
 
 def _entry(row: Row, places: Sequence[int]) -> Entry:
-    worst = row.worst
+    worst, claimed = row.worst, row.claim.robust
     facts = [
-        ("claimed", f"{100 * row.claim.robust:.1f} %"),
+        ("claimed", None if claimed is None else f"{100 * claimed:.1f} %"),
         ("ours, as published", row.robust),
         ("worst case, at most", None if worst is None else worst.rate),
         ("without an attack", row.clean),

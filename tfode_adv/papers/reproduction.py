@@ -268,7 +268,9 @@ def _start(model: Model, path: pathlib.Path) -> dict[str, Any]:
 
 def _origin(model: Model, path: pathlib.Path, dataset: str) -> dict[str, Any]:
     """The flags that make a run of the checkpoint that a model's authors published, found in the working folder."""
-    return {"model": model.name, "from": model.checkpoint, "dataset": dataset, "run_dir": path}
+    mean, deviation = model.normalization or (None, None)
+    images = {"dataset": dataset, "mean": mean, "deviation": deviation}
+    return {"model": model.name, "from": model.checkpoint, **images, "run_dir": path}
 
 
 def _counted(layout: Layout, entries: Sequence[Measurement | None], parameters: Mapping[str, int]) -> list[str]:

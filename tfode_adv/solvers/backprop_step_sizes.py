@@ -124,7 +124,7 @@ class _ThroughStepSizes:
         to_end = (
             ~accepted & tf.equal(trial.step_next, step_up_to(self.end, trial.t)) & (trial.t + trial.step > self.end)
         )
-        shortest = self.settings.bounded(h * controller.min_factor)
+        shortest = self.settings.bounded(h * controller.least(h))
         hopeless = ~accepted & (trial.step_next <= shortest * 1.001) | to_end
         # What such a step computes leaves no trace but the clipped factor; no step at all is computed in its place.
         tried = tf.where(hopeless, tf.zeros_like(h), h)
@@ -134,7 +134,7 @@ class _ThroughStepSizes:
         rtol, atol = (tf.gather(tolerance, trial.index) for tolerance in (self.rtol, self.atol))
         error = rk.error_ratio(method, tried, y, y_next, slopes, rtol, atol, rk.root_mean_square)
         factor = controller.factor(tf.maximum(error, _TINY_RATIO), ratio, accepted, method.control_order)
-        step_next = h * tf.where(hopeless, rk.exact(controller.min_factor, h.dtype), factor)
+        step_next = h * tf.where(hopeless, controller.least(h), factor)
         step_next = tf.where(to_end, self.end - t, self.settings.bounded(step_next))
         # Of a sample at rest the next step's size moves nothing.
         step_next = tf.where(accepted & tf.equal(error, 0), trial.step_next, step_next)

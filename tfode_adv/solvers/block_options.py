@@ -95,7 +95,7 @@ class SolverSettings:
     tol: float = option(1e-3, "Tolerance of the ODE solver: rtol = atol.", live=True, recorded=True, axis="tols")
     solver: str | SolverObject = option(
         "dopri5",
-        "dopri5, bosh3, heun2, tfp (adaptive); euler, midpoint, rk4, kutta38 (fixed step).",
+        "dopri5, dopri5_cas, bosh3, heun2, tfp (adaptive); euler, midpoint, rk4, kutta38 (fixed step).",
         choices=available(),
         objects=SolverObject,
         recorded=True,
@@ -128,6 +128,7 @@ class SolverSettings:
     endpoint: str = option("interpolate", "How the last step ends: interpolate or clip.", choices=ENDPOINTS)
     min_step: float | None = option(None, "Shortest step; None: no bound.")
     max_step: float | None = option(None, "Longest step; None: no bound.")
+    first_step_size: float | None = option(None, "First step tried; None: chosen for each sample.")
 
     def __post_init__(self):
         for each in options():
@@ -231,7 +232,8 @@ def parted(given: Mapping[str, Any]) -> Mapping[str, Any]:
     if tols and (len(tols) == 1 or tols[0] != tols[1]):
         raise UsageError(f"solver has rtol, atol {tols}, but a block has one tol for both: give it that")
     own = {"tol": tols[0]} if tols else {}
-    own |= {name: said.pop(name) for name in names() if name in said}
+    # A first step for each sample is no option of a block: such a one stays with the solver.
+    own |= {name: said.pop(name) for name in names() if name in said and not _several(said[name])}
     if not own:
         return given
     return own | {name: value for name, value in given.items() if value is not None} | {"solver": type(solver)(**said)}
@@ -240,6 +242,10 @@ def parted(given: Mapping[str, Any]) -> Mapping[str, Any]:
 def name_of(value: Any) -> Any:
     """The name of a solver or gradient; any other value as it is."""
     return value.tableau.name if isinstance(value, SolverObject) else getattr(value, "name", value)
+
+
+def _several(value: Any) -> bool:
+    return _is_tensor(value) or np.ndim(value) > 0
 
 
 def _is_tensor(value: Any) -> bool:

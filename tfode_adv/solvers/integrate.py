@@ -209,7 +209,8 @@ class _Integration:
         following = batch._replace(
             active=unfinished & ~failed, t=after.t, step=after.step, ratio=after.ratio, y=after.y, slope=after.slope
         )
-        happened = accepted, batch.active & ~accepted, after.at_rest, after.at_rest & unfinished
+        asked = after.at_rest & unfinished & self.settings.controller.asks_at_rest
+        happened = accepted, batch.active & ~accepted, after.at_rest, asked
         totals = totals.update(batch.index, happened, status, after.t, after.step)
         return attempt._replace(failed=failed, step_next=after.step), following, totals, residuals
 
@@ -255,9 +256,10 @@ class _Integration:
             if not adaptive:
                 return Outcome(t, step, kept, y, slope, tf.where(broken, int(Status.NON_FINITE), late), nowhere)
             at_rest = accepted & tf.equal(trial.ratio, 0)
+            rests = at_rest & unfinished & self.settings.controller.asks_at_rest
             following, overflows = tf.cond(
                 tf.reduce_any(at_rest | broken),
-                lambda: self._unusual(batch, trial, step, at_rest & unfinished, broken),
+                lambda: self._unusual(batch, trial, step, rests, broken),
                 lambda: (step, nowhere),
             )
             # What a finished sample would try next, which a further solve may start with, is not tried here.

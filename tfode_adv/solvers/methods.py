@@ -16,6 +16,18 @@ class Dopri5(RungeKuttaSolver, DormandPrince):
     tableau = tableaus.DOPRI5
 
 
+class Dopri5CAS(RungeKuttaSolver):
+    """The controlled adaptive solver of Zeqiri et al., ICLR 2023: `Dopri5` whose steps are doubled, kept or halved.
+
+    The sum of |error| over all of the state is held against `atol`; `rtol` does not count. There the first step has
+    one size for all images, `first_step_size`, and the last step is shortened, `endpoint="clip"`. That program accepts
+    whatever comes once a step falls below 0.02, or is rejected more than twice after it was shortened; here the steps
+    go on being halved.
+    """
+
+    tableau = tableaus.DOPRI5_CAS
+
+
 class Bosh3(RungeKuttaSolver):
     """Bogacki and Shampine's method of order 3(2), cubic Hermite dense output; adaptive."""
 
@@ -53,7 +65,7 @@ class Kutta38(RungeKuttaSolver):
 
 
 METHODS: dict[str, type[RungeKuttaSolver]] = {
-    cls.tableau.name: cls for cls in (Dopri5, Bosh3, Heun2, Euler, Midpoint, RK4, Kutta38)
+    cls.tableau.name: cls for cls in (Dopri5, Dopri5CAS, Bosh3, Heun2, Euler, Midpoint, RK4, Kutta38)
 }
 
 

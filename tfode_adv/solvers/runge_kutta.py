@@ -186,13 +186,17 @@ def error_ratio(
     atol: tf.Tensor,
     root: Callable[[Row], tf.Tensor] = lambda rows: tf.sqrt(mean_square(rows)),
 ) -> tf.Tensor:
-    """Root mean square, `[n]`, of error / (atol + rtol max(|y|, |y_next|)); the largest over the components.
+    """Error over tolerance of a step, `[n]`.
 
+    Where the method's `error_norm` is "rms": the root mean square of error / (atol + rtol max(|y|, |y_next|)), the
+    largest over the components. Where it is "sum": the sum of |error| over all entries of all components, over atol.
     Not a number where the new state is not finite: an error over infinity would be zero.
 
     Args:
         root: the root mean square; the plain one has no derivative at 0, `root_mean_square` has.
     """
+    if method.error_norm == "sum":
+        return _summed_error(method, h, y_next, slopes) / atol + not_finite(y_next, h.dtype)
     ratios = []
     for a, b, *terms in zip(y, y_next, *slopes, strict=True):
         error = weighted_sum(method.error, terms)
@@ -200,3 +204,12 @@ def error_ratio(
         scale = tf.where(tf.math.is_inf(scale), tf.constant(np.nan, scale.dtype), scale)
         ratios.append(root(error / tf.cast(scale, error.dtype)) * tf.cast(h, scale.dtype))
     return largest(ratios, h.dtype)
+
+
+def _summed_error(method: Tableau, h: tf.Tensor, y: list[Row], slopes: list[list[Row]]) -> tf.Tensor:
+    """The sum over all entries of |error|, `[n]`."""
+    total = tf.zeros_like(h)
+    for like, *terms in zip(y, *slopes, strict=True):
+        error = tf.abs(weighted_sum(method.error, terms))
+        total += tf.cast(tf.reduce_sum(tf.reshape(error, [tf.shape(like)[0], _size(like)]), 1), h.dtype)
+    return total * h

@@ -68,7 +68,7 @@ class RungeKuttaSolver(SolverObject, Solver):
         name: str | None = None,
         *,
         num_steps: Any = None,
-        controller: str = "i",
+        controller: str | None = None,
         endpoint: str = "interpolate",
         gradient: str | gradients.Gradient | None = None,
         checkpoint: str = "auto",
@@ -95,7 +95,8 @@ class RungeKuttaSolver(SolverObject, Solver):
             validate_args: whether to check solution times at run time, where they are not known before.
             name: name of the operations.
             num_steps: number of equal steps, for the methods without an error estimate; default 1.
-            controller: "i" (the papers'), or "pi" (Gustafsson's).
+            controller: "i" (the papers'), "pi" (Gustafsson's) or "doubling" (see `DoublingController`). None: the
+                method's own, which is "i" but for `Dopri5CAS`.
             endpoint: "interpolate": the last step may pass the end, and the state is read off the dense output;
                 "clip": the last step is shortened.
             gradient: how the solve is differentiated, a name or an object of `tfode_adv.solvers`: "backprop"
@@ -138,7 +139,7 @@ class RungeKuttaSolver(SolverObject, Solver):
         for key, value in {"num_steps": num_steps, "max_num_steps": max_num_steps}.items():
             for each in _known(value):
                 check_integer(key, each, low=1, high=MOST_INTEGER)
-        check_choice("controller", controller, CONTROLLERS)
+        controller = check_choice("controller", controller or self.tableau.controller, CONTROLLERS)
         self._rtol, self._atol = rtol, atol
         self._settings = Settings(
             method=self.tableau,

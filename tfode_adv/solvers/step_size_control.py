@@ -1,10 +1,11 @@
 """How long the next step is: controllers from the error of a step to the size of the next."""
 
 import dataclasses
+from typing import ClassVar
 
 import tensorflow as tf
 
-from tfode_adv.errors import check_range
+from tfode_adv.errors import UsageError, check_range
 from tfode_adv.solvers.runge_kutta import exact
 
 # Remembered in place of smaller ones: zero errors would make the next proportional-integral factor zero.
@@ -23,6 +24,8 @@ class IController:
     safety: float = 0.9
     min_factor: float = 0.2
     max_factor: float = 10.0
+    # Whether the field is asked how long the step after one without any error may be.
+    asks_at_rest: ClassVar[bool] = True
 
     def __post_init__(self):
         check_range("safety_factor", self.safety, low=0, low_open=True)
@@ -69,6 +72,34 @@ class PIController(IController):
         return power(ratio, -alpha) * power(previous, beta)
 
 
+@dataclasses.dataclass(frozen=True)
+class DoublingController(IController):
+    """Doubles a step whose error is below 2^-p of the tolerance, keeps one that is within it, halves the others.
+
+    Zeqiri et al., "Efficient Certified Training and Robustness Verification of Neural ODEs", ICLR 2023, section 4.1,
+    with update factor 2: the sizes are those of the first step times powers of two, so that what a set of images may
+    take can be enumerated.
+    """
+
+    asks_at_rest: ClassVar[bool] = False
+
+    def __post_init__(self):
+        mine = dataclasses.astuple(IController())
+        if (self.safety, self.min_factor, self.max_factor) != mine:
+            raise UsageError(
+                "controller is 'doubling', whose factors are 1/2, 1 and 2: it has no safety_factor, "
+                "min_step_size_factor or max_step_size_factor"
+            )
+
+    def factor(self, ratio: tf.Tensor, previous: tf.Tensor, accepted: tf.Tensor, order: int) -> tf.Tensor:
+        del previous
+        one = tf.ones_like(ratio)
+        return tf.where(accepted, tf.where(ratio <= exact(2.0**-order, ratio.dtype), 2 * one, one), one / 2)
+
+    def least(self, like: tf.Tensor) -> tf.Tensor:
+        return tf.constant(0.5, like.dtype)
+
+
 def _single(value: float, like: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.constant(value, tf.float32), like.dtype)
 
@@ -79,4 +110,4 @@ def power(base: tf.Tensor, exponent: float | tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.cast(base, tf.float64) ** exact(exponent, tf.float64), base.dtype)
 
 
-CONTROLLERS = {"i": IController, "pi": PIController}
+CONTROLLERS = {"i": IController, "pi": PIController, "doubling": DoublingController}

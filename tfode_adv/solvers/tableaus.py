@@ -29,6 +29,8 @@ class Tableau:
         dense_order: order of convergence of the dense output.
         endpoint: what takes the place of `dense` for the last state of a step that passes the end, where the
             papers' program reads it off another interpolant; None where it is the same.
+        controller: how the next step's size follows from the error, where nothing else is asked for.
+        error_norm: what is held against the tolerance, "rms" or "sum", see `runge_kutta.error_ratio`.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Tableau:
     endpoint: Coefficients | None = None
     error: tuple[float, ...] | None = None
     control_order: int | None = None
+    controller: str = "i"
+    error_norm: str = "rms"
 
     @property
     def stages(self) -> int:
@@ -134,6 +138,9 @@ DOPRI5 = Tableau(
     dense=_quartic(np.array(_DOPRI5_B), np.array(_DOPRI5_MID)),
     dense_order=5,
 )
+
+# The controlled adaptive solver of Zeqiri et al., ICLR 2023, section 4.1, as its program has it.
+DOPRI5_CAS = dataclasses.replace(DOPRI5, name="dopri5_cas", controller="doubling", error_norm="sum")
 
 # Bogacki and Shampine (1989).
 _BOSH3_B = _floats(F(2, 9), F(1, 3), F(4, 9), 0)
