@@ -40,7 +40,7 @@ def card(name: str) -> dict[str, Any]:
         "command": how it was trained; "data": a line about the images; "test": "command" and "error", of the test
         images "count" wrong of "total", with "low" and "high", the 95 % interval; "diagnosis": what `bin/diagnose`
         found, or None; "predictions": the classes it told of some test images, each by its `image_key`;
-        "sha256": that of the weights.
+        "sha256": that of the weights; "license": where they are another's, the text they come with, else not there.
 
     Raises:
         UsageError: for a name that is not there; the message names the choices.
