@@ -47,7 +47,11 @@ def test_the_zoo_stays_small():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_card_tells_what_a_network_is(name):
     card = ta.zoo.card(name)
-    assert card["summary"] and card["data"] and card["command"].startswith("bin/train --flagfile=configs/")
+    assert (
+        card["summary"]
+        and card["data"]
+        and card["command"].startswith(("bin/train --flagfile=configs/", "bin/convert --model="))
+    )
     error = card["test"]["error"]
     assert 0 <= error["low"] <= error["value"] <= error["high"] <= 1 and error["total"] == 10_000
     assert f"zoo:{name}" in card["test"]["command"]

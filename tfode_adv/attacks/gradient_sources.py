@@ -91,7 +91,9 @@ class Through(_Surrogate, Source):
     is None stays the model's.
 
     A gradient takes two forward passes: the model's, which is a query, and the surrogate's, which counts
-    as part of the gradient.
+    as part of the gradient. Where nothing but `precision` and `gradient` differ, the surrogate's pass is the model's
+    but for rounding, and serves for both: a step reads its rounded logits, and who is turned by them is turned if the
+    model, asked anew, says so too.
 
     Args:
       gradient, tol, solver, num_steps and the others of `tfode_adv.layers.ODEBlock`'s settings: as there. A
@@ -134,6 +136,8 @@ class Through(_Surrogate, Source):
         differentiable = model if self.twin is None else as_function(self.twin)
         with layers.solver_settings(**self.settings):
             surrogate = differentiable(x)
+        if self.precision is not None and self.twin is None and self.settings.keys() <= {"precision", "gradient"}:
+            return surrogate
         # Adding an exact zero keeps the model's own value to the last bit.
         zero = surrogate - tf.stop_gradient(surrogate)
         zero = tf.where(tf.math.is_finite(zero), zero, tf.zeros_like(zero))

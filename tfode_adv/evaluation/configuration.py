@@ -32,8 +32,8 @@ class Configuration(_Solved):
         attack: its name, or `"none"` for the clean pass.
         norm, eps: the attack's budget.
         gradient: how ODE blocks were differentiated, None where no gradient was taken.
-        gradient_tol, gradient_solver, gradient_num_steps: the solver the gradient was taken through, where
-            it is not the model's own.
+        gradient_tol, gradient_solver, gradient_num_steps, gradient_precision: the solver the gradient was taken
+            through, where it is not the model's own.
         eot: draws each gradient is averaged over, None for one.
         seed: where the attack's random numbers start.
         hyperparameters: all others of the attack.
@@ -70,7 +70,8 @@ class Configuration(_Solved):
 
     def others(self, of: str = "") -> list[str]:
         """In words, the options in `OTHERS` that are given: of the solve, or `of="gradient_"` of a gradient's."""
-        given = {each.name: getattr(self, of + each.name, None) for each in OTHERS}
+        shown = (*OTHERS, *(each for each in block_options.options() if each.surrogate))
+        given = {each.name: getattr(self, of + each.name, None) for each in shown}
         return [f"{name.replace('_', ' ')} {value}" for name, value in given.items() if value is not None]
 
     @property

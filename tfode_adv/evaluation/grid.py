@@ -28,7 +28,7 @@ class Axes(_Spans):
         gradients: how ODE blocks are differentiated; no matter for attacks without gradients.
         solvers, tols: how the model's ODE blocks are solved; no matter for a model without any.
         num_steps: how many steps the fixed-step solvers take.
-        gradient_tol, gradient_solver, gradient_num_steps: what gradients are taken through.
+        gradient_tol, gradient_solver, gradient_num_steps, gradient_precision: what gradients are taken through.
         random_tol: lowest and highest tolerance drawn, in place of `tols` (`models.RandomSolver`).
         eot: draws a gradient is averaged over.
         seed: where the attacks' random numbers start.

@@ -168,7 +168,10 @@ def make_attack(configuration: Configuration, batch_size: int | None = None, twi
         each.name.removeprefix("gradient_"): getattr(configuration, each.name) for each in block_options.of_gradients()
     }
     source = None
-    if any(value is not None for value in through.values()):
+    given_through = [name for name, value in through.items() if value is not None]
+    if given_through:
+        # Of another number type alone, the attacked model's own pass is what is differentiated.
+        twin = None if given_through == ["precision"] else twin
         source = attacks.Through(gradient=configuration.gradient, twin=twin, **through)
     if configuration.eot is not None:
         source = attacks.EOT(configuration.eot, **({} if source is None else {"source": source}))

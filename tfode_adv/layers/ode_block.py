@@ -14,6 +14,7 @@ from tfode_adv.errors import UsageError, check_range
 from tfode_adv.keras_internals import sublayers
 from tfode_adv.layers import shared_dynamics
 from tfode_adv.layers.context import Statistics, current_settings, note_read, record
+from tfode_adv.layers.number_types import computing_in
 from tfode_adv.layers.serializing import deserialized, serialized
 from tfode_adv.layers.stock_solver import solve_stock
 from tfode_adv.layers.training_mode import Evaluation, check_steady, steady_evaluation
@@ -114,6 +115,8 @@ class ODEBlock(keras.layers.Layer):
             at rest, steps grow past the bound of stability, and so does the gradient. None for either: no bound.
         first_step_size: size of an adaptive solver's first step, > 0; None chooses one for each sample (Hairer,
             Norsett, Wanner, Solving ODEs I, II.4).
+        precision: "bfloat16", "float16" or "float32": the type that the dynamics, a layer with weights in float32,
+            computes in; the solver's own arithmetic stays as it is. None: the layers' own.
 
     `fit`, `evaluate` and `predict` do not use XLA unless the whole model is put into a `tf.function` of your own with
     `jit_compile=True`. A solve that a `GradientTape` records there takes at most 128 steps, rejected ones included: a
@@ -254,15 +257,17 @@ class ODEBlock(keras.layers.Layer):
         if isinstance(self.dynamics, keras.layers.Layer):
             check_steady(self.dynamics)
 
-    def _field(self, evaluation: Evaluation, backwards: bool) -> Callable:
+    def _field(self, evaluation: Evaluation, backwards: bool, precision: str | None) -> Callable:
         """The field of one solve; `places` `[B]`, where given, says that a sample's place tells in it."""
 
         def field(t: tf.Tensor, h: Any, places: tf.Tensor | None = None) -> Any:
             del places
             if backwards:
                 t = exact(self.final_time, t.dtype) - t
-            with evaluation():
+            with evaluation(), computing_in(self.dynamics, precision):
                 slope = self.dynamics(*self._arguments(t, h))
+            if precision:
+                slope = tf.nest.map_structure(lambda s, x: tf.cast(s, x.dtype), slope, h)
             return tf.nest.map_structure(tf.negative, slope) if backwards else slope
 
         return field
@@ -275,7 +280,7 @@ class ODEBlock(keras.layers.Layer):
         settings = self._effective_settings()
         h0 = tf.nest.map_structure(self._cast, h0)
         evaluation, draws = steady_evaluation(self.dynamics, training)
-        field = self._field(evaluation, backwards)
+        field = self._field(evaluation, backwards, settings.precision)
         # A mask has a row for each sample.
         constants = {"places": tf.range(tf.shape(tf.nest.flatten(h0)[0])[0])} if draws else None
         stock = settings.solver == "tfp"

@@ -16,6 +16,7 @@ from tfode_adv.papers.layouts import Layout, Measurement, Model, flag_file
 from tfode_adv.rendering.rates import Rate
 from tfode_adv.rendering.tables import Compared, Table, number
 from tfode_adv.run_folder import CONFIG, METRICS, MODEL, Run
+from tfode_adv.solvers import block_options
 
 _NOTE = (
     "Ours (95 % Wilson interval) [published]; * where the published figure lies outside the interval by more than "
@@ -193,13 +194,13 @@ class Shelf:
         if wanted.norm is None:
             return cell.attack == "none"
         asked = {"steps": wanted.steps, "random_start": False, "early_stop": True, "restarts": 1}
-        plain = (cell.gradient_tol, cell.gradient_solver, cell.gradient_num_steps, cell.eot)
+        otherwise = [cell.eot, *(getattr(cell, each.name) for each in block_options.of_gradients())]
         return (
             cell.attack in _ALIKE.get(wanted.attack, (wanted.attack,))
             and cell.norm == wanted.norm
             and same(cell.eps, wanted.eps)
             and cell.gradient == (self.gradient if model.solver else None)
-            and plain == (None,) * 4
+            and not any(value is not None for value in otherwise)
             and (wanted.steps is None or all(cell.hyperparameters.get(name) == value for name, value in asked.items()))
             and not cell.hyperparameters.get("targeted")
             and same(cell.hyperparameters.get("step_size"), wanted.step_size)

@@ -19,6 +19,7 @@ from tfode_adv.solvers.names import (
     ENDPOINTS,
     GRADIENTS,
     ON_FAILURE,
+    PRECISIONS,
     STOCK,
     GradientObject,
     SolverObject,
@@ -44,6 +45,7 @@ class Option:
         backward: it is of the gradient alone; the solve is the same.
         recorded: it is part of an evaluation's configuration, and so of its digest, and has a flag of its own.
         axis: what a list of values is called, where a grid spans several.
+        surrogate: an evaluation has it for the solve that a gradient is taken through, with a flag there.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Option:
     backward: bool = False
     recorded: bool = False
     axis: str | None = None
+    surrogate: bool = False
 
     def check(self, value: Any) -> Any:
         """Returns `value` as it is kept; raises `UsageError` where it is out of range."""
@@ -129,6 +132,13 @@ class SolverSettings:
     min_step: float | None = option(None, "Shortest step; None: no bound.")
     max_step: float | None = option(None, "Longest step; None: no bound.")
     first_step_size: float | None = option(None, "First step tried; None: chosen for each sample.")
+    precision: str | None = option(
+        None,
+        f"Number type of the dynamics: {', '.join(PRECISIONS)}.",
+        choices=PRECISIONS,
+        closed=True,
+        surrogate=True,
+    )
 
     def __post_init__(self):
         for each in options():
@@ -181,8 +191,8 @@ def of_gradients() -> list[Option]:
     """The same of another solve that a gradient is taken through, as an evaluation calls them: gradient_tol, ..."""
     return [
         dataclasses.replace(each, name=f"gradient_{each.name}", help=f"For the gradient alone. {each.help}", axis=None)
-        for each in recorded()
-        if not each.backward
+        for each in options()
+        if (each.recorded and not each.backward) or each.surrogate
     ]
 
 

@@ -12,6 +12,7 @@ GRADIENTS = {"backprop": "Backprop", "backprop_steps": "BackpropSteps", "adjoint
 CHECKPOINTS = ("auto", "steps", "none")
 ENDPOINTS = ("interpolate", "clip")
 ON_FAILURE = ("raise", "status")
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 class SolverObject:
