@@ -92,6 +92,13 @@ def test_where_a_gradient_looks_hidden_what_is_left_is_tried_last(honest, draws,
         assert all(row.runs * draws == 32 for row in last)
 
 
+def test_what_is_left_of_a_randomised_model_is_tried_with_more_runs_hidden_or_not(honest):
+    probe = Probe(honest)
+    probe.draws = 8
+    last = [row for row in attack_table.rows_of(probe, PROTOCOL, "quick") if row.last]
+    assert {(row.source, row.runs) for row in last} == {("own", 4)}
+
+
 def test_decisions_alone_are_enough_to_turn_what_has_no_gradient(honest, images):
     probe, protocol = Probe(lambda x: tf.one_hot(tf.argmax(honest(x), -1), 3)), Protocol("linf", 0.25, 0.05)
     probe.detours = {"student": lambda: honest}

@@ -175,9 +175,9 @@ def rows_of(probe: Probe, protocol: Protocol, budget: str, tol: float | None = N
 
 
 def _last_rows(row: Callable[..., Row], probe: Probe, sizes: dict[str, Any], own: str) -> list[Row]:
-    """What is tried on the images that all others left, where a gradient looks hidden: it takes many queries."""
-    if STUDENT not in probe.detours:
-        return []
+    """What is tried on the images that all others left: of a randomised model, the mean of many more runs; where a
+    gradient looks hidden, decisions alone, which take many queries.
+    """
     if probe.draws > 1:
         along = [own, *(one for one in (TWIN, STRAIGHT) if one in probe.detours)]
         kinds = {"APGD": ("apgd", ("steps",)), "APGD-DLR": ("apgd_dlr", ("steps", "loss"))}
@@ -194,6 +194,8 @@ def _last_rows(row: Callable[..., Row], probe: Probe, sizes: dict[str, Any], own
             for source in along
             for name, (kind, changes) in kinds.items()
         ]
+    if STUDENT not in probe.detours:
+        return []
     rays = sizes["rays"]
     return [
         row("RayS", "rays", rays, "none", "gradient-free", last=True),
