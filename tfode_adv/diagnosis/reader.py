@@ -61,6 +61,34 @@ def read(name: str, run: Run) -> Diagnosis:
         raise RunError(f"{str(path)!r} is corrupt: not a diagnosis ({error!r})") from error
 
 
+def documents(document: Mapping[str, Any] | None, run: Run) -> list[Mapping[str, Any]]:
+    """A run's diagnosis, if there is one to show, and those of the same model at other norms and radii before it."""
+    if document is None:
+        return []
+    kept = [files.read_json(path) for path in sorted((run.path / FOLDER).glob(_other("*", "*")))]
+    return [document, *(one for one in kept if one.get("model") == document["model"])]
+
+
+def keep_other(folder: pathlib.Path, document: Mapping[str, Any]) -> None:
+    """Before `document` is written: what is there of the same model at another norm or radius gets a name that says so.
+
+    Its pictures are written over; `documents` finds its figures.
+    """
+    try:
+        old = files.read_json(folder / NAME)
+        place = old["settings"]["norm"], old["settings"]["ε"]
+    except (RunError, KeyError, TypeError):
+        return
+    now = document["settings"]["norm"], document["settings"]["ε"]
+    (folder / _other(*now)).unlink(missing_ok=True)
+    if old.get("model") == document["model"] and place != now:
+        files.write_json(folder / _other(*place), old)
+
+
+def _other(norm: str, eps: float | str) -> str:
+    return f"earlier-{norm}-{eps}.json"
+
+
 def sections(name: str, document: Mapping[str, Any], folder: pathlib.Path) -> list[Section]:
     """The sections of a document whose figures lie in `folder`, each under the name shown for the model.
 

@@ -13,7 +13,7 @@ from tfode_adv.analysis.verdict import CHANGES, GRADIENTS
 from tfode_adv.diagnosis.detection import SCORES, Detection, Evasion
 from tfode_adv.diagnosis.figures import pictures
 from tfode_adv.diagnosis.procedure import AtTolerance
-from tfode_adv.diagnosis.reader import NAME
+from tfode_adv.diagnosis.reader import NAME, keep_other
 from tfode_adv.rendering.charts import Picture
 from tfode_adv.rendering.rates import Rate
 from tfode_adv.rendering.tables import Table
@@ -69,6 +69,7 @@ def write(
             ],
         }
     )
+    keep_other(folder, document)
     files.write_json(folder / NAME, document)
     return document
 

@@ -134,21 +134,21 @@ def _diagnosis_command(claim: Claim, shelf: Shelf) -> str:
 
 
 def _worst(claim: Claim, run: Run) -> tuple[Worst | None, list[str]]:
-    """The run's diagnosis at the claim's tolerance and norm, and at its radius or a smaller one."""
+    """The run's diagnosis at the claim's tolerance and norm, at its radius or else the next smaller one."""
     try:
         found = reader.read(claim.attacked.model.label, run)
+        documents = reader.documents(found.document, run)
     except RunError as error:
         return None, [str(error)]
-    document = found.document
-    if document is None:
-        return None, list(found.notes)
-    settings, attacked = document["settings"], claim.attacked
-    if settings["norm"] != attacked.norm or settings["ε"] > attacked.eps * (1 + 1e-6):
-        return None, list(found.notes)
-    for at in document["tolerances"]:
-        if same(at["tol"], attacked.tol):
-            return _said(at["verdict"], settings["ε"]), list(found.notes)
-    return None, list(found.notes)
+    attacked = claim.attacked
+    fitting = [
+        _said(at["verdict"], document["settings"]["ε"])
+        for document in documents
+        if document["settings"]["norm"] == attacked.norm and document["settings"]["ε"] <= attacked.eps * (1 + 1e-6)
+        for at in document["tolerances"]
+        if same(at["tol"], attacked.tol)
+    ]
+    return max(fitting, key=lambda worst: worst.eps, default=None), list(found.notes)
 
 
 def _said(verdict: Mapping[str, Any], eps: float) -> Worst:
