@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfode_adv as ta
+from tfode_adv import files
 from tfode_adv.cli.run_argument import opened
 from tfode_adv.errors import RunError, UsageError
 from tfode_adv.run_folder import Run
@@ -95,6 +96,18 @@ def test_a_network_is_loaded_by_its_name(elsewhere):
     network = ta.zoo.load("paper/small")
     assert [block.tol for block in ta.models.ode_blocks(network)] == [0.1]
     np.testing.assert_allclose(network(images()), elsewhere(images()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("precision", "computes_in"), [(None, "bfloat16"), ("none", "float32")])
+def test_a_network_trained_in_half_precision_may_be_kept_for_full(elsewhere, tmp_path, precision, computes_in):
+    config = files.read_json(tmp_path / "trained" / "config.json")
+    config["flags"]["mixed_precision"] = "bfloat16"
+    files.write_json(tmp_path / "trained" / "config.json", config)
+    ta.zoo.add(tmp_path / "trained", "paper/other", {"summary": "another"}, networks.HERE, precision)
+    made = (ta.zoo.load("paper/other"), networks.candidate(tmp_path / "trained", precision))
+    assert [ta.models.ode_blocks(model)[0].dynamics.compute_dtype for model in made] == [computes_in] * 2
+    np.testing.assert_array_equal(made[0](images()), made[1](images()))
+    np.testing.assert_array_equal(made[0].get_weights()[0], elsewhere.get_weights()[0])
 
 
 def test_a_card_keeps_no_place_of_the_machine(elsewhere):

@@ -12,7 +12,7 @@ import numpy as np
 from tfode_adv import models
 from tfode_adv.errors import RunError, check_choice
 from tfode_adv.files import PathLike, sha256, write_atomic, write_json
-from tfode_adv.models.precision import precision
+from tfode_adv.models import precision as number_types
 from tfode_adv.run_folder import DIGEST, Run
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def card(name: str) -> dict[str, Any]:
         "command": how it was trained; "data": a line about the images; "test": "command" and "error", of the test
         images "count" wrong of "total", with "low" and "high", the 95 % interval; "diagnosis": what `bin/diagnose`
         found, or None; "predictions": the classes it told of some test images, each by its `image_key`;
-        "sha256": that of the weights; "license": where they are another's, the text they come with, else not there.
+        "sha256": that of the weights; "precision": what the layers compute in, where that is not what they did in
+        training; "license": where they are another's, the text they come with, else not there.
 
     Raises:
         UsageError: for a name that is not there; the message names the choices.
@@ -62,11 +63,16 @@ def load(name: str) -> "keras.Model":
     path = HERE / f"{name}.npz"
     if not path.is_file() or sha256(path) != known["sha256"]:
         raise RunError(f"{str(path)!r} is missing or is not the file that the network's card tells of: reinstall")
-    config = known["config"]
-    with precision(config["flags"].get("mixed_precision") or "none"):
-        model = models.build(config["model"]["name"], **known["options"])
     with np.load(path, allow_pickle=False) as file:
-        model.set_weights([file[str(place)] for place in range(len(file.files))])
+        return _built(known, [file[str(place)] for place in range(len(file.files))])
+
+
+def _built(known: dict[str, Any], weights: list[np.ndarray]) -> "keras.Model":
+    """The model that a card tells of, computing in the type of its training unless the card names another."""
+    config = known["config"]
+    with number_types.precision(known.get("precision") or config["flags"].get("mixed_precision") or "none"):
+        model = models.build(config["model"]["name"], **known["options"])
+    model.set_weights(weights)
     return model
 
 
@@ -105,7 +111,9 @@ def _make(config: dict[str, Any], model: "keras.Model", path: pathlib.Path) -> N
             raise RunError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
 
 
-def add(run: PathLike, name: str, measured: dict[str, Any], root: PathLike = HERE) -> None:
+def add(
+    run: PathLike, name: str, measured: dict[str, Any], root: PathLike = HERE, precision: str | None = None
+) -> None:
     """Takes a finished run's network into the zoo.
 
     Args:
@@ -114,17 +122,32 @@ def add(run: PathLike, name: str, measured: dict[str, Any], root: PathLike = HER
         measured: the parts of its card that are not in the run: "summary", "command", "data", "test", "diagnosis",
             "predictions".
         root: where the zoo lies.
+        precision: what its layers compute in, "none" for float32 throughout; None: what they did in training.
 
     Raises:
         RunError: if the run is not finished, or the zoo cannot be written.
     """
     trained = Run.open(run)
-    model, weights = trained.load_model(), io.BytesIO()
-    np.savez_compressed(weights, **{str(place): value for place, value in enumerate(model.get_weights())})
+    weights, packed = trained.load_model().get_weights(), io.BytesIO()
+    np.savez_compressed(packed, **{str(place): value for place, value in enumerate(weights)})
     path = pathlib.Path(root) / f"{name}.npz"
-    write_atomic(path, weights.getvalue())
-    known = {"options": _options(trained.config, model), "config": _portable(trained.config), "sha256": sha256(path)}
-    write_json(path.with_suffix(".json"), {**measured, **known})
+    write_atomic(path, packed.getvalue())
+    write_json(path.with_suffix(".json"), {**measured, **_known(trained, precision), "sha256": sha256(path)})
+
+
+def candidate(run: PathLike, precision: str | None = None) -> "keras.Model":
+    """The model that `add` would take in, to be measured.
+
+    Args:
+        precision: as for `add`.
+    """
+    trained = Run.open(run)
+    return _built(_known(trained, precision), trained.load_model().get_weights())
+
+
+def _known(trained: Run, precision: str | None) -> dict[str, Any]:
+    known = {"options": _options(trained.config, trained.load_model()), "config": _portable(trained.config)}
+    return known | ({} if precision is None else {"precision": precision})
 
 
 def _options(config: dict[str, Any], model: "keras.Model") -> dict[str, Any]:
