@@ -14,7 +14,7 @@ from tfode_adv.evaluation import evidence
 from tfode_adv.evaluation.evidence import Pack
 from tfode_adv.evaluation.records import Cell
 from tfode_adv.evaluation.shards import Shard
-from tfode_adv.papers import board, board_page, claims
+from tfode_adv.papers import board, board_page, claims, earlier_board
 from tfode_adv.published import GRADIENTS, MODELS, PAPERS
 
 COUNT = 50
@@ -211,6 +211,36 @@ def test_the_evidence_of_a_zoo_s_network_lies_beside_the_page(tmp_path, network)
         pack = Pack.read(tmp_path / "board" / name)
         assert f'href="{name}"' in page and len(pack) == 2
         assert pack.seal in (tmp_path / "board" / "README.md").read_text()
+
+
+def test_a_row_that_no_run_here_holds_stays_as_it_was(tmp_path):
+    run = make_run(tmp_path / "there", "oon")
+    add_cell(run, turned=10, wrong=5, tol=1.0, norm="linf", eps=0.1, gradient="adjoint")
+    diagnose(run, tol=1.0)
+    before = board.rows(tmp_path / "there", num_examples=COUNT)
+    board_page.write(before, tmp_path / "board")
+    other = make_run(tmp_path / "here", "oon")
+    add_cell(other, turned=20, tol=1.0, norm="l2rms", eps=0.1, gradient="adjoint")
+    after = earlier_board.completed(board.rows(tmp_path / "here", num_examples=COUNT), tmp_path / "board")
+    (old,) = [record for record in board.records(before) if record["published_attack"]["ours"]]
+    told = {
+        record["threat_model"]: record
+        for record in board.records(after)
+        if record["name"] == old["name"] and record["dataset"] == "mnist"
+    }
+    assert told["Linf"] == old and old["clean_acc"] == "90.00"
+    assert told["L2, root mean square"]["published_attack"]["ours"]["count"] == 30
+    # What is measured here takes the earlier row's place whole.
+    diagnose(other, tol=1.0)
+    mine = rows_of(tmp_path / "here", "oon", norm="linf", eps=0.1)
+    (row,) = earlier_board.completed(mine, tmp_path / "board")
+    assert row.robust is None and row.worst.rate.count == 3
+
+
+def test_a_damaged_board_is_told(tmp_path):
+    (tmp_path / "board.json").write_text('[{"name": "x"}]')
+    with pytest.raises(RunError, match=r"board\.json' is damaged: no board"):
+        earlier_board.completed([], tmp_path)
 
 
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):

@@ -9,7 +9,7 @@ Reads the run folders under --runs, evaluated with --attack=pgd or, the same fro
 runs of a model, the one that holds most of the entries, then the newest. What is lacking is listed with the commands
 that make it. --evaluate runs those on the models that are there, --train makes the models as well, or goes on where
 their training was stopped. --board sets one row a claim, of all papers, with our worst case and the verdict of
-bin/diagnose beside it.
+bin/diagnose beside it; where no run holds anything of a claim, the row of the board that was there before stays.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from absl import flags as absl_flags
 
 from tfode_adv.cli import app, flags, workers
 from tfode_adv.errors import RunError, UsageError, check_choice
-from tfode_adv.papers import board, board_page, figure2, layouts
+from tfode_adv.papers import board, board_page, earlier_board, figure2, layouts
 from tfode_adv.papers.reproduction import Missing, Shelf, all_commands, notes, reproduce
 from tfode_adv.published import GRADIENTS, PAPERS, published
 from tfode_adv.rendering import folder
@@ -64,7 +64,9 @@ absl_flags.DEFINE_string(
 absl_flags.DEFINE_string("out", None, "The report's folder (default: under --runs).", flag_values=FLAGS)
 absl_flags.DEFINE_boolean("evaluate", False, "Evaluate what is missing.", flag_values=FLAGS)
 absl_flags.DEFINE_boolean("train", False, "Train what is missing, and evaluate it.", flag_values=FLAGS)
-absl_flags.DEFINE_boolean("overwrite", False, "Write into a folder that holds something else.", flag_values=FLAGS)
+absl_flags.DEFINE_boolean(
+    "overwrite", False, "Write into a folder that holds something else; of a board, keep no row.", flag_values=FLAGS
+)
 
 
 def main(argv: list[str]) -> None:
@@ -91,12 +93,14 @@ def _set_board() -> None:
     for name in ("paper", "table", "figure", "dataset", "gradient", "evaluate", "train"):
         if FLAGS[name].present:
             raise UsageError(f"--board and --{name} exclude each other")
+    out = FLAGS.out or pathlib.Path(FLAGS.runs) / "reproduced" / "board"
     found = board.rows(FLAGS.runs, FLAGS.data_dir, FLAGS.num_examples or board.NUM_EXAMPLES)
+    if not FLAGS.overwrite:
+        found = earlier_board.completed(found, out)
     print(board.table(found).to_text())
     print("\n".join(dict.fromkeys(note for row in found for note in row.notes)))
     measured = sum(row.worst is not None for row in found)
     print(f"{measured} of {len(found)} claims have a worst case")
-    out = FLAGS.out or pathlib.Path(FLAGS.runs) / "reproduced" / "board"
     print(f"wrote {board_page.write(found, out, FLAGS.overwrite)}")
 
 

@@ -189,10 +189,11 @@ def records(found: Sequence[Row]) -> list[dict[str, Any]]:
     `autoattack_acc` is None: that attack was not run. `external` is our worst case, `unreliable` says that the
     verdict calls the gradients masked.
     """
-    return [_record(row) for row in found]
+    return [record(row) for row in found]
 
 
-def _record(row: Row) -> dict[str, Any]:
+def record(row: Row) -> dict[str, Any]:
+    """One row's record."""
     claim, attacked = row.claim, row.claim.attacked
     worst = row.worst
     return {
