@@ -1,7 +1,8 @@
 """An upper bound on robust accuracy by an attack of its own: none of the package's attacks is used.
 
 PGD of 40 steps on the cross-entropy, the margin and every target's margin, along the gradient of a planted model's
-smooth twin where it has one; each iterate is judged by the model itself, a randomised one by most of 15 runs.
+smooth twin where it has one; each iterate is judged by the model itself, a randomised one by most of 15 runs, and where
+these say that it is turned by most of 201 others: of 280 looks some are lucky.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 STEPS = 40
+SECOND_LOOK = 201
 
 
 def robust(planted: Any, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -18,9 +20,13 @@ def robust(planted: Any, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.n
     twin = planted.twin or (lambda z: tf.cast(planted.model(z, training=False), tf.float32))
     labels, kind, eps = tf.constant(y), planted.norm, planted.eps
 
-    def judge(z):
-        runs = 15 if planted.random else 1
+    def judge(z, runs=15):
+        runs = runs if planted.random else 1
         return np.mean([np.asarray(model(z)).argmax(-1) == y for _ in range(runs)], 0) > 0.5
+
+    def fallen(z, alive):
+        wrong = alive & ~judge(z)
+        return wrong & ~judge(z, SECOND_LOOK) if planted.random and wrong.any() else wrong
 
     @tf.function(autograph=False, reduce_retracing=True)
     def gradient(z, which, target):
@@ -53,5 +59,5 @@ def robust(planted: Any, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.n
             length = eps * (0.25 if step < STEPS // 2 else 0.06)
             z = inside(z + length * (np.sign(slope) if kind == "linf" else slope / size(slope)) - x)
             if step % 2 or step == STEPS - 1:
-                alive &= judge(tf.constant(z))
+                alive &= ~fallen(tf.constant(z), alive)
     return clean, alive
