@@ -257,20 +257,28 @@ class ODEBlock(keras.layers.Layer):
         if isinstance(self.dynamics, keras.layers.Layer):
             check_steady(self.dynamics)
 
-    def _field(self, evaluation: Evaluation, backwards: bool, precision: str | None) -> Callable:
+    def _field(self, evaluation: Evaluation, backwards: bool) -> Callable:
         """The field of one solve; `places` `[B]`, where given, says that a sample's place tells in it."""
 
         def field(t: tf.Tensor, h: Any, places: tf.Tensor | None = None) -> Any:
             del places
             if backwards:
                 t = exact(self.final_time, t.dtype) - t
-            with evaluation(), computing_in(self.dynamics, precision):
+            with evaluation():
                 slope = self.dynamics(*self._arguments(t, h))
-            if precision:
-                slope = tf.nest.map_structure(lambda s, x: tf.cast(s, x.dtype), slope, h)
             return tf.nest.map_structure(tf.negative, slope) if backwards else slope
 
         return field
+
+    def _in_precision(self, field: Callable, precision: str) -> Callable:
+        """A field whose dynamics computes in another type of numbers, and whose slopes are of the state's."""
+
+        def rounded(t: tf.Tensor, h: Any, **places: tf.Tensor) -> Any:
+            with computing_in(self.dynamics, precision):
+                slope = field(t, h, **places)
+            return tf.nest.map_structure(lambda s, x: tf.cast(s, x.dtype), slope, h)
+
+        return rounded
 
     def _solve(
         self, h0: Any, times: Any, training: bool | None, *, backwards: bool = False, note: bool = False
@@ -280,7 +288,9 @@ class ODEBlock(keras.layers.Layer):
         settings = self._effective_settings()
         h0 = tf.nest.map_structure(self._cast, h0)
         evaluation, draws = steady_evaluation(self.dynamics, training)
-        field = self._field(evaluation, backwards, settings.precision)
+        field = self._field(evaluation, backwards)
+        if settings.precision is not None:
+            field = self._in_precision(field, settings.precision)
         # A mask has a row for each sample.
         constants = {"places": tf.range(tf.shape(tf.nest.flatten(h0)[0])[0])} if draws else None
         stock = settings.solver == "tfp"
