@@ -128,11 +128,11 @@ def add(
         RunError: if the run is not finished, or the zoo cannot be written.
     """
     trained = Run.open(run)
-    weights, packed = trained.load_model().get_weights(), io.BytesIO()
-    np.savez_compressed(packed, **{str(place): value for place, value in enumerate(weights)})
+    model, packed = trained.load_model(), io.BytesIO()
+    np.savez_compressed(packed, **{str(place): value for place, value in enumerate(model.get_weights())})
     path = pathlib.Path(root) / f"{name}.npz"
     write_atomic(path, packed.getvalue())
-    write_json(path.with_suffix(".json"), {**measured, **_known(trained, precision), "sha256": sha256(path)})
+    write_json(path.with_suffix(".json"), {**measured, **_known(trained, model, precision), "sha256": sha256(path)})
 
 
 def candidate(run: PathLike, precision: str | None = None) -> "keras.Model":
@@ -142,11 +142,12 @@ def candidate(run: PathLike, precision: str | None = None) -> "keras.Model":
         precision: as for `add`.
     """
     trained = Run.open(run)
-    return _built(_known(trained, precision), trained.load_model().get_weights())
+    model = trained.load_model()
+    return _built(_known(trained, model, precision), model.get_weights())
 
 
-def _known(trained: Run, precision: str | None) -> dict[str, Any]:
-    known = {"options": _options(trained.config, trained.load_model()), "config": _portable(trained.config)}
+def _known(trained: Run, model: "keras.Model", precision: str | None) -> dict[str, Any]:
+    known = {"options": _options(trained.config, model), "config": _portable(trained.config)}
     return known | ({} if precision is None else {"precision": precision})
 
 
