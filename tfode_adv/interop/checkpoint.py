@@ -22,8 +22,8 @@ def read_state(path: PathLike) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint under PyTorch's own names and in its layouts.
 
     A `.npz` holds them as `state/NAME` (other entries are left aside) or as bare `NAME`. A `.pt`, `.pth` or
-    X dict, bare or inside `{"model": ...}`, `{"net": ...}` or `{"state_dict": ...}`; it is read with
-    `torch.load(weights_only=True)`, which needs the `torch` extra. A `module.` in front of every name
+    `.pth.tar` is a state dict, bare or inside `{"model": ...}`, `{"net": ...}` or `{"state_dict": ...}`; it is read
+    with `torch.load(weights_only=True)`, which needs the `torch` extra. A `module.` in front of every name
     (`DataParallel`'s) is dropped, and `num_batches_tracked` is ignored.
 
     Raises:

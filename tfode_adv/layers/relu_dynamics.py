@@ -1,4 +1,4 @@
-"""GAINS's dynamics, which do not normalise: bounds of what they do to a box of states stay tight."""
+"""GAINS's dynamics, which do not normalise."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 """The classifier that GAINS trains and certifies: Zeqiri et al., "Efficient Certified Training and Robustness
-Verification of Neural ODEs", ICLR 2023, appendix D, as the program published with it builds it.
+Verification of Neural ODEs", ICLR 2023, as the program published with it builds it.
 
 Two convolutions that stride, one ODE block without normalisation, average, dense. The block's solver has steps of few
 sizes, so that all that a set of images may take can be followed.

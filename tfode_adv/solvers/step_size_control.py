@@ -76,9 +76,9 @@ class PIController(IController):
 class DoublingController(IController):
     """Doubles a step whose error is below 2^-p of the tolerance, keeps one that is within it, halves the others.
 
-    Zeqiri et al., "Efficient Certified Training and Robustness Verification of Neural ODEs", ICLR 2023, section 4.1,
-    with update factor 2: the sizes are those of the first step times powers of two, so that what a set of images may
-    take can be enumerated.
+    Zeqiri et al., "Efficient Certified Training and Robustness Verification of Neural ODEs", ICLR 2023, as their
+    program has it with a factor of 2: the sizes are those of the first step times powers of two, so that what a set of
+    images may take can be enumerated.
     """
 
     asks_at_rest: ClassVar[bool] = False

@@ -139,7 +139,7 @@ DOPRI5 = Tableau(
     dense_order=5,
 )
 
-# The controlled adaptive solver of Zeqiri et al., ICLR 2023, section 4.1, as its program has it.
+# The controlled adaptive solver of Zeqiri et al., ICLR 2023, as its program has it.
 DOPRI5_CAS = dataclasses.replace(DOPRI5, name="dopri5_cas", controller="doubling", error_norm="sum")
 
 # Bogacki and Shampine (1989).
