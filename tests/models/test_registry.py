@@ -24,6 +24,8 @@ SMALL = {
     "tisode_odenet": {"filters": 4, "input_shape": (8, 9, 1)},
     "tisode_cnn": {"filters": 4, "input_shape": (8, 9, 1)},
     "gains": {"filters": 4, "input_shape": (14, 15, 1)},
+    "sodef": {"filters": 4, "blocks": (1, 1), "input_shape": (8, 9, 1)},
+    "sodef_features": {"filters": 4, "blocks": (1, 1), "input_shape": (8, 9, 1)},
 }
 
 

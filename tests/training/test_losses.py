@@ -1,9 +1,11 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfode_adv.attacks import random_streams
 from tfode_adv.errors import UsageError
+from tfode_adv.layers import ODEBlock
 from tfode_adv.training import losses
 
 WEIGHTS = np.random.default_rng(1).normal(size=(12, 3)).astype(np.float32)
@@ -106,3 +108,48 @@ def test_a_sample_is_attacked_the_same_in_any_batch(batch):
 def test_bad_values_are_named(name, options):
     with pytest.raises(UsageError):
         losses.get(name, **options)
+
+
+class _Linear(keras.layers.Layer):
+    """dh/dt = h A."""
+
+    def __init__(self, matrix):
+        super().__init__()
+        self.matrix = self.add_weight(shape=matrix.shape, initializer=lambda *a, **k: tf.constant(matrix, tf.float32))
+
+    def call(self, h):
+        return h @ self.matrix
+
+
+def test_lyapunov_in_closed_form_and_its_gradient_stays_in_the_dynamics():
+    rng = np.random.default_rng(0)
+    a, h = rng.normal(size=(4, 4)), rng.normal(size=(6, 4)).astype(np.float32)
+    block = ODEBlock(_Linear(a), solver="euler")
+    with tf.GradientTape() as tape:
+        values, logits = losses.Lyapunov(samples=2)(block, tf.constant(h), None, None)
+        total = tf.reduce_sum(values)
+    # Of dh/dt = h A the Jacobian's entry (i, j) is A_ji.
+    jacobian = a.T
+    diagonal = np.diag(jacobian)
+    others = np.abs(jacobian).sum(0) - 2 * np.abs(diagonal)
+    stable = 10 * np.exp(diagonal + 1).mean() + 10 * np.exp((others + 1) / 10).mean()
+    np.testing.assert_allclose(values, stable + 0.2 * (50 * (h @ a)) ** 2 @ np.full(4, 1 / 4), rtol=1e-4)
+    np.testing.assert_allclose(logits, h + h @ a, rtol=1e-4)
+    assert tf.reduce_any(tape.gradient(total, block.trainable_weights)[0] != 0)
+
+
+def test_lyapunov_makes_a_state_an_attracting_one():
+    # Of one number: the loss is least where the slope falls and the field at the state is 0.
+    block = ODEBlock(_Linear(np.array([[1.0]])), solver="euler")
+    x = tf.zeros([3, 1])
+    before = losses.Lyapunov()(block, x, None, None)[0].numpy().mean()
+    block.dynamics.matrix.assign([[-3.0]])
+    assert losses.Lyapunov()(block, x, None, None)[0].numpy().mean() < before
+
+
+def test_lyapunov_of_a_model_without_an_ode_is_refused(batch):
+    x, y, _ = batch
+    with pytest.raises(UsageError, match="the model has none"):
+        losses.Lyapunov()(_linear, x, x, y)
+    with pytest.raises(UsageError, match="samples is 0"):
+        losses.get("lyapunov", samples=0)

@@ -7,13 +7,13 @@ from functools import partial
 from absl import flags as absl_flags
 
 from tfode_adv import solvers, training
-from tfode_adv.cli import flags
+from tfode_adv.cli import flags, run_argument
 from tfode_adv.data import AUGMENTATIONS
 from tfode_adv.errors import UsageError
 from tfode_adv.models.precision import PRECISIONS
 from tfode_adv.solvers import block_options
 from tfode_adv.training import losses, schedules
-from tfode_adv.training.choices import STRATEGIES
+from tfode_adv.training.choices import OPTIMIZERS, STRATEGIES
 
 _MODEL = ("filters", "blocks", "depth", "widen", "dropout", *(each.name for each in block_options.recorded()))
 # The flags of some schedules alone.
@@ -66,13 +66,21 @@ def _define_data(integer, number, choice, values):
 def _define_descent(integer, number, choice, values):
     integer("epochs", 25, "How many epochs there are, counted from the start of the training.")
     integer("max_updates", None, "Stop after so many batches.")
-    number("learning_rate", 0.1, "Learning rate of SGD.", low_open=True)
+    choice("optimizer", "sgd", OPTIMIZERS, "What descends: sgd, or Keras's adam.")
+    number("learning_rate", 0.1, "Learning rate.", low_open=True)
     choice("schedule", "plateau", schedules.SCHEDULES, "How the learning rate falls.")
     integer("patience", 5, "--schedule=plateau cuts once more than so many epochs in a row were no better.")
     absl_flags.DEFINE_list("milestones", [], "Epochs at which --schedule=steps cuts.", flag_values=values)
     number("factor", 0.1, "What a cut multiplies the learning rate by.", low_open=True)
-    number("momentum", 0.9, "Momentum of SGD.")
-    number("weight_decay", 1e-4, "L2 weight decay, on all weights.")
+    number("momentum", 0.9, "Momentum of sgd; beta_1 of adam.")
+    number("weight_decay", 1e-4, "Weight decay, on all weights: L2 in sgd's gradient, apart from it in adam.")
+    absl_flags.DEFINE_string(
+        "start_from",
+        None,
+        "A finished run, or zoo:NAME: layers of the same names start with its weights.",
+        flag_values=values,
+    )
+    absl_flags.DEFINE_list("train_only", [], "Names of the layers to train; the others stay.", flag_values=values)
 
 
 def _define_loss(integer, number, choice, values):
@@ -115,6 +123,8 @@ def make_recipe(values: absl_flags.FlagValues) -> training.Recipe:
     fields = {field.name for field in dataclasses.fields(training.Recipe)}
     chosen = {name: value for name, value in given.items() if name in fields}
     chosen["milestones"] = flags.integers("milestones", given["milestones"])
+    if chosen["start_from"]:
+        chosen["start_from"] = run_argument.located(chosen["start_from"])
     options = {name: given[name] for name in _MODEL}
     if options["blocks"] is not None:
         options["blocks"] = flags.integers("blocks", options["blocks"])

@@ -1,7 +1,7 @@
 """Keras layers: normalisation, convolutions, and the dynamics that an `ODEBlock` integrates."""
 
 from tfode_adv.layers.blocks import BasicBlock, ResidualBlock, WideBlock
-from tfode_adv.layers.context import record_statistics, solver_settings
+from tfode_adv.layers.context import record_starts, record_statistics, solver_settings
 from tfode_adv.layers.convolution import Conv2D, TimeConv2D
 from tfode_adv.layers.dynamics import ConvDynamics
 from tfode_adv.layers.normalization import GroupNormalization, group_normalization
@@ -9,6 +9,7 @@ from tfode_adv.layers.ode_block import ODEBlock
 from tfode_adv.layers.post_norm import PostNormBlock, PostNormDynamics
 from tfode_adv.layers.relu_dynamics import ReLUDynamics
 from tfode_adv.layers.shaping import AppendConstant, AveragePoolTo, LastFeatures, TileChannels
+from tfode_adv.layers.sine_dynamics import SineDynamics
 from tfode_adv.layers.skew import SkewDenseDynamics, SkewDynamics
 
 __all__ = [
@@ -24,12 +25,14 @@ __all__ = [
     "PostNormDynamics",
     "ReLUDynamics",
     "ResidualBlock",
+    "SineDynamics",
     "SkewDenseDynamics",
     "SkewDynamics",
     "TileChannels",
     "TimeConv2D",
     "WideBlock",
     "group_normalization",
+    "record_starts",
     "record_statistics",
     "solver_settings",
 ]

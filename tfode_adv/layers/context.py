@@ -39,6 +39,7 @@ class _Context(threading.local):
         self.settings: list[dict[str, Any]] = []
         self.records: list[list] = []
         self.readers: list[list] = []
+        self.starts: list[list] = []
 
 
 _context = _Context()
@@ -109,3 +110,23 @@ def note_read(block: Any) -> None:
     """Adds a block that is being solved to all that are collected."""
     for blocks in _context.readers:
         blocks.append(block)
+
+
+@contextlib.contextmanager
+def record_starts() -> Iterator[list[tuple[Any, Any]]]:
+    """Collects (block, its state at t = 0) for every `ODEBlock` called inside, in order.
+
+    As with `record_statistics`, the states of a `tf.function` are tensors of its graph.
+    """
+    starts: list[tuple[Any, Any]] = []
+    _context.starts.append(starts)
+    try:
+        yield starts
+    finally:
+        _context.starts.pop()
+
+
+def note_start(block: Any, state: Any) -> None:
+    """Adds the state that a block is called on to all records being kept."""
+    for starts in _context.starts:
+        starts.append((block, state))

@@ -1,10 +1,13 @@
 """How weights start: as PyTorch starts them, which the published training relied on, or as Keras does."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
+import numpy as np
 
-from tfode_adv.errors import check_choice
+from tfode_adv.errors import UsageError, check_choice
 
 INITIALIZATIONS = ("torch", "keras", "he_fan_out")
 
@@ -43,3 +46,23 @@ def bias_initializer(initialization: str, fan_in: int) -> keras.initializers.Ini
         return keras.initializers.Zeros()
     bound = 1 / math.sqrt(fan_in)
     return keras.initializers.RandomUniform(-bound, bound)
+
+
+@keras.saving.register_keras_serializable(package="tfode_adv")
+class SimplexCorners(keras.initializers.Initializer):
+    """A dense layer's kernel `[inputs, units]` whose columns are unit vectors as far apart as they can be.
+
+    They are the corners of a regular simplex about 0: the inner product of any two is -1 / (units - 1), and the
+    largest of any such vectors' cannot be less.
+
+    Raises:
+        UsageError: when called, for more units than inputs.
+    """
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
+        inputs, units = shape
+        if units > inputs:
+            raise UsageError(f"a kernel of {units} units has {inputs} inputs, but a simplex's corners need as many")
+        corners = np.zeros((inputs, units))
+        corners[:units] = np.eye(units) - 1 / units
+        return keras.ops.convert_to_tensor(corners / np.linalg.norm(corners, axis=0), dtype=dtype or "float32")

@@ -13,7 +13,7 @@ from tfode_adv import solvers
 from tfode_adv.errors import UsageError, check_range
 from tfode_adv.keras_internals import sublayers
 from tfode_adv.layers import shared_dynamics
-from tfode_adv.layers.context import Statistics, current_settings, note_read, record
+from tfode_adv.layers.context import Statistics, current_settings, note_read, note_start, record
 from tfode_adv.layers.number_types import computing_in
 from tfode_adv.layers.serializing import deserialized, serialized
 from tfode_adv.layers.stock_solver import solve_stock
@@ -211,6 +211,21 @@ class ODEBlock(keras.layers.Layer):
         results = self._solve(h0, [self.final_time], training, note=True)
         return tf.nest.map_structure(lambda x: x[0], results.states)
 
+    def slope(self, t: Any, h: Any) -> Any:
+        """dh/dt at a state, as the dynamics has it in inference.
+
+        Args:
+            t: the time, a scalar, or one a sample shaped to broadcast against the state's first component.
+            h: the state, `[B, ...]`, or a nested structure of them.
+
+        Returns:
+            The same structure and shapes.
+        """
+        self._ensure_built(h)
+        evaluation, _ = steady_evaluation(self.dynamics, False)
+        h = tf.nest.map_structure(self._cast, h)
+        return self._field(evaluation, False)(tf.cast(t, tf.nest.flatten(h)[0].dtype), h)
+
     def trajectory(self, h0: Any, times: Any, training: bool = False) -> Any:
         """The states at `times`, by the solver's dense output.
 
@@ -302,6 +317,7 @@ class ODEBlock(keras.layers.Layer):
             results = solver.solve(field, 0.0, h0, times, batch_ndims=1, constants=constants)
             statistics = _statistics(results.diagnostics, solver)
         if note:
+            note_start(self, h0)
             record(self, statistics)
         if settings.on_failure == "raise":
             with tf.control_dependencies(check_status(statistics.status, statistics.time)):

@@ -40,6 +40,7 @@ _RESNET10 = {"filters": 64, "blocks": (1, 1, 1, 1)}
 _WIDE = {"filters": 16, "depth": 34, "widen": 10}
 _MSML_ODE = {"tol": 0.1}
 _TISODE = {"filters": 64}
+_SODEF_ODE = {"tol": 1e-5, "gradient": "adjoint", "final_time": 5.0}
 _GAINS_ODE = {"solver": "dopri5_cas", "tol": 0.005, "endpoint": "clip"}
 
 FAMILIES = {
@@ -82,6 +83,15 @@ FAMILIES = {
         {"filters": 32},
         _GAINS_ODE,
     ),
+    "sodef": Family(
+        _builder("sodef", "sodef"),
+        "NeurIPS 2021: ResNet18's features, then one ODE block to be stable",
+        _STAGES,
+        _SODEF_ODE,
+    ),
+    "sodef_features": Family(
+        _builder("sodef", "sodef_features"), "NeurIPS 2021: SODEF's features behind a fixed head, no ODE", _STAGES
+    ),
 }
 
 
@@ -113,9 +123,10 @@ def build(
         input_shape: (H, W, C) of an image.
         num_classes: how many logits an image gets, at least 2.
         filters: the width. WIFS 2019: the ODE block's channels, 64 for MNIST (the default) and 256 for
-            CIFAR-10. `sonet`, `resnet10`: the first stage's, 64. Wide ResNets: the first layer's, 16.
+            CIFAR-10. `sonet`, `resnet10`, `sodef`: the first stage's, 64. Wide ResNets: the first layer's, 16.
             `odenet_tq`: 54. TisODE's: 64. `gains`: 32.
-        blocks: blocks per stage; `sonet` (2, 2, 2, 2), `resnet10` (1, 1, 1, 1), `odenet_tq` (10,).
+        blocks: blocks per stage; `sonet` (2, 2, 2, 2), `resnet10` (1, 1, 1, 1), `sodef` (2, 2, 2, 2),
+            `odenet_tq` (10,).
         depth: how many layers a wide ResNet has, 6 n + 4 for a whole n; 34 by default.
         widen: the factor on the widths of a wide ResNet's stages; 10 by default.
         dropout: the share that the WIFS 2019 head leaves out in training, in [0, 1); 0.5 by default.
@@ -126,7 +137,8 @@ def build(
         **ode: settings of every `ODEBlock`: `solver`, `tol`, `gradient`, `num_steps` and the others it
             takes. Defaults are the block's own, but tol = 0.1 for the MSML models, Euler's method for
             TisODE's: 20 steps, or 10 for `tisode_odenet`, and for `gains` "dopri5_cas" of tol = 0.005 that ends by
-            "clip", whose first step, `first_step_size`, is a checkpoint's. A model without an ODE block checks and
+            "clip", whose first step, `first_step_size`, is a checkpoint's; `sodef` has tol = 1e-5, the adjoint
+            and `final_time` = 5. A model without an ODE block checks and
             then ignores them.
 
     Returns:

@@ -42,7 +42,7 @@ class Claim:
 
 def claims() -> list[Claim]:
     """Every claim, paper by paper."""
-    return [*_wifs(), *_msml(), *_tisode(), *_gains()]
+    return [*_wifs(), *_msml(), *_tisode(), *_gains(), *_sodef()]
 
 
 def _wifs() -> Iterator[Claim]:
@@ -71,3 +71,9 @@ def _tisode() -> Iterator[Claim]:
 def _gains() -> Iterator[Claim]:
     for one in layout("iclr2023", 1, "mnist").measurements:
         yield Claim("iclr2023", "mnist", one, None, one.published)
+
+
+def _sodef() -> Iterator[Claim]:
+    for one in layout("neurips2021", 1, "mnist").measurements:
+        if one.attack == "pgd":
+            yield Claim("neurips2021", "mnist", one, None, one.published)

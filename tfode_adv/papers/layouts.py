@@ -14,7 +14,7 @@ from tfode_adv.errors import UsageError, check_choice
 from tfode_adv.published import PAPERS, published
 
 TEST_IMAGES = {"mnist": 10_000, "cifar10": 10_000}
-TABLES = {"wifs2019": (1, 2, 3, 4), "msml2022": (1,), "iclr2020": (1,), "iclr2023": (1,)}
+TABLES = {"wifs2019": (1, 2, 3, 4), "msml2022": (1,), "iclr2020": (1,), "iclr2023": (1,), "neurips2021": (1,)}
 # Norms as the WIFS paper calls them, and as they are (its library measures L2 by the root mean square).
 _WIFS_NORMS = {"l2": "l2rms", "linf": "linf"}
 _WIFS_MODELS = ("res", "mix", "oon")
@@ -126,9 +126,9 @@ def layout(paper: str, table: int, dataset: str) -> Layout:
     if paper == "msml2022":
         check_choice("dataset", dataset, ("cifar10",))
         return _msml()
-    if paper.startswith("iclr"):
+    if paper in _MNIST_ONLY:
         check_choice("dataset", dataset, ("mnist",))
-        return _tisode() if paper == "iclr2020" else _gains()
+        return _MNIST_ONLY[paper]()
     check_choice("dataset", dataset, tuple(TEST_IMAGES))
     if table in (2, 3):
         only = {2: "mnist", 3: "cifar10"}[table]
@@ -323,3 +323,29 @@ def _gains() -> Layout:
         note="The network trained to be certified at ε = 0.2, of the first of three seeds. Its paper's figures are not "
         "held here. The published attack starts at a random point.",
     )
+
+
+def _sodef() -> Layout:
+    values = published("neurips2021")
+    solver = values["solver"]
+    rows = []
+    for eps, by_attack in values["robust_mnist"].items():
+        for attack, by_model in by_attack.items():
+            steps = {name: values["attack"][attack].get(name) for name in ("steps", "step_size")}
+            for name, robust in by_model.items():
+                model = Model("SODEF", name, f"neurips2021/mnist_{name}", (("filters", 64),), solver["method"])
+                entry = {"eps": float(eps), "norm": values["attack"]["norm"], "attack": attack, **steps}
+                rows.append(
+                    ([eps, attack.upper(), model.label], [Measurement(model, "robust", robust, solver["tol"], **entry)])
+                )
+    return Layout(
+        "NeurIPS 2021: accuracy on mnist under attack, in per cent",
+        ["ε", "attack", "model", "robust, linf"],
+        rows,
+        [1] * len(rows),
+        [True] * len(rows),
+        note="The paper's figures are not held here.",
+    )
+
+
+_MNIST_ONLY = {"iclr2020": _tisode, "iclr2023": _gains, "neurips2021": _sodef}

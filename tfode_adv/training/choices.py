@@ -11,3 +11,5 @@ MAX_SEED = 2**32 - 2
 # How a search chooses values, and what it maximises; see `tuning.Search` and `search_space.Objective`.
 METHODS = ("random", "bayesian", "hyperband")
 OBJECTIVES = ("accuracy", "robust", "weighted")
+# What descends; see `Recipe`.
+OPTIMIZERS = ("sgd", "adam")

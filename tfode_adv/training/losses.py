@@ -1,4 +1,4 @@
-"""What a training step minimises: cross-entropy, Madry's and TRADES' adversarial losses.
+"""What a training step minimises: cross-entropy, Madry's and TRADES' adversarial losses, SODEF's stability.
 
 A loss is an object of hyperparameters with two steps, both of TensorFlow operations only, so that they
 run inside a compiled training step:
@@ -12,6 +12,7 @@ TensorFlow is imported by the steps: hyperparameters are checked without it.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -156,12 +157,72 @@ class Trades(Adversarial):
         return cross_entropy(logits, y) + self.inverse_lambda * gap, logits
 
 
-Loss = CrossEntropy | Madry | Trades
-LOSSES = {"cross_entropy": CrossEntropy, "madry": Madry, "trades": Trades}
+@dataclasses.dataclass(frozen=True)
+class Lyapunov:
+    """SODEF's: makes the states that ODE blocks start from stable equilibria of their dynamics; labels do not count.
+
+    Kang et al., "Stable Neural ODE with Lyapunov-Stable Equilibrium Points for Defending Against Adversarial Attacks",
+    NeurIPS 2021, with the weights and exponents of the program published with it. Of a state h, dynamics f and their
+    Jacobian J, the loss is
+
+        10 mean_j exp(J_jj + 1) + 10 mean_j exp((sum_{i != j} |J_ij| - |J_jj| + 1) / 10) + 0.2 mean_j (50 f_j)^2
+
+    summed over the model's ODE blocks: a diagonal that is negative and dominates its columns, and a field at rest.
+
+    Attributes:
+        samples: of how many images of a batch (each replica's, each part's) J is computed, at least 1; the program
+            draws eight of 32, this takes the first of a batch that was shuffled.
+    """
+
+    samples: int = 8
+
+    def __post_init__(self):
+        check_range("samples", self.samples, low=1)
+
+    def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
+        return x
+
+    def __call__(self, train: Classifier, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        from tfode_adv.layers import record_starts
+
+        with record_starts() as starts:
+            logits = train(x)
+        if not starts:
+            raise UsageError("loss 'lyapunov' is of the dynamics of ODE blocks, but the model has none")
+        return sum(self._unrest(block.slope, state) for block, state in starts), logits
+
+    def _unrest(self, slope: Callable[[Tensor, Tensor], Tensor], state: Tensor) -> Tensor:
+        """The loss [B] of one block's dynamics at the states [B, ...]."""
+        import tensorflow as tf
+
+        if tf.nest.is_nested(state):
+            raise UsageError("loss 'lyapunov' takes ODE blocks whose state is one tensor")
+        rest = tf.reduce_mean(tf.square(50.0 * _flat(slope(1.0, state))), axis=-1)
+        chosen = state[: self.samples]
+        with tf.GradientTape() as tape:
+            tape.watch(chosen)
+            field = _flat(slope(1.0, chosen))
+        jacobian = tape.batch_jacobian(field, chosen)
+        jacobian = tf.reshape(jacobian, [tf.shape(field)[0], field.shape[-1], field.shape[-1]])
+        diagonal = tf.linalg.diag_part(jacobian)
+        others = tf.reduce_sum(tf.abs(jacobian), axis=1) - 2.0 * tf.abs(diagonal)
+        stable = 10.0 * tf.exp(diagonal + 1.0) + 10.0 * tf.exp(0.1 * (others + 1.0))
+        return 0.2 * rest + tf.reduce_mean(stable)
+
+
+def _flat(states: Tensor) -> Tensor:
+    """States [B, ...] as vectors [B, D]."""
+    import tensorflow as tf
+
+    return tf.reshape(states, [tf.shape(states)[0], math.prod(states.shape[1:])])
+
+
+Loss = CrossEntropy | Madry | Trades | Lyapunov
+LOSSES = {"cross_entropy": CrossEntropy, "madry": Madry, "trades": Trades, "lyapunov": Lyapunov}
 
 
 def get(name: str, **hyperparameters: Any) -> Loss:
-    """The loss called `name`: "cross_entropy", "madry" or "trades"; those given as None keep their default.
+    """The loss called `name`: "cross_entropy", "madry", "trades" or "lyapunov"; those given as None keep their default.
 
     Raises:
         UsageError: for an unknown name, a value out of range, or a hyperparameter the loss does not have.

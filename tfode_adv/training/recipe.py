@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from tfode_adv import data, models
 from tfode_adv.errors import MOST_INTEGER, UsageError, check_choice, check_integer, check_range
+from tfode_adv.files import PathLike
 from tfode_adv.models import registry
 from tfode_adv.models.precision import PRECISIONS, precision
 from tfode_adv.training import losses, schedules
-from tfode_adv.training.choices import KEEP, MAX_SEED, STRATEGIES
+from tfode_adv.training.choices import KEEP, MAX_SEED, OPTIMIZERS, STRATEGIES
 
 if TYPE_CHECKING:
     import keras
@@ -31,7 +32,11 @@ class Recipe:
         epochs: how many there are.
         max_updates: after how many batches the training ends, if it has not ended before.
         learning_rate, schedule, patience, milestones, factor: the learning rate by epoch, as `schedules.get` takes it.
-        momentum, weight_decay: the optimiser's, as `SGD` takes them.
+        optimizer: "sgd", as `SGD` descends, or "adam", Keras's.
+        momentum: that of `SGD`, or Adam's beta_1.
+        weight_decay: L2 in the gradient of `SGD`, apart from it (AdamW) in Adam.
+        start_from: the folder of a finished run, whose layers' weights those of the same names start with.
+        train_only: names of the layers that are trained, the others frozen; none: all are.
         loss, loss_options: what `losses.get` makes; options given as None keep the loss's default.
         accumulate: into how many parts a batch is cut, one in memory at a time.
         jit_compile: whether XLA compiles the passes.
@@ -59,6 +64,7 @@ class Recipe:
     patience: int = 5
     milestones: Sequence[int] = ()
     factor: float = 0.1
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-4
     loss: str = "cross_entropy"
@@ -68,6 +74,8 @@ class Recipe:
     mixed_precision: str = "none"
     distribute: str = "auto"
     export: str = "best"
+    start_from: PathLike | None = None
+    train_only: Sequence[str] = ()
 
     def __post_init__(self):
         check_choice("model", self.model, models.available())
@@ -76,6 +84,7 @@ class Recipe:
         check_choice("mixed_precision", self.mixed_precision, PRECISIONS)
         check_choice("distribute", self.distribute, STRATEGIES)
         check_choice("export", self.export, KEEP)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_range("validation", self.validation, low=0, high=1, high_open=True)
         check_integer("epochs", self.epochs, low=1, high=MOST_INTEGER)
         check_integer("batch_size", self.batch_size, low=1, high=MOST_INTEGER)
@@ -111,7 +120,12 @@ class Recipe:
 
         from tfode_adv.training.optimizer import SGD
 
-        optimizer = SGD(self.learning_rate, momentum=self.momentum, l2=self.weight_decay)
+        if self.optimizer == "adam":
+            optimizer = keras.optimizers.Adam(
+                self.learning_rate, beta_1=self.momentum, weight_decay=self.weight_decay or None
+            )
+        else:
+            optimizer = SGD(self.learning_rate, momentum=self.momentum, l2=self.weight_decay)
         if self.mixed_precision == "float16":
             return keras.optimizers.LossScaleOptimizer(optimizer)
         return optimizer

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfode_adv.errors import RunError
 from tfode_adv.run_folder import METRICS, Run
-from tfode_adv.training import callbacks, checkpoints, distribution, state
+from tfode_adv.training import callbacks, checkpoints, distribution, state, warm_start
 from tfode_adv.training.artifacts import export, exported
 from tfode_adv.training.loop import Survival, fit
 from tfode_adv.training.recipe import Recipe
@@ -52,6 +52,7 @@ def train(
     with strategy.scope():
         if recipe.normalization == "data":
             model = recipe.make_model(_measure(recipe))
+        _start(recipe, model, report)
         optimizer = recipe.make_optimizer()
     chief = distribution.is_chief(strategy)
     # It may delete an older run: all that can be wrong comes before it.
@@ -90,6 +91,16 @@ def train(
             if save_model and not exported(model, folder):
                 export(model, folder)
     return model, end
+
+
+def _start(recipe: Recipe, model: keras.Model, report: Callable[[str], None]) -> None:
+    """Gives the model the weights to start with, where the recipe names any, and freezes what is not trained."""
+    if recipe.start_from is not None:
+        taken, kept = warm_start.take_weights(model, recipe.start_from)
+        own = f"; starting anew: {', '.join(kept)}" if kept else ""
+        report(f"weights of {str(recipe.start_from)!r}: {', '.join(taken)}{own}")
+    if recipe.train_only:
+        warm_start.train_only(model, recipe.train_only)
 
 
 def _measure(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
