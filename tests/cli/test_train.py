@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -139,6 +140,26 @@ def test_resuming_a_finished_run_leaves_its_model_as_it_is(folder):
     before = sha256(folder / "model.keras")
     assert _call("--resume", f"--run_dir={folder}", "--epochs=1") == app.OK
     assert sha256(folder / "model.keras") == before
+
+
+def test_a_training_starts_from_another_run_trains_one_layer_and_goes_on_without_it(tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    small = ["--model=tisode_cnn", "--filters=4", "--dataset=mnist_5k", "--num_train_examples=32", "--batch_size=16"]
+    small += ["--validation=0.01", "--epochs=1", "--notensorboard"]
+    assert _call(*small, f"--run_dir={first}") == app.OK
+    more = [*small, f"--start_from={first}", "--train_only=logits", "--optimizer=adam", "--learning_rate=0.01"]
+    assert _call(*more, f"--run_dir={second}") == app.OK
+    assert f"weights of '{first}': stem, stem_norm" in capsys.readouterr().out
+    before, after = Run.open(first).load_model(), Run.open(second).load_model()
+    same = {
+        layer.name: all(map(np.array_equal, layer.get_weights(), after.get_layer(layer.name).get_weights()))
+        for layer in before.layers
+    }
+    assert [name for name, equal in same.items() if not equal] == ["logits"]
+    shutil.rmtree(first)
+    assert _call("--resume", f"--run_dir={second}", "--epochs=2") == app.OK
+    assert _call(*more, f"--run_dir={tmp_path / 'third'}") == app.FAILED and not (tmp_path / "third").exists()
+    assert str(first) in capsys.readouterr().err
 
 
 def test_a_folder_in_use_is_left_alone(folder, capsys):

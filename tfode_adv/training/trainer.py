@@ -52,17 +52,24 @@ def train(
     with strategy.scope():
         if recipe.normalization == "data":
             model = recipe.make_model(_measure(recipe))
-        _start(recipe, model, report)
+        if recipe.train_only:
+            warm_start.train_only(model, recipe.train_only)
         optimizer = recipe.make_optimizer()
     chief = distribution.is_chief(strategy)
+    survival = survival or Survival()
+    if not survival.resume:
+        _take_weights(recipe, model, report)
     # It may delete an older run: all that can be wrong comes before it.
     folder = run(chief).path if run else None
+    # A checkpoint's weights win, and the run that they once started from may be gone.
+    if survival.resume and not (folder and checkpoints.Checkpoints(folder / "checkpoints").newest()):
+        _take_weights(recipe, model, report)
     watchers = [callbacks.ProgressBar(recipe.epochs, recipe.num_batches())]
     if folder:
         watchers.append(callbacks.MetricsFile(folder / METRICS))
     if folder and tensorboard:
         watchers.append(callbacks.TensorBoard(folder / "tensorboard"))
-    survival = dataclasses.replace(survival or Survival(), folder=folder)
+    survival = dataclasses.replace(survival, folder=folder)
     end = fit(
         model,
         recipe.train_batches,
@@ -93,14 +100,13 @@ def train(
     return model, end
 
 
-def _start(recipe: Recipe, model: keras.Model, report: Callable[[str], None]) -> None:
-    """Gives the model the weights to start with, where the recipe names any, and freezes what is not trained."""
-    if recipe.start_from is not None:
-        taken, kept = warm_start.take_weights(model, recipe.start_from)
-        own = f"; starting anew: {', '.join(kept)}" if kept else ""
-        report(f"weights of {str(recipe.start_from)!r}: {', '.join(taken)}{own}")
-    if recipe.train_only:
-        warm_start.train_only(model, recipe.train_only)
+def _take_weights(recipe: Recipe, model: keras.Model, report: Callable[[str], None]) -> None:
+    """Gives the model the weights of the run that the recipe starts from, if it names one."""
+    if recipe.start_from is None:
+        return
+    taken, kept = warm_start.take_weights(model, recipe.start_from)
+    own = f"; starting anew: {', '.join(kept)}" if kept else ""
+    report(f"weights of {str(recipe.start_from)!r}: {', '.join(taken)}{own}")
 
 
 def _measure(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
