@@ -287,6 +287,21 @@ def test_msml_recipes_are_the_published_ones():
             assert (recipe.model_options["filters"], recipe.model_options["tol"]) == (width, 0.1)
 
 
+def test_recipes_of_stable_odes_are_the_published_ones():
+    tisode, odenet, cnn = (_recipe(CONFIGS / "iclr2020" / f"tisode{name}.cfg") for name in ("", "_odenet", "_cnn"))
+    for recipe, steps, loss in ((tisode, 20, "steady"), (odenet, 10, "cross_entropy"), (cnn, None, "cross_entropy")):
+        assert (recipe.model_options["num_steps"], recipe.loss, recipe.augment) == (steps, loss, "noise")
+        assert (recipe.optimizer, recipe.learning_rate, recipe.weight_decay) == ("adam", 1e-3, 5e-4)
+        assert (recipe.milestones, recipe.factor, recipe.epochs) == ((30, 60, 90), 0.2, 100)
+    features, dynamics, head = (
+        _recipe(CONFIGS / "neurips2021" / f"mnist_sodef{name}.cfg") for name in ("_features", "_dynamics", "")
+    )
+    assert [recipe.train_only for recipe in (features, dynamics, head)] == [[], ["ode"], ["logits"]]
+    assert (features.learning_rate, dynamics.learning_rate, head.learning_rate) == (1e-4, 1e-2, 1e-2)
+    assert (dynamics.loss, dynamics.batch_size, dynamics.epochs) == ("lyapunov", 32, 15)
+    assert {recipe.optimizer for recipe in (features, dynamics, head)} == {"adam"}
+
+
 @pytest.mark.parametrize("name, value", [("epochs", 5.5), ("epochs", None), ("schedule", "linear"), ("tol", "x")])
 def test_a_config_whose_flags_cannot_be_is_named(monkeypatch, tmp_path, capsys, name, value):
     monkeypatch.setattr(train.training, "train", lambda *arguments, **options: pytest.fail("trained"))

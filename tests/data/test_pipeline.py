@@ -124,6 +124,16 @@ def test_augmentation_differs_from_epoch_to_epoch_and_not_within_one(load):
     assert not np.array_equal(first, _collect(load("train", epoch=1, **options))[0])
 
 
+def test_noise_falls_on_half_the_images_and_leaves_them_in_range(load):
+    options = dict(num_examples=200, batch_size=200, shuffle=False, epoch=0)
+    plain, noisy = (_collect(load("train", augment=augment, **options))[0] for augment in ("none", "noise"))
+    changed = (plain != noisy).any(axis=(1, 2, 3))
+    assert 70 < changed.sum() < 130 and noisy.min() >= 0 and noisy.max() <= 1
+    # Where a clip takes off no half: pixels of mid grey.
+    grey = (plain > 0.45) & (plain < 0.55) & changed[:, None, None, None]
+    assert 50 / 255 < (noisy - plain)[grey].std() < 100 / 255
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

@@ -147,9 +147,25 @@ def test_lyapunov_makes_a_state_an_attracting_one():
     assert losses.Lyapunov()(block, x, None, None)[0].numpy().mean() < before
 
 
-def test_lyapunov_of_a_model_without_an_ode_is_refused(batch):
+@pytest.mark.parametrize("kind", [losses.Lyapunov, losses.Steady])
+def test_a_loss_of_the_dynamics_refuses_a_model_without_an_ode(batch, kind):
     x, y, _ = batch
-    with pytest.raises(UsageError, match="the model has none"):
-        losses.Lyapunov()(_linear, x, x, y)
+    with pytest.raises(UsageError, match=f"loss '{kind.__name__.lower()}' .* the model has none"):
+        kind()(_linear, x, x, y)
+
+
+def test_steady_in_closed_form():
+    # Twenty of Euler's steps over [0, 2], and ten more of the same size.
+    h = tf.constant([[1.0, -2.0], [0.5, 3.0]])
+    block = ODEBlock(_Linear(np.diag([-0.5, 0.25])), solver="euler", num_steps=20, final_time=2.0)
+    values, logits = losses.Steady(weight=0.3)(block, h, None, tf.constant([0, 1]))
+    growth = 1 + 0.1 * np.array([-0.5, 0.25])
+    np.testing.assert_allclose(logits, h.numpy() * growth**20, rtol=1e-5)
+    moved = np.abs(h.numpy() * (growth**30 - growth**18)).mean(-1)
+    expected = losses.cross_entropy(logits, tf.constant([0, 1])) + 0.3 * moved
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+def test_lyapunov_looks_at_one_image_at_least():
     with pytest.raises(UsageError, match="samples is 0"):
         losses.get("lyapunov", samples=0)

@@ -22,7 +22,7 @@ from tfode_adv.files import PathLike, parse_json, read_json
 
 NAMES = ("mnist_5k", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn_cropped")
 FOLDER = "folder:"
-AUGMENTATIONS = ("none", "crop+flip", "crop+flip+jitter")
+AUGMENTATIONS = ("none", "crop+flip", "crop+flip+jitter", "noise")
 # TFDS imports the class that a prepared set's description names here, wherever it is.
 _FEATURES, _CLASSES = "features.json", ("pythonClassName", "python_class_name", "type", "proto_cls")
 _OWN = "tensorflow_datasets."

@@ -48,7 +48,7 @@ def load(
         name: a name in `available()`, another TFDS image classification set, or "folder:PATH".
         split: "train", "validation" (held out of TFDS's train split) or "test".
         batch_size: images a batch, at least 1; the last batch of an epoch may be smaller.
-        augment: "none", "crop+flip" or "crop+flip+jitter", see `augment_image`.
+        augment: "none", "crop+flip", "crop+flip+jitter" or "noise", see `augment_image`.
         seed: where the random numbers of the order and of the augmentation start.
         num_examples: keep only the first of the split; None for all.
         validation: share of TFDS's train split held out for validation, in [0, 1).

@@ -1,4 +1,5 @@
-"""What a training step minimises: cross-entropy, Madry's and TRADES' adversarial losses, SODEF's stability.
+"""What a training step minimises: cross-entropy, Madry's and TRADES' adversarial losses, TisODE's steadiness, SODEF's
+stability.
 
 A loss is an object of hyperparameters with two steps, both of TensorFlow operations only, so that they
 run inside a compiled training step:
@@ -18,6 +19,8 @@ from typing import Any
 
 from tfode_adv.errors import UsageError, check_choice, check_range
 
+# In shares of the final time; see `Steady`.
+STEADY_BETWEEN = (0.9, 1.5)
 Tensor = Any
 Classifier = Callable[[Tensor], Tensor]
 
@@ -158,6 +161,45 @@ class Trades(Adversarial):
 
 
 @dataclasses.dataclass(frozen=True)
+class Steady:
+    """TisODE's: cross-entropy, and 0.01 of how far ODE blocks' states move from just before to long after their end.
+
+    Yan et al., "On Robustness of Neural Ordinary Differential Equations", ICLR 2020, section 4, with the times and the
+    weight of the program published with it. Of a block's states h, integrated to T, the loss has beside cross-entropy
+
+        0.01 mean_j |h_j(1.5 T) - h_j(0.9 T)|
+
+    summed over the model's ODE blocks: of dynamics that let no part of the state fall, as TisODE's, the integral of |f|
+    that the program takes. Steps of fixed size go on at that size.
+
+    Attributes:
+        weight: of the movement, positive; 0.01 by default.
+    """
+
+    weight: float = 0.01
+
+    def __post_init__(self):
+        check_range("weight", self.weight, low=0, low_open=True, high=1e6)
+
+    def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
+        return x
+
+    def __call__(self, train: Classifier, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits, starts = _with_starts("steady", train, x)
+        return cross_entropy(logits, y) + self.weight * sum(self._movement(*start) for start in starts), logits
+
+    def _movement(self, block: Any, state: Tensor) -> Tensor:
+        import tensorflow as tf
+
+        from tfode_adv.layers import solver_settings
+
+        early, late = (share * block.final_time for share in STEADY_BETWEEN)
+        with solver_settings(num_steps=math.ceil(STEADY_BETWEEN[1] * block.num_steps)):
+            before, after = tf.unstack(block.trajectory(state, [early, late], training=True))
+        return tf.reduce_mean(_flat(tf.abs(after - before)), axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Lyapunov:
     """SODEF's: makes the states that ODE blocks start from stable equilibria of their dynamics; labels do not count.
 
@@ -183,20 +225,13 @@ class Lyapunov:
         return x
 
     def __call__(self, train: Classifier, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        from tfode_adv.layers import record_starts
-
-        with record_starts() as starts:
-            logits = train(x)
-        if not starts:
-            raise UsageError("loss 'lyapunov' is of the dynamics of ODE blocks, but the model has none")
+        logits, starts = _with_starts("lyapunov", train, x)
         return sum(self._unrest(block.slope, state) for block, state in starts), logits
 
     def _unrest(self, slope: Callable[[Tensor, Tensor], Tensor], state: Tensor) -> Tensor:
         """The loss [B] of one block's dynamics at the states [B, ...]."""
         import tensorflow as tf
 
-        if tf.nest.is_nested(state):
-            raise UsageError("loss 'lyapunov' takes ODE blocks whose state is one tensor")
         rest = tf.reduce_mean(tf.square(50.0 * _flat(slope(1.0, state))), axis=-1)
         chosen = state[: self.samples]
         with tf.GradientTape() as tape:
@@ -210,6 +245,21 @@ class Lyapunov:
         return 0.2 * rest + tf.reduce_mean(stable)
 
 
+def _with_starts(loss: str, train: Classifier, x: Tensor) -> tuple[Tensor, list[tuple[Any, Tensor]]]:
+    """Logits, and each ODE block with the state that it starts from."""
+    import tensorflow as tf
+
+    from tfode_adv.layers import record_starts
+
+    with record_starts() as starts:
+        logits = train(x)
+    if not starts:
+        raise UsageError(f"loss {loss!r} is of the dynamics of ODE blocks, but the model has none")
+    if any(tf.nest.is_nested(state) for _, state in starts):
+        raise UsageError(f"loss {loss!r} takes ODE blocks whose state is one tensor")
+    return logits, starts
+
+
 def _flat(states: Tensor) -> Tensor:
     """States [B, ...] as vectors [B, D]."""
     import tensorflow as tf
@@ -217,12 +267,18 @@ def _flat(states: Tensor) -> Tensor:
     return tf.reshape(states, [tf.shape(states)[0], math.prod(states.shape[1:])])
 
 
-Loss = CrossEntropy | Madry | Trades | Lyapunov
-LOSSES = {"cross_entropy": CrossEntropy, "madry": Madry, "trades": Trades, "lyapunov": Lyapunov}
+Loss = CrossEntropy | Madry | Trades | Steady | Lyapunov
+LOSSES = {
+    "cross_entropy": CrossEntropy,
+    "madry": Madry,
+    "trades": Trades,
+    "steady": Steady,
+    "lyapunov": Lyapunov,
+}
 
 
 def get(name: str, **hyperparameters: Any) -> Loss:
-    """The loss called `name`: "cross_entropy", "madry", "trades" or "lyapunov"; those given as None keep their default.
+    """The loss called `name`: a key of `LOSSES`; those given as None keep their default.
 
     Raises:
         UsageError: for an unknown name, a value out of range, or a hyperparameter the loss does not have.
