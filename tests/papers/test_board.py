@@ -89,14 +89,15 @@ def test_a_diagnosis_at_a_smaller_radius_bounds_a_larger_one_and_says_so(tmp_pat
     assert "bounds this one" not in notes[0] and "smaller radius 0.3, which bounds this one" in notes[1]
 
 
-def test_a_run_s_diagnoses_at_both_norms_and_several_radii_are_found(tmp_path):
+def test_a_run_s_diagnoses_at_both_norms_several_radii_and_tolerances_are_found(tmp_path):
     run = make_run(tmp_path, "oon")
     folder = run.path / "diagnosis"
-    for norm, eps, worst in (("l2rms", 0.05, 9), ("l2rms", 0.1, 5), ("linf", 0.1, 3)):
+    made = (("l2rms", 0.05, 9, 1.0), ("l2rms", 0.1, 5, 1.0), ("linf", 0.1, 3, 1.0), ("linf", 0.1, 7, 1e-3))
+    for norm, eps, worst, tol in made:
         aside = tmp_path / "aside.json"
         if (folder / "diagnosis.json").exists():
             (folder / "diagnosis.json").rename(aside)
-        diagnose(run, tol=1.0, norm=norm, eps=eps, worst=worst)
+        diagnose(run, tol=tol, norm=norm, eps=eps, worst=worst)
         if aside.exists():
             new = (folder / "diagnosis.json").rename(tmp_path / "new.json")
             aside.rename(folder / "diagnosis.json")
@@ -104,14 +105,16 @@ def test_a_run_s_diagnoses_at_both_norms_and_several_radii_are_found(tmp_path):
             new.rename(folder / "diagnosis.json")
     assert sorted(path.name for path in folder.iterdir()) == [
         "diagnosis.json",
-        "earlier-l2rms-0.05.json",
-        "earlier-l2rms-0.1.json",
+        "earlier-l2rms-0.05-1.0.json",
+        "earlier-l2rms-0.1-1.0.json",
+        "earlier-linf-0.1-1.0.json",
     ]
     found = [rows_of(tmp_path, "oon", norm=norm, eps=0.1)[0].worst for norm in ("l2rms", "linf")]
     assert [(worst.rate.count, worst.eps) for worst in found] == [(5, 0.1), (3, 0.1)]
     # One made anew takes the earlier one's place; one of other weights is none.
-    reader.keep_other(folder, {"model": "0" * 64, "settings": {"norm": "l2rms", "ε": 0.1}})
-    assert not (folder / "earlier-l2rms-0.1.json").exists()
+    both = [{"tol": 1.0}, {"tol": 1e-3}]
+    reader.keep_other(folder, {"model": "0" * 64, "settings": {"norm": "l2rms", "ε": 0.1}, "tolerances": both})
+    assert not (folder / "earlier-l2rms-0.1-1.0.json").exists() and (folder / "earlier-linf-0.1-1.0.json").exists()
 
 
 def test_fgsm_through_euler_s_own_steps_is_found_and_no_other(tmp_path):

@@ -62,31 +62,49 @@ def read(name: str, run: Run) -> Diagnosis:
 
 
 def documents(document: Mapping[str, Any] | None, run: Run) -> list[Mapping[str, Any]]:
-    """A run's diagnosis, if there is one to show, and those of the same model at other norms and radii before it."""
+    """A run's diagnosis, if there is one to show, and those of the same model before it: at other norms, radii or
+    tolerances.
+    """
     if document is None:
         return []
-    kept = [files.read_json(path) for path in sorted((run.path / FOLDER).glob(_other("*", "*")))]
-    return [document, *(one for one in kept if one.get("model") == document["model"])]
+    return [document, *(one for _, one in _earlier(run.path / FOLDER) if one.get("model") == document["model"])]
 
 
 def keep_other(folder: pathlib.Path, document: Mapping[str, Any]) -> None:
-    """Before `document` is written: what is there of the same model at another norm or radius gets a name that says so.
+    """Before `document` is written: what is there of the same model, if not all is said anew, gets a name of its own.
 
     Its pictures are written over; `documents` finds its figures.
     """
     try:
         old = files.read_json(folder / NAME)
-        place = old["settings"]["norm"], old["settings"]["ε"]
+        covered = _covers(document, old)
     except (RunError, KeyError, TypeError):
         return
-    now = document["settings"]["norm"], document["settings"]["ε"]
-    (folder / _other(*now)).unlink(missing_ok=True)
-    if old.get("model") == document["model"] and place != now:
-        files.write_json(folder / _other(*place), old)
+    for path, one in _earlier(folder):
+        if _covers(document, one):
+            path.unlink()
+    if old.get("model") == document["model"] and not covered:
+        files.write_json(folder / _earlier_name(old), old)
 
 
-def _other(norm: str, eps: float | str) -> str:
-    return f"earlier-{norm}-{eps}.json"
+def _earlier(folder: pathlib.Path) -> list[tuple[pathlib.Path, Mapping[str, Any]]]:
+    return [(path, files.read_json(path)) for path in sorted(folder.glob("earlier-*.json"))]
+
+
+def _earlier_name(document: Mapping[str, Any]) -> str:
+    norm, eps, tols = _place(document)
+    return f"earlier-{norm}-{eps}-{'_'.join(map(str, tols))}.json"
+
+
+def _covers(document: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a diagnosis is at the norm, the radius and every tolerance of another."""
+    (*ball, tols), (*other_ball, other_tols) = _place(document), _place(other)
+    return ball == other_ball and set(other_tols) <= set(tols)
+
+
+def _place(document: Mapping[str, Any]) -> tuple[str, float, list[float | None]]:
+    settings = document["settings"]
+    return settings["norm"], settings["ε"], [at["tol"] for at in document["tolerances"]]
 
 
 def sections(name: str, document: Mapping[str, Any], folder: pathlib.Path) -> list[Section]:
