@@ -400,15 +400,28 @@ def _stock_statistics(diagnostics: Any, h0: Any) -> Statistics:
 def _arguments_of(dynamics: Callable) -> Callable[[Any, Any], tuple]:
     """What a dynamics is called with at (t, h): both, or h alone where it takes no more."""
     if isinstance(dynamics, keras.Model) and len(getattr(dynamics, "inputs", None) or ()) == 2:
-        return lambda t, h: ([t, h],)
+        return _as_one_list
     function = dynamics.call if isinstance(dynamics, keras.layers.Layer) else dynamics
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
-        return lambda t, h: (t, h)
+        return _both
     needed = [p for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
     autonomous = len(needed) == 1 and all(p.kind != p.VAR_POSITIONAL for p in parameters)
-    return (lambda t, h: (h,)) if autonomous else (lambda t, h: (t, h))
+    return _state_alone if autonomous else _both
+
+
+def _as_one_list(t: Any, h: Any) -> tuple:
+    return ([t, h],)
+
+
+def _both(t: Any, h: Any) -> tuple:
+    return t, h
+
+
+def _state_alone(t: Any, h: Any) -> tuple:
+    del t
+    return (h,)
 
 
 def _symbols(shape: Any, dtype: str) -> Any:
