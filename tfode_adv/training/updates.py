@@ -217,8 +217,9 @@ class Updates:
 
     def _compile(self, replica: Callable, jit_compile: bool) -> Callable:
         """`replica` run on every replica; of its results the first is summed over them."""
+        replica = tf.autograph.experimental.do_not_convert(replica)
         if jit_compile:
-            replica = tf.function(replica, jit_compile=True)
+            replica = tf.function(replica, jit_compile=True, autograph=False)
 
         def run(*arguments):
             sums, *rest = self.strategy.run(replica, args=arguments)
@@ -226,14 +227,15 @@ class Updates:
             return sums, *rest
 
         if self.strategy.num_replicas_in_sync > 1:
-            return tf.function(run, reduce_retracing=True)
+            return tf.function(run, reduce_retracing=True, autograph=False)
         compiled = None
 
         def call(*arguments):
             # One trace for batches of any size: the last of an epoch is often smaller.
             nonlocal compiled
             arguments = [tf.convert_to_tensor(argument) for argument in arguments]
-            compiled = compiled or tf.function(run, input_signature=[_any_batch(each) for each in arguments])
+            signature = [_any_batch(each) for each in arguments]
+            compiled = compiled or tf.function(run, input_signature=signature, autograph=False)
             return compiled(*arguments)
 
         return call
