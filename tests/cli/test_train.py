@@ -183,13 +183,15 @@ def test_an_interrupted_run_says_how_to_go_on(monkeypatch, tmp_path, capsys):
         ("--augment=crop+flip+jitter", "jitter"),
         ("--num_train_examples=100000", "100000"),
         ("--validation=0.00001", "validation"),
+        ("--train_only=hed", "hed"),
+        ("--model=tisode_cnn --loss=steady", "has none"),
     ],
 )
-def test_a_mistake_that_the_data_show_costs_no_run_and_makes_none(tmp_path, capsys, mistake, word):
+def test_a_mistake_that_the_data_or_the_model_show_costs_no_run_and_makes_none(tmp_path, capsys, mistake, word):
     run = Run.create(tmp_path / "good", {"model": {"name": "oon"}})
     run.model_path.write_text("precious")
     for name in ("good", "new"):
-        assert _call(*SMALL, mistake, f"--run_dir={tmp_path / name}", "--overwrite") == app.USAGE
+        assert _call(*SMALL, *mistake.split(), f"--run_dir={tmp_path / name}", "--overwrite") == app.USAGE
         assert word in capsys.readouterr().err
     assert run.model_path.read_text() == "precious" and not (tmp_path / "new").exists()
 

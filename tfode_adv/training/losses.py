@@ -14,7 +14,7 @@ TensorFlow is imported by the steps: hyperparameters are checked without it.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tfode_adv.errors import UsageError, check_choice, check_range
@@ -160,8 +160,41 @@ class Trades(Adversarial):
         return cross_entropy(logits, y) + self.inverse_lambda * gap, logits
 
 
+class OfDynamics:
+    """What the losses share that look at the dynamics of ODE blocks."""
+
+    def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
+        return x
+
+    def check(self, blocks: Sequence[Any]) -> None:
+        """Checks that there is a dynamics to look at.
+
+        Args:
+            blocks: the model's ODE blocks.
+
+        Raises:
+            UsageError: if there is none.
+        """
+        if not blocks:
+            name = type(self).__name__.lower()
+            raise UsageError(f"loss {name!r} is of the dynamics of ODE blocks, but the model has none")
+
+    def with_starts(self, train: Classifier, x: Tensor) -> tuple[Tensor, list[tuple[Any, Tensor]]]:
+        """Logits [B, classes], and each ODE block with the state [B, ...] that it starts from."""
+        import tensorflow as tf
+
+        from tfode_adv.layers import record_starts
+
+        with record_starts() as starts:
+            logits = train(x)
+        self.check(starts)
+        if any(tf.nest.is_nested(state) for _, state in starts):
+            raise UsageError(f"loss {type(self).__name__.lower()!r} takes ODE blocks whose state is one tensor")
+        return logits, starts
+
+
 @dataclasses.dataclass(frozen=True)
-class Steady:
+class Steady(OfDynamics):
     """TisODE's: cross-entropy, and 0.01 of how far ODE blocks' states move from just before to long after their end.
 
     Yan et al., "On Robustness of Neural Ordinary Differential Equations", ICLR 2020, section 4, with the times and the
@@ -181,11 +214,8 @@ class Steady:
     def __post_init__(self):
         check_range("weight", self.weight, low=0, low_open=True, high=1e6)
 
-    def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
-        return x
-
     def __call__(self, train: Classifier, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        logits, starts = _with_starts("steady", train, x)
+        logits, starts = self.with_starts(train, x)
         return cross_entropy(logits, y) + self.weight * sum(self._movement(*start) for start in starts), logits
 
     def _movement(self, block: Any, state: Tensor) -> Tensor:
@@ -200,7 +230,7 @@ class Steady:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lyapunov:
+class Lyapunov(OfDynamics):
     """SODEF's: makes the states that ODE blocks start from stable equilibria of their dynamics; labels do not count.
 
     Kang et al., "Stable Neural ODE with Lyapunov-Stable Equilibrium Points for Defending Against Adversarial Attacks",
@@ -221,11 +251,8 @@ class Lyapunov:
     def __post_init__(self):
         check_range("samples", self.samples, low=1)
 
-    def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
-        return x
-
     def __call__(self, train: Classifier, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        logits, starts = _with_starts("lyapunov", train, x)
+        logits, starts = self.with_starts(train, x)
         return sum(self._unrest(block.slope, state) for block, state in starts), logits
 
     def _unrest(self, slope: Callable[[Tensor, Tensor], Tensor], state: Tensor) -> Tensor:
@@ -243,21 +270,6 @@ class Lyapunov:
         others = tf.reduce_sum(tf.abs(jacobian), axis=1) - 2.0 * tf.abs(diagonal)
         stable = 10.0 * tf.exp(diagonal + 1.0) + 10.0 * tf.exp(0.1 * (others + 1.0))
         return 0.2 * rest + tf.reduce_mean(stable)
-
-
-def _with_starts(loss: str, train: Classifier, x: Tensor) -> tuple[Tensor, list[tuple[Any, Tensor]]]:
-    """Logits, and each ODE block with the state that it starts from."""
-    import tensorflow as tf
-
-    from tfode_adv.layers import record_starts
-
-    with record_starts() as starts:
-        logits = train(x)
-    if not starts:
-        raise UsageError(f"loss {loss!r} is of the dynamics of ODE blocks, but the model has none")
-    if any(tf.nest.is_nested(state) for _, state in starts):
-        raise UsageError(f"loss {loss!r} takes ODE blocks whose state is one tensor")
-    return logits, starts
 
 
 def _flat(states: Tensor) -> Tensor:

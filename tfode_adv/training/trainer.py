@@ -7,10 +7,12 @@ import keras
 import numpy as np
 
 from tfode_adv.errors import RunError
+from tfode_adv.models import ode_blocks
 from tfode_adv.run_folder import METRICS, Run
 from tfode_adv.training import callbacks, checkpoints, distribution, state, warm_start
 from tfode_adv.training.artifacts import export, exported
 from tfode_adv.training.loop import Survival, fit
+from tfode_adv.training.losses import OfDynamics
 from tfode_adv.training.recipe import Recipe
 
 
@@ -55,6 +57,9 @@ def train(
         if recipe.train_only:
             warm_start.train_only(model, recipe.train_only)
         optimizer = recipe.make_optimizer()
+    loss = recipe.make_loss()
+    if isinstance(loss, OfDynamics):
+        loss.check(ode_blocks(model))
     chief = distribution.is_chief(strategy)
     survival = survival or Survival()
     if not survival.resume:
@@ -75,7 +80,7 @@ def train(
         recipe.train_batches,
         recipe.batches("validation") if recipe.validation else None,
         epochs=recipe.epochs,
-        loss=recipe.make_loss(),
+        loss=loss,
         optimizer=optimizer,
         schedule=recipe.make_schedule(),
         survival=survival,
