@@ -58,3 +58,8 @@ def test_the_licence_is_named_and_there():
     assert SETUP["metadata"]["license"] == "Apache-2.0"
     assert "The tfode_adv authors" in (ROOT / "LICENSE").read_text()
     assert (ROOT / "tfode_adv" / "py.typed").exists()
+
+
+def test_every_folder_of_recipes_is_installed():
+    installed = set(SETUP["options.data_files"].values())
+    assert installed == {f"configs/{folder.name}/*.cfg" for folder in (ROOT / "configs").iterdir()}
