@@ -111,10 +111,13 @@ def test_a_run_s_diagnoses_at_both_norms_several_radii_and_tolerances_are_found(
     ]
     found = [rows_of(tmp_path, "oon", norm=norm, eps=0.1)[0].worst for norm in ("l2rms", "linf")]
     assert [(worst.rate.count, worst.eps) for worst in found] == [(5, 0.1), (3, 0.1)]
+    # A damaged one stays, and costs the new one nothing.
+    (folder / "earlier-damaged.json").write_text("{")
     # One made anew takes the earlier one's place; one of other weights is none.
     both = [{"tol": 1.0}, {"tol": 1e-3}]
     reader.keep_other(folder, {"model": "0" * 64, "settings": {"norm": "l2rms", "ε": 0.1}, "tolerances": both})
     assert not (folder / "earlier-l2rms-0.1-1.0.json").exists() and (folder / "earlier-linf-0.1-1.0.json").exists()
+    assert (folder / "earlier-damaged.json").exists()
 
 
 def test_fgsm_through_euler_s_own_steps_is_found_and_no_other(tmp_path):

@@ -26,7 +26,7 @@ from tfode_adv.rendering.rates import Rate
 from tfode_adv.rendering.tables import Table
 from tfode_adv.run_folder import Run
 
-FOLDER, NAME = "diagnosis", "diagnosis.json"
+FOLDER, NAME, _EARLIER = "diagnosis", "diagnosis.json", "earlier-*.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,8 @@ def documents(document: Mapping[str, Any] | None, run: Run) -> list[Mapping[str,
     """
     if document is None:
         return []
-    return [document, *(one for _, one in _earlier(run.path / FOLDER) if one.get("model") == document["model"])]
+    kept = [files.read_json(path) for path in sorted((run.path / FOLDER).glob(_EARLIER))]
+    return [document, *(one for one in kept if one.get("model") == document["model"])]
 
 
 def keep_other(folder: pathlib.Path, document: Mapping[str, Any]) -> None:
@@ -75,20 +76,22 @@ def keep_other(folder: pathlib.Path, document: Mapping[str, Any]) -> None:
 
     Its pictures are written over; `documents` finds its figures.
     """
-    try:
-        old = files.read_json(folder / NAME)
-        covered = _covers(document, old)
-    except (RunError, KeyError, TypeError):
-        return
-    for path, one in _earlier(folder):
-        if _covers(document, one):
+    for path in folder.glob(_EARLIER):
+        if _covers(document, _readable(path)):
             path.unlink()
-    if old.get("model") == document["model"] and not covered:
+    old = _readable(folder / NAME)
+    if old and old.get("model") == document["model"] and not _covers(document, old):
         files.write_json(folder / _earlier_name(old), old)
 
 
-def _earlier(folder: pathlib.Path) -> list[tuple[pathlib.Path, Mapping[str, Any]]]:
-    return [(path, files.read_json(path)) for path in sorted(folder.glob("earlier-*.json"))]
+def _readable(path: pathlib.Path) -> Mapping[str, Any] | None:
+    """The diagnosis in a file; None where there is none, or a damaged one, which no new one may fail for."""
+    try:
+        document = files.read_json(path)
+        _place(document)
+    except (RunError, KeyError, TypeError):
+        return None
+    return document
 
 
 def _earlier_name(document: Mapping[str, Any]) -> str:
@@ -96,8 +99,10 @@ def _earlier_name(document: Mapping[str, Any]) -> str:
     return f"earlier-{norm}-{eps}-{'_'.join(map(str, tols))}.json"
 
 
-def _covers(document: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether a diagnosis is at the norm, the radius and every tolerance of another."""
+def _covers(document: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
+    """Whether a diagnosis is at the norm, the radius and every tolerance of another, if there is another."""
+    if other is None:
+        return False
     (*ball, tols), (*other_ball, other_tols) = _place(document), _place(other)
     return ball == other_ball and set(other_tols) <= set(tols)
 
