@@ -54,17 +54,21 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return tf.nn.log_softmax(tf.cast(logits, tf.float32))
 
 
+class Unattacked:
+    """What the losses share that are of the images as they are."""
+
+    def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
+        return x
+
+
 @dataclasses.dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(Unattacked):
     """Plain cross-entropy, with label smoothing in [0, 1)."""
 
     label_smoothing: float = 0.0
 
     def __post_init__(self):
         check_range("label_smoothing", self.label_smoothing, low=0, high=1, high_open=True)
-
-    def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
-        return x
 
     def __call__(self, train: Classifier, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits = train(x)
@@ -160,11 +164,8 @@ class Trades(Adversarial):
         return cross_entropy(logits, y) + self.inverse_lambda * gap, logits
 
 
-class OfDynamics:
+class OfDynamics(Unattacked):
     """What the losses share that look at the dynamics of ODE blocks."""
-
-    def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
-        return x
 
     def check(self, blocks: Sequence[Any]) -> None:
         """Checks that there is a dynamics to look at.
