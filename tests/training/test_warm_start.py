@@ -1,5 +1,6 @@
 """Weights of another run by the names of the layers, and layers that stay."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -47,6 +48,18 @@ def test_other_shapes_and_no_common_name_are_refused_and_nothing_is_taken(run):
         warm_start.take_weights(wide, run)
     for ours, theirs in zip(before, wide.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_layer_of_another_shape_may_start_anew_by_its_name(run):
+    wide = tiny.model()
+    wide.pop()
+    wide.add(keras.layers.Dense(7))
+    model = _named(wide)
+    before = model.get_layer("head").get_weights()
+    with pytest.raises(UsageError, match="layer to start anew .*'hed'.*head"):
+        warm_start.take_weights(model, run, ["hed"])
+    assert warm_start.take_weights(model, run, ["head"]) == (["conv", "norm"], ["head"])
+    np.testing.assert_array_equal(model.get_layer("head").get_weights()[0], before[0])
 
 
 def test_an_unfinished_run_is_refused(tmp_path):

@@ -80,6 +80,9 @@ def _define_descent(integer, number, choice, values):
         "A finished run, or zoo:NAME: layers of the same names start with its weights.",
         flag_values=values,
     )
+    absl_flags.DEFINE_list(
+        "start_anew", [], "Names of layers that keep their own weights in spite of --start_from.", flag_values=values
+    )
     absl_flags.DEFINE_list("train_only", [], "Names of the layers to train; the others stay.", flag_values=values)
 
 

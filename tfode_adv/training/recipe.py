@@ -36,6 +36,7 @@ class Recipe:
         momentum: that of `SGD`, or Adam's beta_1.
         weight_decay: L2 in the gradient of `SGD`, apart from it (AdamW) in Adam.
         start_from: the folder of a finished run, whose layers' weights those of the same names start with.
+        start_anew: names of the layers that do not, though `start_from` has them.
         train_only: names of the layers that are trained, the others frozen; none: all are.
         loss, loss_options: what `losses.get` makes; options given as None keep the loss's default.
         accumulate: into how many parts a batch is cut, one in memory at a time.
@@ -75,6 +76,7 @@ class Recipe:
     distribute: str = "auto"
     export: str = "best"
     start_from: PathLike | None = None
+    start_anew: Sequence[str] = ()
     train_only: Sequence[str] = ()
 
     def __post_init__(self):
@@ -98,6 +100,10 @@ class Recipe:
             check_integer("num_train_examples", self.num_train_examples, low=1, high=MOST_INTEGER)
         if self.schedule == "plateau" and not self.validation:
             raise UsageError("schedule 'plateau' counts validation errors, but validation is 0")
+        if self.start_anew and self.start_from is None:
+            raise UsageError(
+                f"start_anew is {', '.join(self.start_anew)}, but without start_from every layer starts anew"
+            )
         _statistics(self.normalization)
         self.make_schedule()
         self.make_loss()

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 from tfode_adv.errors import RunError
-from tfode_adv.files import PathLike
 from tfode_adv.models import ode_blocks
 from tfode_adv.run_folder import METRICS, Run
 from tfode_adv.training import callbacks, checkpoints, distribution, state, warm_start
@@ -65,12 +64,12 @@ def train(
     chief = distribution.is_chief(strategy)
     survival = survival or Survival()
     if recipe.start_from is not None and not survival.resume:
-        _take_weights(recipe.start_from, model, report)
+        _take_weights(recipe, model, report)
     # It may delete an older run: all that can be wrong comes before it.
     folder = run(chief).path if run else None
     # A checkpoint's weights win, and the run that they once started from may be gone.
     if recipe.start_from is not None and survival.resume and not _checkpoint(folder):
-        _take_weights(recipe.start_from, model, report)
+        _take_weights(recipe, model, report)
     watchers = [callbacks.ProgressBar(recipe.epochs, recipe.num_batches())]
     if folder:
         watchers.append(callbacks.MetricsFile(folder / METRICS))
@@ -112,11 +111,11 @@ def _checkpoint(folder: pathlib.Path | None) -> bool:
     return folder is not None and checkpoints.Checkpoints(folder / "checkpoints").newest() is not None
 
 
-def _take_weights(start_from: PathLike, model: keras.Model, report: Callable[[str], None]) -> None:
+def _take_weights(recipe: Recipe, model: keras.Model, report: Callable[[str], None]) -> None:
     """Gives the model the weights of another run, and tells which."""
-    taken, kept = warm_start.take_weights(model, start_from)
+    taken, kept = warm_start.take_weights(model, recipe.start_from, recipe.start_anew)
     own = f"; starting anew: {', '.join(kept)}" if kept else ""
-    report(f"weights of {str(start_from)!r}: {', '.join(taken)}{own}")
+    report(f"weights of {str(recipe.start_from)!r}: {', '.join(taken)}{own}")
 
 
 def _measure(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -9,18 +9,20 @@ from tfode_adv.files import PathLike
 from tfode_adv.run_folder import Run
 
 
-def take_weights(model: keras.Model, folder: PathLike) -> tuple[list[str], list[str]]:
+def take_weights(model: keras.Model, folder: PathLike, start_anew: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Gives a model's layers the weights of the finished run's layers of the same names.
 
     Args:
         model: built; its layers that the run's network has not keep what they have.
         folder: the run's.
+        start_anew: names of the model's layers that keep their own weights whatever the run has.
 
     Returns:
         The names of the layers with weights that took them, and of those that kept their own.
 
     Raises:
-        UsageError: if a layer's weights have other shapes than its namesake's, or no layer has one.
+        UsageError: if a layer's weights have other shapes than its namesake's, or no layer has one, or for a name in
+            `start_anew` that no layer with weights has.
         RunError: if the folder is no finished run.
     """
     run = Run.open(folder)
@@ -28,7 +30,9 @@ def take_weights(model: keras.Model, folder: PathLike) -> tuple[list[str], list[
         raise RunError(f"the run in {str(folder)!r} is not finished: there are no weights to start from")
     found = {layer.name: layer for layer in run.load_model().layers}
     ours = [layer for layer in model.layers if layer.weights]
-    known = [layer for layer in ours if layer.name in found]
+    for name in start_anew:
+        check_choice("layer to start anew", name, [layer.name for layer in ours])
+    known = [layer for layer in ours if layer.name in found and layer.name not in start_anew]
     if not known:
         names = ", ".join(found)
         raise UsageError(f"start_from is {str(folder)!r}, but no layer of {model.name} is named as one of its: {names}")
