@@ -95,6 +95,11 @@ class Row:
     last: bool = False
     runs: int = 1
 
+    @property
+    def plain(self) -> bool:
+        """Whether this is PGD from the image itself, without restarts."""
+        return self.kind == "pgd" and "restarts" not in self.options
+
 
 def settings_of(source: str, tol: float | None, fine_tol: float) -> dict[str, Any]:
     """The solver settings through which a source's gradient is taken."""

@@ -52,14 +52,15 @@ class Attacks:
     def alone(self, source: str) -> np.ndarray:
         """[N] bool: images that the rows along a source turned, and none of the others.
 
-        Of an averaged gradient: and no plain PGD. Momentum averages too, and what needs no gradient says nothing of it.
+        Of an averaged gradient: and no PGD from the same start. Momentum averages too, what needs no gradient says
+        nothing of it, and from random starts a gradient is seen at many points, which is half of an average.
         """
         pairs = list(zip(self.rows, self.outcomes, strict=False))
         ours = [outcome.turned for row, outcome in pairs if row.source == source]
         others = [outcome.turned for row, outcome in pairs if row.source != source]
         if source == attack_table.AVERAGED:
             hidden = ("none", *attack_table.DETOURS)
-            others = [outcome.turned for row, outcome in pairs if row.kind == "pgd" and row.source not in hidden]
+            others = [outcome.turned for row, outcome in pairs if row.plain and row.source not in hidden]
         nothing = np.zeros(len(self.correct), bool)
         return np.any([nothing, *ours], axis=0) & ~np.any([nothing, *others], axis=0)
 
@@ -80,7 +81,6 @@ class Attacks:
 def pgd(rows: Sequence[Row], outcomes: Sequence[Outcome], source: str, steps: int) -> Outcome:
     """What plain PGD of so many steps through a source did."""
     for row, outcome in zip(rows, outcomes, strict=False):
-        plain = row.kind == "pgd" and "restarts" not in row.options
-        if plain and row.source == source and row.options["steps"] == steps:
+        if row.plain and row.source == source and row.options["steps"] == steps:
             return outcome
     raise KeyError(f"no PGD-{steps} through {source}")

@@ -356,12 +356,16 @@ def _indicators_of_table(bench: Bench, at: AtTolerance) -> list[Indicator]:
 
 
 def _averaged_and_plain(bench: Bench, at: AtTolerance) -> tuple[np.ndarray, np.ndarray]:
-    """[N] bool each: turned along the own gradient's mean over noise or, by momentum, over steps; and by plain PGD."""
+    """[N] bool each: turned along the own gradient's mean over noise or, by momentum, over steps; and by plain PGD.
+
+    Like is held against like: all start at the image, and ascend the cross-entropy.
+    """
     averaged, plain = np.zeros((2, len(at.correct)), bool)
     for row, outcome in zip(at.rows, at.outcomes, strict=False):
-        if row.source == attack_table.AVERAGED or (row.source == bench.own and row.kind == "mim"):
+        over_noise = row.source == attack_table.AVERAGED and row.kind in ("pgd", "apgd")
+        if over_noise or (row.source == bench.own and row.kind == "mim"):
             averaged |= outcome.turned
-        elif row.source == bench.own and row.kind == "pgd":
+        elif row.source == bench.own and row.plain:
             plain |= outcome.turned
     return averaged, plain
 
