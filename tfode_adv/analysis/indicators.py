@@ -219,11 +219,12 @@ def averaging_wins(
     """Share of images [N] turned along a gradient averaged over noise or steps, and by no plain PGD [N] (Athalye).
 
     Along a gradient that foretells the loss, momentum and noise find what plain steps do; one that turns within a
-    step's length leads astray, and its mean does not. On honest networks hardly an image in fifty counts.
+    step's length leads astray, and its mean does not. On honest networks one image in two hundred counts, as measured
+    on the planted ones of `benchmarks/verdicts`.
     """
     text = "share of images turned along a gradient averaged over noise or steps, by no plain PGD (Athalye 2018, 4)"
     only = averaged & ~plain
-    return _indicator("shattered: averaging finds more", _share(only), threshold, text, group, only, 0.02)
+    return _indicator("shattered: averaging finds more", _share(only), threshold, text, group, only, 0.005)
 
 
 def incomplete_optimisation(
