@@ -18,6 +18,11 @@ def sublayers(layer: Any, recursive: bool = True, include_self: bool = False) ->
     return list(layer._flatten_layers(recursive=recursive, include_self=include_self))
 
 
+def own_weights(layer: Any) -> list[Any]:
+    """The weights that a layer itself trains, without those of the layers inside it."""
+    return list(layer._trainable_variables)
+
+
 def seed_generators(layer: Any) -> list[Any]:
     """The `keras.random.SeedGenerator`s that a layer itself holds."""
     return list(layer._seed_generators)

@@ -12,6 +12,7 @@ import tfode_adv as ta
 from tfode_adv import files
 from tfode_adv.cli.run_argument import opened
 from tfode_adv.errors import RunError, UsageError
+from tfode_adv.models import precision as number_types
 from tfode_adv.run_folder import Run
 from tfode_adv.zoo import networks
 
@@ -107,7 +108,41 @@ def test_a_network_trained_in_half_precision_may_be_kept_for_full(elsewhere, tmp
     made = (ta.zoo.load("paper/other"), networks.candidate(tmp_path / "trained", precision))
     assert [ta.models.ode_blocks(model)[0].dynamics.compute_dtype for model in made] == [computes_in] * 2
     np.testing.assert_array_equal(made[0](images()), made[1](images()))
-    np.testing.assert_array_equal(made[0].get_weights()[0], elsewhere.get_weights()[0])
+    closeness = 0 if precision else 2**-8
+    np.testing.assert_allclose(made[0].get_weights()[0], elsewhere.get_weights()[0], rtol=closeness)
+
+
+def test_kernels_of_half_precision_layers_are_kept_in_it_and_answer_the_same(elsewhere, tmp_path):
+    config = files.read_json(tmp_path / "trained" / "config.json")
+    config["flags"]["mixed_precision"] = "bfloat16"
+    files.write_json(tmp_path / "trained" / "config.json", config)
+    ta.zoo.add(tmp_path / "trained", "paper/half", {"summary": "half"}, networks.HERE)
+    with number_types.precision("bfloat16"):
+        exact = ta.models.build("oon", filters=4, input_shape=(12, 12, 1), tol=0.1, normalization=((0.3,), (0.7,)))
+    exact.set_weights(elsewhere.get_weights())
+    half = ta.zoo.load("paper/half")
+    np.testing.assert_array_equal(half(images()), exact(images()))
+    # The logits' kernel computes in float32, and keeps all of its digits.
+    rounded = [(kernel.view(np.uint32) & 0xFFFF == 0).all() for kernel in half.get_weights() if kernel.ndim >= 2]
+    assert any(rounded) and not rounded[-1]
+
+
+def test_kernels_may_be_stored_in_half_the_room(elsewhere, tmp_path):
+    ta.zoo.add(tmp_path / "trained", "paper/half", {"summary": "half"}, networks.HERE, stored="float16")
+    half, measured = ta.zoo.load("paper/half"), networks.candidate(tmp_path / "trained", stored="float16")
+    np.testing.assert_array_equal(half(images()), measured(images()))
+    with np.load(networks.HERE / "paper" / "half.npz") as file:
+        assert {file[place].dtype for place in file.files if file[place].ndim >= 2} == {np.dtype("float16")}
+    for ours, theirs in zip(half.get_weights(), elsewhere.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2**-11, atol=1e-7)
+    run = Run.open(tmp_path / "trained")
+    wide = [weight * 1e6 for weight in run.load_model().get_weights()]
+    elsewhere.set_weights(wide)
+    Run.create(tmp_path / "wide", run.config).finish(elsewhere)
+    with pytest.raises(UsageError, match="which float16 cannot hold"):
+        ta.zoo.add(tmp_path / "wide", "paper/wide", {"summary": "wide"}, networks.HERE, stored="float16")
+    with pytest.raises(UsageError, match="float8"):
+        networks.candidate(tmp_path / "trained", stored="float8")
 
 
 def test_a_card_keeps_no_place_of_the_machine(elsewhere):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfode_adv import models
-from tfode_adv.errors import RunError, check_choice
+from tfode_adv.errors import RunError, UsageError, check_choice
 from tfode_adv.files import PathLike, sha256, write_atomic, write_json
+from tfode_adv.keras_internals import own_weights, sublayers
 from tfode_adv.models import precision as number_types
 from tfode_adv.run_folder import DIGEST, Run
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import keras
 
 HERE = pathlib.Path(__file__).parent
+# What the kernels of a network may be kept in.
+STORED = ("float32", "float16")
 # Of a run's flags: where things lay on the machine of the training.
 _PLACES = ("data_dir", "run_dir")
 
@@ -112,9 +115,16 @@ def _make(config: dict[str, Any], model: "keras.Model", path: pathlib.Path) -> N
 
 
 def add(
-    run: PathLike, name: str, measured: dict[str, Any], root: PathLike = HERE, precision: str | None = None
+    run: PathLike,
+    name: str,
+    measured: dict[str, Any],
+    root: PathLike = HERE,
+    precision: str | None = None,
+    stored: str = "float32",
 ) -> None:
     """Takes a finished run's network into the zoo.
+
+    Kernels of layers that compute in half precision are rounded to it, which changes nothing that they compute.
 
     Args:
         run: the run folder.
@@ -123,27 +133,58 @@ def add(
             "predictions".
         root: where the zoo lies.
         precision: what its layers compute in, "none" for float32 throughout; None: what they did in training.
+        stored: "float32", or "float16": kernels are rounded to that and take half the room.
 
     Raises:
         RunError: if the run is not finished, or the zoo cannot be written.
+        UsageError: for a kernel that float16 cannot hold.
     """
     trained = Run.open(run)
-    model, packed = trained.load_model(), io.BytesIO()
-    np.savez_compressed(packed, **{str(place): value for place, value in enumerate(model.get_weights())})
+    known, model = _known(trained, trained.load_model(), precision), candidate(run, precision, stored)
     path = pathlib.Path(root) / f"{name}.npz"
-    write_atomic(path, packed.getvalue())
-    write_json(path.with_suffix(".json"), {**measured, **_known(trained, model, precision), "sha256": sha256(path)})
+    write_atomic(path, _packed(model.get_weights(), stored))
+    write_json(path.with_suffix(".json"), {**measured, **known, "sha256": sha256(path)})
 
 
-def candidate(run: PathLike, precision: str | None = None) -> "keras.Model":
+def candidate(run: PathLike, precision: str | None = None, stored: str = "float32") -> "keras.Model":
     """The model that `add` would take in, to be measured.
 
     Args:
-        precision: as for `add`.
+        precision, stored: as for `add`.
+
+    Raises:
+        UsageError: for a kernel that float16 cannot hold.
     """
+    check_choice("stored", stored, STORED)
     trained = Run.open(run)
     model = trained.load_model()
-    return _built(_known(trained, model, precision), model.get_weights())
+    built = _built(_known(trained, model, precision), model.get_weights())
+    for layer in sublayers(built, include_self=True):
+        for kernel in filter(_is_kernel, own_weights(layer)):
+            kernel.assign(_rounded(kernel, layer.compute_dtype if stored == "float32" else stored))
+    return built
+
+
+def _rounded(kernel: "keras.Variable", to: str) -> np.ndarray:
+    """A kernel's value as another number type holds it."""
+    import keras
+
+    value = keras.ops.convert_to_numpy(keras.ops.cast(keras.ops.cast(kernel, to), kernel.dtype))
+    if not np.isfinite(value).all():
+        raise UsageError(f"{kernel.path} has values up to {np.abs(kernel.numpy()).max():g}, which {to} cannot hold")
+    return value
+
+
+def _is_kernel(weight: "keras.Variable | np.ndarray") -> bool:
+    """Whether these are most of a layer's numbers, and not a bias or a norm's scale."""
+    return len(weight.shape) >= 2
+
+
+def _packed(weights: list[np.ndarray], stored: str) -> bytes:
+    packed = io.BytesIO()
+    kept = [value.astype(stored) if _is_kernel(value) else value for value in weights]
+    np.savez_compressed(packed, **{str(place): value for place, value in enumerate(kept)})
+    return packed.getvalue()
 
 
 def _known(trained: Run, model: "keras.Model", precision: str | None) -> dict[str, Any]:
