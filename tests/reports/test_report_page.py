@@ -200,6 +200,19 @@ def test_solvers_are_different_models(tmp_path):
     ]
 
 
+def test_solvers_stand_side_by_side_the_adaptive_ones_first(tmp_path):
+    run = make_run(tmp_path / "oon", tols=())
+    for attack in ({"attack": "pgd"}, {"attack": "square", "gradient": None}):
+        add_cell(run, 7, solver="rk4", num_steps=8, tol=None, **attack)
+        add_cell(run, 2, solver="dopri5", tol=0.1, **attack)
+    add_cell(run, 2, solver="dopri5", tol=0.1, attack="spsa", gradient=None)
+    found = results.collect([run.path]).results
+    (one,) = figures.robustness_by_solver(found)
+    assert one.title == "oon, linf, ε = 0.3" and one.data.startswith(b"<?xml")
+    assert one.text.endswith("against solver (dopri5, τ = 0.1, rk4 (8 steps)); lines: pgd, backprop, square")
+    assert figures.robustness_by_solver([each for each in found if each.configuration.tol]) == []
+
+
 def test_variants_of_an_attack_are_told_apart(tmp_path):
     run = make_run(tmp_path / "oon", tols=())
     plain = {"steps": 10, "step_size": 0.05, "random_start": False, "restarts": 1, "early_stop": True}

@@ -80,6 +80,7 @@ def chart(
     log_x: bool = False,
     percent: bool = False,
     whole: bool = True,
+    places: Sequence[str] | None = None,
 ) -> Picture:
     """A line chart with its legend.
 
@@ -90,6 +91,7 @@ def chart(
         log_x: logarithmic abscissa; the points' own values are its ticks.
         percent: the ordinate is a share, drawn in per cent.
         whole: a share's axis goes from 0 to 100 %, else only as far as the lines do.
+        places: names of x = 0, 1, 2, ... where these are no numbers: nothing joins the points then.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -100,7 +102,12 @@ def chart(
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         for place, line in enumerate(series):
-            _draw(axes, line, place, 100.0 if percent else 1.0)
+            if places is None:
+                _draw(axes, line, place, 100.0 if percent else 1.0)
+            else:
+                _draw_apart(axes, line, place, 100.0 if percent else 1.0, (place - (len(series) - 1) / 2) * 0.1)
+        if places is not None:
+            axes.set_xticks(range(len(places)), places, rotation=30, horizontalalignment="right")
         if log_x:
             axes.set_xscale("log")
             ticks = sorted({x for line in series for x in line.x})
@@ -116,7 +123,8 @@ def chart(
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     lines = ", ".join(line.label for line in series)
-    return Picture(name, title, f"{title}: {y_label} against {x_label}; lines: {lines}", buffer.getvalue())
+    along = f" ({', '.join(places)})" if places else ""
+    return Picture(name, title, f"{title}: {y_label} against {x_label}{along}; lines: {lines}", buffer.getvalue())
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -163,6 +171,22 @@ def _draw(axes, line: Series, place: int, scale: float) -> None:
         axes.fill_between(x, low, high, color=color, alpha=0.13, linewidth=0)
     for index, place in enumerate(order if line.notes is not None else ()):
         axes.annotate(line.notes[place], (x[index], y[index]), xytext=(4, 4), textcoords="offset points", fontsize=7)
+
+
+def _draw_apart(axes, line: Series, place: int, scale: float, shift: float) -> None:
+    """Points with their intervals, each line's a little beside the others'."""
+    y, low, high = (scale * np.asarray(values, float) for values in (line.y, line.low, line.high))
+    axes.errorbar(
+        np.asarray(line.x, float) + shift,
+        y,
+        yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)],
+        color=PALETTE[place % len(PALETTE)],
+        marker=MARKERS[place % len(MARKERS)],
+        linestyle="none",
+        markersize=5,
+        linewidth=1,
+        label=f" {line.label}",
+    )
 
 
 def file_names(pictures: Iterable[Picture]) -> list[str]:

@@ -6,7 +6,7 @@ from tfode_adv.evaluation.results import Result, grouped
 from tfode_adv.rendering.charts import Picture, Series, chart
 from tfode_adv.rendering.rates import Rate
 from tfode_adv.rendering.tables import number
-from tfode_adv.reports.naming import Names
+from tfode_adv.reports.naming import Names, solver
 
 MOST_LINES = 7
 
@@ -66,6 +66,39 @@ def accuracy_against_cost(results: Iterable[Result]) -> list[Picture]:
         )
     labels = {"x_label": "mean NFE an image", "y_label": "clean accuracy (%)"}
     return _charts("cost", "Clean accuracy against NFE, over τ", series, whole=False, **labels)
+
+
+def robustness_by_solver(results: Iterable[Result]) -> list[Picture]:
+    """Robust accuracy under each solver, the adaptive ones first: one chart a model, norm and eps.
+
+    Each attack and source of gradients is drawn where it met several solvers: whether an adaptive solver looks robust
+    to an attack where one of fixed steps does not is seen at a glance.
+    """
+    pictures = []
+    attacked, names = _attacked(results)
+    solved = [result for result in attacked if result.configuration.solver is not None]
+    for (model, norm, eps), group in grouped(solved, names.model, _norm, _eps):
+        fixed_last = sorted(group, key=lambda result: result.configuration.tol is None)
+        places = list(dict.fromkeys(map(_place, fixed_last)))
+        series = [
+            _line(
+                _join(attack, gradient),
+                lines,
+                lambda r, places=places: places.index(_place(r)),
+                lambda r: r.summary.robust,
+            )
+            for (attack, gradient), lines in grouped(fixed_last, names.attack, _gradient)
+            if len({result.configuration.solver for result in lines}) > 1
+        ]
+        labels = {"x_label": "solver", "y_label": "robust accuracy (%)", "places": places}
+        pictures += _charts("solvers", _join(model, norm, f"ε = {number(eps)}"), series, **labels)
+    return pictures
+
+
+def _place(result: Result) -> str:
+    """A solver's name along an axis, with its tolerance or steps."""
+    tol = result.configuration.tol
+    return _join(solver(result), None if tol is None else f"τ = {number(tol)}")
 
 
 def _charts(kind: str, title: str, series: Sequence[Series], **options) -> list[Picture]:

@@ -20,6 +20,7 @@ COMPARED = (
 CHARTS = {
     "Success against ε": figures.security_curves,
     "Success against the solver's tolerance": functools.partial(figures.success_against_tolerance, several=False),
+    "Robust accuracy by solver": figures.robustness_by_solver,
     "Accuracy against cost": figures.accuracy_against_cost,
 }
 
