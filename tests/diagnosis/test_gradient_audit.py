@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfode_adv.analysis import indicators
 from tfode_adv.analysis.gradients import COLUMNS
 from tfode_adv.diagnosis import gradient_audit
 from tfode_adv.diagnosis.probe import Probe
@@ -75,6 +76,28 @@ def test_a_gradient_is_right_at_the_image_at_the_attacks_scale_or_not_at_all(fro
     assert (np.nanmedian(found.difference_cosine["own"]) > 0.5) == local
     assert (np.nanmedian(found.attack_cosine["own"]) > 0.5) == far
     assert found.varies.all()
+
+
+@pytest.mark.parametrize(
+    "front, vanishes",
+    [
+        (lambda x: x, False),
+        # At black, the kink: no derivative there, and one a step aside.
+        (tf.nn.relu, False),
+        # Pixels without a derivative have no influence either.
+        (lambda x: tf.nn.relu(x - 0.5), False),
+        (lambda x: tf.sigmoid(200.0 * (x - 0.3)), True),
+        # As everything does that rounds, it has none at all: that is another finding.
+        (lambda x: tf.round(x * 4), False),
+    ],
+)
+def test_derivatives_vanish_where_pixels_without_one_change_the_loss(front, vanishes):
+    """Pixels from black to a fifth; a sigmoid as steep as a stair lies within their reach."""
+    x = np.random.default_rng(0).choice([0.0, 0.1, 0.2], size=(20, 4, 4, 1)).astype(np.float32)
+    x[:, 0, 0], x[:, 3, 3] = 0.29, 0.8
+    found = gradient_audit.audit(margins(front), x, np.zeros(20, np.int64), {"own": {}}, eps=0.2)
+    assert indicators.vanishing_gradients(found.blind).passed != vanishes
+    assert np.median(found.blind) > 0.5 if vanishes else found.blind.max() < 0.01
 
 
 def test_a_constant_models_zero_gradient_is_no_sign():

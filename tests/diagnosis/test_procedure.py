@@ -93,6 +93,7 @@ def test_masking_is_asked_of_the_models_own_gradient(ode_probe, ode_images, tmp_
             difference_cosine=agreement,
             reproduced=agreement,
             varies=np.ones(4, bool),
+            blind=np.zeros(4),
             saturated=np.zeros(4, bool),
             noise_change=np.zeros(4),
             step_changes=None,

@@ -40,7 +40,8 @@ def at_tolerance(tol, turned, blocks=1):
     ones = {"backprop": np.ones(2)}
     same = dict.fromkeys(("cosine", "sign_agreement", "relative_norm", "uphill", "reproduced", "attack_cosine"), ones)
     agrees = {"backprop": np.full(2, 0.99)}
-    flags = {"varies": np.ones(2, bool), "saturated": np.zeros(2, bool), "noise_change": np.zeros(2)}
+    flags = {"varies": np.ones(2, bool), "saturated": np.zeros(2, bool)}
+    shares = {"noise_change": np.zeros(2), "blind": np.zeros(2)}
     audit = Audit(
         np.arange(2),
         ["backprop"],
@@ -49,6 +50,7 @@ def at_tolerance(tol, turned, blocks=1):
         step_changes=0.25,
         **same,
         **flags,
+        **shares,
     )
     rates = np.array([0.0, 0.5, 1.0])
     curve = Roc(rates, rates, 0.7)

@@ -21,6 +21,8 @@ class Audit:
         reproduced: by source, [N]: cosine of the same gradient taken twice, in shuffled batches, of a randomised model
             by one run each.
         varies: [N] bool: whether the loss changes anywhere that was looked at, beyond a randomised model's noise.
+        blind: [N]: how much the loss changes at the attack's scale where only those pixels change whose derivative
+            vanishes, of how much it does where all change.
         saturated: [N] bool: whether the cross-entropy's gradient, which attacks follow, is zero in float32.
         noise_change: [N]: mean |loss(x + noise) - loss(x)| for noise of `probe_size`, of the images' median |loss|.
         step_changes: share of (image, noise of `probe_size`) pairs in which the number of accepted
@@ -40,6 +42,7 @@ class Audit:
     uphill: dict[str, np.ndarray]
     reproduced: dict[str, np.ndarray]
     varies: np.ndarray
+    blind: np.ndarray
     saturated: np.ndarray
     noise_change: np.ndarray
     step_changes: float | None

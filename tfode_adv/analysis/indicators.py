@@ -95,6 +95,20 @@ def unavailable_gradients(gradients: np.ndarray, group: str = "masking", thresho
     return _indicator("unavailable gradients", _share(useless), threshold, text, group, useless)
 
 
+def vanishing_gradients(blind: np.ndarray, group: str = "masking", threshold: float = 0.1) -> Indicator:
+    """Share of images [N] that pixels without a derivative change, alone, by over half of what all do (Athalye).
+
+    A saturated layer at the entrance does that: what lies a step away has no say in the gradient. Of a network that
+    computes what it seems to, pixels without a derivative have no influence either.
+
+    Args:
+        blind: [N], `Audit.blind`.
+    """
+    text = "share of images whose loss pixels without a derivative change half as much as all do (Athalye 2018, 3.1)"
+    hidden = np.asarray(blind) > 0.5
+    return _indicator("unavailable: derivatives vanish", _share(hidden), threshold, text, group, hidden)
+
+
 def saturated_loss(saturated: np.ndarray, group: str = "masking", threshold: float = 0.25) -> Indicator:
     """Share of images [N] whose cross-entropy has no gradient in float32, though the margin of their logits has one.
 
@@ -216,13 +230,15 @@ def more_steps_do_not_help(
 def averaging_wins(
     averaged: np.ndarray, plain: np.ndarray, group: str = "masking", threshold: float = 0.05
 ) -> Indicator:
-    """Share of images [N] turned along a gradient averaged over noise or steps, and by no plain PGD [N] (Athalye).
+    """Share of images [N] turned along a gradient averaged over noise or steps, and not along it as it is (Athalye).
 
-    Along a gradient that foretells the loss, momentum and noise find what plain steps do; one that turns within a
-    step's length leads astray, and its mean does not. On honest networks one image in two hundred counts, as measured
-    on the planted ones of `benchmarks/verdicts`.
+    Along a gradient that foretells the loss, momentum and noise find what plain steps from the image do, by one loss or
+    another; one that turns within a step's length leads astray, and its mean does not. On honest networks one image in
+    two hundred counts, as measured on the planted ones of `benchmarks/verdicts`.
     """
-    text = "share of images turned along a gradient averaged over noise or steps, by no plain PGD (Athalye 2018, 4)"
+    text = (
+        "share of images turned along a gradient averaged over noise or steps, not along it as it is (Athalye 2018, 4)"
+    )
     only = averaged & ~plain
     return _indicator("shattered: averaging finds more", _share(only), threshold, text, group, only, 0.005)
 

@@ -41,7 +41,7 @@ LABELS = {
 }
 GRADIENTS = {
     "honest": "nothing measured speaks against the model's own gradients",
-    "absent": "the model's own gradients are zero or not finite where its loss changes",
+    "absent": "the model's own gradients are zero, vanish or are not finite where its loss changes",
     "misleading": "the model's own gradients do not foretell how its loss changes",
     "shattered": "the model's own gradients are of no use at the attack's scale",
     "random": "the model's own gradients differ from call to call",

@@ -52,15 +52,14 @@ class Attacks:
     def alone(self, source: str) -> np.ndarray:
         """[N] bool: images that the rows along a source turned, and none of the others.
 
-        Of an averaged gradient: and no PGD from the same start. Momentum averages too, what needs no gradient says
-        nothing of it, and from random starts a gradient is seen at many points, which is half of an average.
+        Of an averaged gradient: and none that follows a gradient as it is. What needs no gradient says nothing of it.
         """
         pairs = list(zip(self.rows, self.outcomes, strict=False))
         ours = [outcome.turned for row, outcome in pairs if row.source == source]
         others = [outcome.turned for row, outcome in pairs if row.source != source]
         if source == attack_table.AVERAGED:
             hidden = ("none", *attack_table.DETOURS)
-            others = [outcome.turned for row, outcome in pairs if row.plain and row.source not in hidden]
+            others = [outcome.turned for row, outcome in pairs if row.direct and row.source not in hidden]
         nothing = np.zeros(len(self.correct), bool)
         return np.any([nothing, *ours], axis=0) & ~np.any([nothing, *others], axis=0)
 

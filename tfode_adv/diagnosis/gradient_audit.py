@@ -9,6 +9,7 @@ within [0, 1], where a model is defined, and are taken at several scales: at the
 honest gradient looks wrong, as nothing changes or all at once; at the attack's own, a rippled surface's exact one.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from tfode_adv.diagnosis.probe import Probe
 # Of eps: how far the differences go; the last two are an attack's own scales.
 SCALES = (1 / 100, 1 / 30, 1 / 8, 1 / 2)
 ATTACK_SCALES = SCALES[2:]
+# A pixel whose derivative is less than that, of the largest of its image, has none.
+VANISHED = 1e-6
 
 
 def audit(
@@ -93,11 +96,40 @@ def audit(
         uphill={name: rises(g) for name, g in gradients.items()},
         reproduced=reproduced,
         varies=np.any(changes, axis=0),
+        blind=_blind(probe, x, y, sources[reference], loss, clean, floor, eps, signs),
         saturated=(flat(probe.gradient(x, y, **sources[reference])[1]) == 0).all(axis=1),
         noise_change=np.mean(noise_change, axis=0),
         step_changes=float(np.mean(changed)) if probe.blocks else None,
         at_rest=float(np.mean(probe.at_rest(x, **forward) > 0)) if probe.blocks else None,
     )
+
+
+def _blind(
+    probe: Probe,
+    x: np.ndarray,
+    y: np.ndarray,
+    source: dict[str, Any],
+    loss: Callable[[np.ndarray], np.ndarray],
+    clean: np.ndarray,
+    floor: float,
+    eps: float,
+    signs: list[np.ndarray],
+) -> np.ndarray:
+    """How much the loss changes at the attack's scale by the pixels without a derivative alone, of what all do; [N]."""
+    # A step aside, either way: at the kink of a ReLU there is none, and a pixel further there is.
+    near = [x, *(np.clip(x + side * SCALES[0] * eps * signs[0], 0, 1).astype(np.float32) for side in (1, -1))]
+    sizes = np.abs([probe.margin_gradient(each, y, **source) for each in near])
+    known = np.isfinite(sizes).all(axis=0)
+    size = np.where(known, np.nan_to_num(sizes, posinf=0.0).max(axis=0), 0.0)
+    largest = flat(size).max(axis=1).reshape([-1] + [1] * (x.ndim - 1))
+    without = known & (size < VANISHED * largest)
+
+    def change(pixels: np.ndarray) -> np.ndarray:
+        moved = [loss(np.clip(x + eps * sign * pixels, 0, 1)) - clean for sign in signs[: len(signs) // 2]]
+        return np.sqrt(np.mean(np.square(moved), axis=0))
+
+    alone, everything = change(without), change(np.ones_like(without))
+    return np.divide(alone, everything, out=np.zeros(len(x)), where=everything > 4 * floor)
 
 
 def _reproduced(

@@ -260,6 +260,7 @@ def _indicators_of_gradient(
     ]
     if source in audit.attack_cosine and group == "masking":
         found.append(indicators.shattered_gradients(_known(audit.attack_cosine[source]), group))
+        found.append(indicators.vanishing_gradients(audit.blind, group))
     return _named_after(source, found)
 
 
@@ -356,16 +357,12 @@ def _indicators_of_table(bench: Bench, at: AtTolerance) -> list[Indicator]:
 
 
 def _averaged_and_plain(bench: Bench, at: AtTolerance) -> tuple[np.ndarray, np.ndarray]:
-    """[N] bool each: turned along the own gradient's mean over noise or, by momentum, over steps; and by plain PGD.
-
-    Like is held against like: all start at the image, and ascend the cross-entropy.
-    """
+    """[N] bool each: turned along the own gradient's mean, over noise or by momentum; and along it as it is."""
     averaged, plain = np.zeros((2, len(at.correct)), bool)
     for row, outcome in zip(at.rows, at.outcomes, strict=False):
-        over_noise = row.source == attack_table.AVERAGED and row.kind in ("pgd", "apgd")
-        if over_noise or (row.source == bench.own and row.kind == "mim"):
+        if row.source == attack_table.AVERAGED or (row.source == bench.own and row.kind == "mim"):
             averaged |= outcome.turned
-        elif row.source == bench.own and row.plain:
+        elif row.source == bench.own and row.direct:
             plain |= outcome.turned
     return averaged, plain
 
