@@ -218,6 +218,17 @@ def sharpened():
 
 
 @planted
+def steep():
+    """Pixels through a steep sigmoid: those that lie a step away from its flank have no derivative."""
+
+    def front(x, slope=120.0):
+        return tf.sigmoid(slope * (x - 0.4))
+
+    network = trained("steep", convolutional, naturally(front))
+    return masked(behind(front, network), lambda z: network(front(z, 8.0)), eps=0.2)
+
+
+@planted
 def saturated():
     """Logits x 1000: the cross-entropy's gradient vanishes in float32."""
     return masked(behind(None, natural(), lambda z: 1000 * z), natural())

@@ -16,6 +16,7 @@ THRESHOLDS = {
     "misleading gradients": 0.5,
     "shattered gradients": 0.3,
     "shattered: averaging finds more": 0.05,
+    "unavailable: derivatives vanish": 0.1,
     "unavailable: loss saturated": 0.25,
     "loss falls as eps grows": 0.1,
     "hidden share": 0.2,
