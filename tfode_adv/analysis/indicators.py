@@ -233,8 +233,8 @@ def averaging_wins(
     """Share of images [N] turned along a gradient averaged over noise or steps, and not along it as it is (Athalye).
 
     Along a gradient that foretells the loss, momentum and noise find what plain steps from the image do, by one loss or
-    another; one that turns within a step's length leads astray, and its mean does not. On honest networks one image in
-    two hundred counts, as measured on the planted ones of `benchmarks/verdicts`.
+    another; one that turns within a step's length leads astray, and its mean does not. On honest networks less than one
+    image in two hundred counts: none of 767 of the planted ones of `benchmarks/verdicts`.
     """
     text = (
         "share of images turned along a gradient averaged over noise or steps, not along it as it is (Athalye 2018, 4)"
