@@ -37,6 +37,13 @@ def test_sublayers_are_found_in_models_lists_and_attributes():
     assert {id(one) for one in found} >= {id(one) for one in (*model.layers, pair.first, *pair.rest)}
 
 
+def test_a_layers_own_weights_are_those_it_trains_and_not_those_inside_it():
+    norm = keras.layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((3,)), norm])
+    assert internals.own_weights(model) == []
+    assert [weight.name for weight in internals.own_weights(norm)] == ["gamma", "beta"]
+
+
 def test_a_layer_that_draws_random_numbers_is_known():
     layer = keras.layers.Dropout(0.5)
     assert internals.seed_generators(layer) == [layer.seed_generator]

@@ -96,17 +96,12 @@ class Row:
     runs: int = 1
 
     @property
-    def plain(self) -> bool:
-        """Whether this is PGD from the image itself, without restarts."""
-        return self.kind == "pgd" and "restarts" not in self.options
-
-    @property
     def direct(self) -> bool:
         """Whether this follows a gradient as it is from the image itself, by whatever loss and steps.
 
         Momentum averages it over steps, and from random starts it is seen at many points, which is half of an average.
         """
-        return self.kind in ("pgd", "apgd", "apgd_dlr", "cw", "cwlinf") and "restarts" not in self.options
+        return self.source != "none" and self.kind != "mim" and "restarts" not in self.options
 
 
 def settings_of(source: str, tol: float | None, fine_tol: float) -> dict[str, Any]:

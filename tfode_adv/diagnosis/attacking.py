@@ -80,6 +80,7 @@ class Attacks:
 def pgd(rows: Sequence[Row], outcomes: Sequence[Outcome], source: str, steps: int) -> Outcome:
     """What plain PGD of so many steps through a source did."""
     for row, outcome in zip(rows, outcomes, strict=False):
-        if row.plain and row.source == source and row.options["steps"] == steps:
+        plain = row.kind == "pgd" and "restarts" not in row.options
+        if plain and row.source == source and row.options["steps"] == steps:
             return outcome
     raise KeyError(f"no PGD-{steps} through {source}")

@@ -76,6 +76,9 @@ def audit(
         for name, values in predicted.items()
     }
     reference = next(iter(sources))
+    # A step aside, either way: at the kink of a ReLU there is no derivative, and a pixel further there is.
+    aside = [np.clip(x + side * SCALES[0] * eps * signs[0], 0, 1).astype(np.float32) for side in (1, -1)]
+    without = _vanished([gradients[reference], *(probe.margin_gradient(one, y, **sources[reference]) for one in aside)])
     noisy = [np.clip(x + probe_size * direction, 0, 1).astype(np.float32) for direction in signs[:4]]
     noise_change = [np.abs(loss(image) - clean) / max(float(np.median(np.abs(clean))), 1e-12) for image in noisy]
     changed = [(probe.steps(image, **forward)[0] != clean_steps).any(axis=1) for image in noisy]
@@ -96,7 +99,7 @@ def audit(
         uphill={name: rises(g) for name, g in gradients.items()},
         reproduced=reproduced,
         varies=np.any(changes, axis=0),
-        blind=_blind(probe, x, y, sources[reference], loss, clean, floor, eps, signs),
+        blind=_blind(without, lambda step: loss(np.clip(x + eps * step, 0, 1)) - clean, signs, floor),
         saturated=(flat(probe.gradient(x, y, **sources[reference])[1]) == 0).all(axis=1),
         noise_change=np.mean(noise_change, axis=0),
         step_changes=float(np.mean(changed)) if probe.blocks else None,
@@ -104,32 +107,28 @@ def audit(
     )
 
 
-def _blind(
-    probe: Probe,
-    x: np.ndarray,
-    y: np.ndarray,
-    source: dict[str, Any],
-    loss: Callable[[np.ndarray], np.ndarray],
-    clean: np.ndarray,
-    floor: float,
-    eps: float,
-    signs: list[np.ndarray],
-) -> np.ndarray:
-    """How much the loss changes at the attack's scale by the pixels without a derivative alone, of what all do; [N]."""
-    # A step aside, either way: at the kink of a ReLU there is none, and a pixel further there is.
-    near = [x, *(np.clip(x + side * SCALES[0] * eps * signs[0], 0, 1).astype(np.float32) for side in (1, -1))]
-    sizes = np.abs([probe.margin_gradient(each, y, **source) for each in near])
+def _vanished(gradients: list[np.ndarray]) -> np.ndarray:
+    """Which pixels [N, ...] have no derivative at any of several places, of those that have a finite one at all."""
+    sizes = np.abs(gradients)
     known = np.isfinite(sizes).all(axis=0)
     size = np.where(known, np.nan_to_num(sizes, posinf=0.0).max(axis=0), 0.0)
-    largest = flat(size).max(axis=1).reshape([-1] + [1] * (x.ndim - 1))
-    without = known & (size < VANISHED * largest)
+    largest = size.max(axis=tuple(range(1, size.ndim)), keepdims=True)
+    return known & (size < VANISHED * largest)
 
-    def change(pixels: np.ndarray) -> np.ndarray:
-        moved = [loss(np.clip(x + eps * sign * pixels, 0, 1)) - clean for sign in signs[: len(signs) // 2]]
-        return np.sqrt(np.mean(np.square(moved), axis=0))
 
-    alone, everything = change(without), change(np.ones_like(without))
-    return np.divide(alone, everything, out=np.zeros(len(x)), where=everything > 4 * floor)
+def _blind(
+    without: np.ndarray, change: Callable[[np.ndarray], np.ndarray], signs: list[np.ndarray], floor: float
+) -> np.ndarray:
+    """How much the loss changes at the attack's scale by the pixels `without` a derivative alone, of what all do; [N].
+
+    Args:
+        change: of the loss by a step, in units of eps.
+    """
+    half = signs[: len(signs) // 2]
+    alone, everything = (
+        np.sqrt(np.mean([change(sign * pixels) ** 2 for sign in half], axis=0)) for pixels in (without, 1.0)
+    )
+    return np.divide(alone, everything, out=np.zeros(len(without)), where=everything > 4 * floor)
 
 
 def _reproduced(

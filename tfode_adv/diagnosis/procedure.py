@@ -196,7 +196,7 @@ def _looks_hidden(bench: Bench, tol: Tolerance, audit: Audit, table: Attacks) ->
     """Whether to look for ways round the gradient: an indicator of it fails, or what needs none finds more."""
     swept = measurements.sweep(bench, tol, bench.own, table.correct)
     found = _indicators_of_gradient(bench, audit, table.outcomes, bench.exact, "masking")
-    found.append(indicators.loss_falls_with_eps(swept.losses))
+    found += [indicators.vanishing_gradients(audit.blind), indicators.loss_falls_with_eps(swept.losses)]
     return bool(
         any(not one.passed for one in found)
         or sum(table.alone(source).sum() for source in ("none", *attack_table.DETOURS)) > 1
@@ -230,7 +230,7 @@ def _indicators(bench: Bench, at: AtTolerance) -> list[Indicator]:
     tolerance) is another function's, however well it attacks.
     """
     found = _indicators_of_gradient(bench, at.audit, at.outcomes, bench.exact, "masking")
-    found.append(indicators.saturated_loss(_loss_saturated(at.audit)))
+    found += [indicators.vanishing_gradients(at.audit.blind), indicators.saturated_loss(_loss_saturated(at.audit))]
     if bench.own != bench.exact:
         # The longer attacks follow this one: where it misleads, they are weak.
         found += _indicators_of_gradient(bench, at.audit, at.outcomes, bench.own, "evaluation")
@@ -260,7 +260,6 @@ def _indicators_of_gradient(
     ]
     if source in audit.attack_cosine and group == "masking":
         found.append(indicators.shattered_gradients(_known(audit.attack_cosine[source]), group))
-        found.append(indicators.vanishing_gradients(audit.blind, group))
     return _named_after(source, found)
 
 

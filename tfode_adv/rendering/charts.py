@@ -101,11 +101,12 @@ def chart(
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
+        scale = 100.0 if percent else 1.0
         for place, line in enumerate(series):
             if places is None:
-                _draw(axes, line, place, 100.0 if percent else 1.0)
+                _draw(axes, line, place, scale)
             else:
-                _draw_apart(axes, line, place, 100.0 if percent else 1.0, (place - (len(series) - 1) / 2) * 0.1)
+                _draw_apart(axes, line, place, scale, (place - (len(series) - 1) / 2) * 0.1)
         if places is not None:
             axes.set_xticks(range(len(places)), places, rotation=30, horizontalalignment="right")
         if log_x:
@@ -154,21 +155,11 @@ def _draw(axes, line: Series, place: int, scale: float) -> None:
     order = np.argsort(line.x, kind="stable")
     x = np.asarray(line.x, float)[order]
     y = scale * np.asarray(line.y, float)[order]
-    color = PALETTE[place % len(PALETTE)]
-    axes.plot(
-        x,
-        y,
-        color=color,
-        marker=MARKERS[place % len(MARKERS)],
-        markevery=max(1, len(x) // 8),
-        linestyle=DASHES[place % len(DASHES)],
-        markersize=5,
-        # Matplotlib hides a name that begins with an underscore.
-        label=f" {line.label}",
-    )
+    look = _look(line, place)
+    axes.plot(x, y, markevery=max(1, len(x) // 8), linestyle=DASHES[place % len(DASHES)], **look)
     if line.low is not None and line.high is not None:
         low, high = (scale * np.asarray(bound, float)[order] for bound in (line.low, line.high))
-        axes.fill_between(x, low, high, color=color, alpha=0.13, linewidth=0)
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
     for index, place in enumerate(order if line.notes is not None else ()):
         axes.annotate(line.notes[place], (x[index], y[index]), xytext=(4, 4), textcoords="offset points", fontsize=7)
 
@@ -180,13 +171,21 @@ def _draw_apart(axes, line: Series, place: int, scale: float, shift: float) -> N
         np.asarray(line.x, float) + shift,
         y,
         yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)],
-        color=PALETTE[place % len(PALETTE)],
-        marker=MARKERS[place % len(MARKERS)],
         linestyle="none",
-        markersize=5,
         linewidth=1,
-        label=f" {line.label}",
+        **_look(line, place),
     )
+
+
+def _look(line: Series, place: int) -> dict[str, typing.Any]:
+    """What tells the line at a place in the legend from the others."""
+    return {
+        "color": PALETTE[place % len(PALETTE)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "markersize": 5,
+        # Matplotlib hides a name that begins with an underscore.
+        "label": f" {line.label}",
+    }
 
 
 def file_names(pictures: Iterable[Picture]) -> list[str]:

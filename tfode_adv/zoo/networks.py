@@ -139,8 +139,7 @@ def add(
         RunError: if the run is not finished, or the zoo cannot be written.
         UsageError: for a kernel that float16 cannot hold.
     """
-    trained = Run.open(run)
-    known, model = _known(trained, trained.load_model(), precision), candidate(run, precision, stored)
+    known, model = _candidate(run, precision, stored)
     path = pathlib.Path(root) / f"{name}.npz"
     write_atomic(path, _packed(model.get_weights(), stored))
     write_json(path.with_suffix(".json"), {**measured, **known, "sha256": sha256(path)})
@@ -155,14 +154,20 @@ def candidate(run: PathLike, precision: str | None = None, stored: str = "float3
     Raises:
         UsageError: for a kernel that float16 cannot hold.
     """
+    return _candidate(run, precision, stored)[1]
+
+
+def _candidate(run: PathLike, precision: str | None, stored: str) -> tuple[dict[str, Any], "keras.Model"]:
+    """What a card tells of a run by itself, and the model that it tells of."""
     check_choice("stored", stored, STORED)
     trained = Run.open(run)
     model = trained.load_model()
-    built = _built(_known(trained, model, precision), model.get_weights())
+    known = _known(trained, model, precision)
+    built = _built(known, model.get_weights())
     for layer in sublayers(built, include_self=True):
         for kernel in filter(_is_kernel, own_weights(layer)):
             kernel.assign(_rounded(kernel, layer.compute_dtype if stored == "float32" else stored))
-    return built
+    return known, built
 
 
 def _rounded(kernel: "keras.Variable", to: str) -> np.ndarray:
