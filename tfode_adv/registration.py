@@ -29,6 +29,7 @@ MODULES = (
     "tfode_adv.layers.relu_dynamics",
     "tfode_adv.layers.serializing",
     "tfode_adv.layers.shaping",
+    "tfode_adv.layers.simplex_dynamics",
     "tfode_adv.layers.sine_dynamics",
     "tfode_adv.layers.skew",
     "tfode_adv.models.random_solver",

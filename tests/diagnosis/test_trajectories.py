@@ -8,6 +8,7 @@ from tfode_adv.analysis.travel import Travel
 from tfode_adv.diagnosis import trajectories
 from tfode_adv.diagnosis.probe import Probe
 from tfode_adv.errors import UsageError
+from tfode_adv.layers import ODEBlock
 
 RATE = 0.7
 
@@ -83,3 +84,14 @@ def test_a_model_without_blocks_has_no_trajectories():
     probe = Probe(lambda x: tf.reduce_sum(x, axis=(1, 2)))
     with pytest.raises(UsageError, match="ODEBlock"):
         trajectories.travel(probe, np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)), np.zeros(1))
+
+
+def test_a_block_with_a_condition_is_followed_under_its_own():
+    image = keras.Input((3,))
+    block = ODEBlock(lambda t, h, condition: -condition * h, tol=1e-6)
+    probe = Probe(keras.Model(image, block(image, condition=0.5 * image)), 8)
+    clean = np.random.default_rng(0).uniform(0.5, 1, (4, 3)).astype(np.float32)
+    adversarial = clean + 0.1
+    (found,) = trajectories.travel(probe, clean, adversarial, np.arange(4) % 3, tol=1e-6, num_times=3)
+    ends = [images * np.exp(-0.5 * images) for images in (clean, adversarial)]
+    np.testing.assert_allclose(found.l2[-1], np.linalg.norm(ends[1] - ends[0], axis=1), rtol=1e-3)

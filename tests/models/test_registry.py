@@ -26,6 +26,7 @@ SMALL = {
     "gains": {"filters": 4, "input_shape": (14, 15, 1)},
     "sodef": {"filters": 4, "blocks": (1, 1), "input_shape": (8, 9, 1)},
     "sodef_features": {"filters": 4, "blocks": (1, 1), "input_shape": (8, 9, 1)},
+    "lyanet": {"filters": 4, "blocks": (1, 1), "input_shape": (12, 13, 1)},
 }
 
 

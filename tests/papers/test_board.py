@@ -47,7 +47,7 @@ def test_claims_are_shares_of_all_images():
         (one.paper, one.dataset, one.attacked.model.label, one.attacked.norm, one.attacked.eps): one
         for one in claims.claims()
     }
-    assert len(found) == len(claims.claims()) == 30
+    assert len(found) == len(claims.claims()) == 32
     # Table I: 1.2 % error at tau = 1; table II: 4 % of the rest turned.
     oon = found["wifs2019", "mnist", "OON", "linf", 0.1]
     assert (oon.attacked.tol, oon.clean) == (1.0, pytest.approx(0.988))

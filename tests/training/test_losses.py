@@ -147,11 +147,46 @@ def test_lyapunov_makes_a_state_an_attracting_one():
     assert losses.Lyapunov()(block, x, None, None)[0].numpy().mean() < before
 
 
-@pytest.mark.parametrize("kind", [losses.Lyapunov, losses.Steady])
-def test_a_loss_of_the_dynamics_refuses_a_model_without_an_ode(batch, kind):
+@pytest.mark.parametrize("name", ["lyapunov", "steady", "lyapunov_decay"])
+def test_a_loss_of_the_dynamics_refuses_a_model_without_an_ode(batch, name):
     x, y, _ = batch
-    with pytest.raises(UsageError, match=f"loss '{kind.__name__.lower()}' .* the model has none"):
-        kind()(_linear, x, x, y)
+    with pytest.raises(UsageError, match=f"loss '{name}' .* the model has none"):
+        losses.get(name)(_linear, x, x, y)
+
+
+def test_lyapunov_decay_in_closed_form_at_states_of_each_image_alone(batch):
+    x, y, key = batch
+    rates = np.array([-1.0, 2.0, 0.5], np.float32)
+
+    def field(t, h, condition):
+        return t * tf.reshape(condition, tf.shape(t)) * rates * h
+
+    block = ODEBlock(field, solver="euler", final_time=2.0)
+    loss = losses.LyapunovDecay(samples=7)
+
+    def model(images):
+        return block(_linear(images), condition=tf.fill([tf.shape(images)[0], 1], 0.3))
+
+    values, _ = loss(model, x, loss.attack(model, x, y, key), y)
+    states, times = (drawn.numpy() for drawn in loss._drawn(key, 3, 15 * np.sqrt(3), 2.0))
+    lengths = np.linalg.norm(states, axis=-1)
+    assert (
+        lengths.max() < 15 * np.sqrt(3) and np.abs(np.median(lengths) - 13) < 4 and 0 <= times.min() < times.max() < 2
+    )
+    log_p = _numpy_log_softmax(states)
+    wanted = np.eye(3)[y.numpy()][:, None]
+    change = ((np.exp(log_p) - wanted) * times * 0.3 * rates * states).sum(-1)
+    decay = np.log(15 * np.sqrt(3)) * -(log_p * wanted).sum(-1)
+    np.testing.assert_allclose(values, np.maximum(0, change + decay).mean(-1), rtol=1e-4)
+    few = slice(2, 4)
+    np.testing.assert_allclose(loss(model, x[few], key[few], y[few])[0], values[few], rtol=1e-6)
+
+
+def test_lyapunov_decay_wants_the_logits_to_be_the_state(batch):
+    x, y, key = batch
+    block = ODEBlock(lambda h: -h, solver="euler")
+    with pytest.raises(UsageError, match="'lyapunov_decay' takes a model of one ODE block whose state is the logits"):
+        losses.LyapunovDecay()(lambda images: _linear(images) + block(images)[:, 0, 0, :1], x, key, y)
 
 
 def test_steady_in_closed_form():

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfode_adv.analysis.travel import Travel
-from tfode_adv.diagnosis.probe import Probe, calls_of
+from tfode_adv.diagnosis.probe import Probe
 from tfode_adv.errors import UsageError
+from tfode_adv.layers import record_starts
 
 
 def travel(
@@ -40,12 +41,14 @@ def travel(
         raise UsageError("trajectories need an ODEBlock, and this model has none")
 
     def ask(images, perturbed):
-        with calls_of(probe.blocks) as calls:
+        with record_starts() as starts:
             probe.model(tf.concat([images, perturbed], axis=0))
+        last = {id(start.block): start for start in starts}
         distances = []
-        for block, (start, _) in zip(probe.blocks, calls, strict=True):
+        for block in probe.blocks:
             times = tf.linspace(0.0, float(block.final_time), num_times)
-            states = block.trajectory(start, times)
+            start = last[id(block)]
+            states = block.trajectory(start.state, times, condition=start.condition)
             distances += _distances(tf.nest.flatten(states))
         return tuple(tf.transpose(distance) for distance in distances)
 

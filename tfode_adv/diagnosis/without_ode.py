@@ -30,7 +30,7 @@ def bypass(model: keras.layers.Layer) -> Callable[[tf.Tensor], tf.Tensor]:
 
 @contextlib.contextmanager
 def _left_out(blocks: Sequence[ODEBlock]) -> Iterator[None]:
-    def same(state: Any, training: bool | None = None) -> Any:
+    def same(state: Any, training: bool | None = None, condition: Any = None) -> Any:
         return state
 
     for block in blocks:

@@ -8,7 +8,8 @@ from tfode_adv.layers.normalization import GroupNormalization, group_normalizati
 from tfode_adv.layers.ode_block import ODEBlock
 from tfode_adv.layers.post_norm import PostNormBlock, PostNormDynamics
 from tfode_adv.layers.relu_dynamics import ReLUDynamics
-from tfode_adv.layers.shaping import AppendConstant, AveragePoolTo, LastFeatures, TileChannels
+from tfode_adv.layers.shaping import AppendConstant, AveragePoolTo, LastFeatures, TileChannels, Zeros
+from tfode_adv.layers.simplex_dynamics import SimplexDynamics
 from tfode_adv.layers.sine_dynamics import SineDynamics
 from tfode_adv.layers.skew import SkewDenseDynamics, SkewDynamics
 
@@ -25,12 +26,14 @@ __all__ = [
     "PostNormDynamics",
     "ReLUDynamics",
     "ResidualBlock",
+    "SimplexDynamics",
     "SineDynamics",
     "SkewDenseDynamics",
     "SkewDynamics",
     "TileChannels",
     "TimeConv2D",
     "WideBlock",
+    "Zeros",
     "group_normalization",
     "record_starts",
     "record_statistics",

@@ -34,12 +34,26 @@ class Statistics(NamedTuple):
     nfe_backward: tf.Tensor | None
 
 
+class Start(NamedTuple):
+    """What one call of an `ODEBlock` began with.
+
+    Attributes:
+        block: the block.
+        state: its state at t = 0, `[B, ...]`, or a nested structure of them.
+        condition: what it was given beside the state, or None.
+    """
+
+    block: Any
+    state: Any
+    condition: Any
+
+
 class _Context(threading.local):
     def __init__(self):
         self.settings: list[dict[str, Any]] = []
         self.records: list[list] = []
         self.readers: list[list] = []
-        self.starts: list[list] = []
+        self.starts: list[list[Start]] = []
 
 
 _context = _Context()
@@ -113,12 +127,12 @@ def note_read(block: Any) -> None:
 
 
 @contextlib.contextmanager
-def record_starts() -> Iterator[list[tuple[Any, Any]]]:
-    """Collects (block, its state at t = 0) for every `ODEBlock` called inside, in order.
+def record_starts() -> Iterator[list[Start]]:
+    """Collects a `Start` (block, state at t = 0, condition) for every `ODEBlock` called inside, in order.
 
     As with `record_statistics`, the states of a `tf.function` are tensors of its graph.
     """
-    starts: list[tuple[Any, Any]] = []
+    starts: list[Start] = []
     _context.starts.append(starts)
     try:
         yield starts
@@ -126,7 +140,7 @@ def record_starts() -> Iterator[list[tuple[Any, Any]]]:
         _context.starts.pop()
 
 
-def note_start(block: Any, state: Any) -> None:
-    """Adds the state that a block is called on to all records being kept."""
+def note_start(block: Any, state: Any, condition: Any) -> None:
+    """Adds what a block is called on to all records being kept."""
     for starts in _context.starts:
-        starts.append((block, state))
+        starts.append(Start(block, state, condition))

@@ -14,6 +14,7 @@ from tfode_adv.errors import UsageError, check_range
 from tfode_adv.keras_internals import sublayers
 from tfode_adv.layers import shared_dynamics
 from tfode_adv.layers.context import Statistics, current_settings, note_read, note_start, record
+from tfode_adv.layers.dynamics_arguments import NAME, Arguments
 from tfode_adv.layers.number_types import computing_in
 from tfode_adv.layers.serializing import deserialized, serialized
 from tfode_adv.layers.stock_solver import solve_stock
@@ -70,6 +71,10 @@ class ODEBlock(keras.layers.Layer):
     has its own step sizes, so a prediction does not depend on what else is in the batch. With mixed precision only
     the dynamics computes in half precision.
 
+    Called as `block(h0, condition=c)`, it integrates dh/dt = dynamics(t, h, c): c, `[B, ...]` or a nested structure, is
+    what each sample's dynamics depends on and no part of what is integrated, nor of the error that sets the steps. All
+    gradients reach it. Samples that are done stay in the batch then, integrated no further but evaluated along.
+
     The dynamics must treat samples independently. It is called with any number of samples, those still integrated, many
     times a solve, and by the backward pass again; with the `training` that the block was called with. Its random
     layers, such as dropout, draw once a solve: the same numbers in every evaluation and in the backward pass, others in
@@ -80,7 +85,8 @@ class ODEBlock(keras.layers.Layer):
 
     Args:
         dynamics: a Keras layer, or callable, `f(t, h)` that returns dh/dt of h's structure and shapes; an autonomous
-            one may be `f(h)`, such as a `keras.Sequential`. `t` is a scalar, or one time a sample shaped to broadcast
+            one may be `f(h)`, such as a `keras.Sequential`; one with a condition is `f(t, h, c)`, or has an argument
+            called `condition`, as `f(h, condition)`. `t` is a scalar, or one time a sample shaped to broadcast
             against the state's first component. Only a layer's weights belong to the block: those that a plain
             function closes over are neither trained by `fit` nor saved. Several blocks may share a layer: a saved model
             shares it still, while copies from configs (`clone_model`) have one each, of which a warning tells.
@@ -124,7 +130,7 @@ class ODEBlock(keras.layers.Layer):
 
     Raises:
         UsageError: for a value out of range or an unknown choice; when built, for a dynamics with layers that differ
-            in training.
+            in training; when called, for a condition that the dynamics does not take, or none where it needs one.
     """
 
     def __init__(
@@ -142,7 +148,7 @@ class ODEBlock(keras.layers.Layer):
         if not callable(dynamics):
             raise UsageError(f"dynamics is {dynamics!r}, but must be a layer or function f(t, h)")
         self.dynamics = dynamics
-        self._arguments = _arguments_of(dynamics)
+        self._arguments = Arguments(dynamics)
         shared_dynamics.hold(dynamics, self)
         self.final_time = final_time
         given |= {"solver": solver, "tol": tol, "gradient": gradient, "num_steps": num_steps}
@@ -181,15 +187,16 @@ class ODEBlock(keras.layers.Layer):
     def final_time(self, value: float) -> None:
         self._final_time = check_range("final_time", value, low=0, low_open=True)
 
-    def build(self, input_shape: Any) -> None:
-        """Builds the dynamics, by calling it on symbols of the state's shapes."""
+    def build(self, h0_shape: Any, condition_shape: Any = None) -> None:
+        """Builds the dynamics, by calling it on symbols of the state's shapes, and of the condition's."""
         # A layer without a `build` of its own, loaded from a file, counts as built while its sublayers are not.
         layer = isinstance(self.dynamics, keras.layers.Layer)
         if layer and not all(each.built for each in sublayers(self.dynamics, include_self=True)):
-            state = _symbols(input_shape, self.compute_dtype)
+            state = _symbols(h0_shape, self.compute_dtype)
+            condition = None if condition_shape is None else _symbols(condition_shape, self.compute_dtype)
             rank = len(tf.nest.flatten(state)[0].shape)
             time = keras.KerasTensor((None, *[1] * (rank - 1)), dtype=self.compute_dtype)
-            self.dynamics(*self._arguments(time, state))
+            self._arguments(self.dynamics, time, state, condition)
         self._check_steady()
         self.built = True
 
@@ -203,30 +210,32 @@ class ODEBlock(keras.layers.Layer):
         if not self.built and "build" in store:
             self.build_from_config(json.loads(np.asarray(store["build"]).tobytes()))
 
-    def compute_output_spec(self, h0: Any, training: bool | None = None) -> Any:
-        del training
+    def compute_output_spec(self, h0: Any, training: bool | None = None, condition: Any = None) -> Any:
+        del training, condition
         return tf.nest.map_structure(lambda x: keras.KerasTensor(x.shape, dtype=self._number_type(x.dtype)), h0)
 
-    def call(self, h0: Any, training: bool | None = None) -> Any:
-        results = self._solve(h0, [self.final_time], training, note=True)
+    def call(self, h0: Any, training: bool | None = None, condition: Any = None) -> Any:
+        results = self._solve(h0, [self.final_time], training, condition, note=True)
         return tf.nest.map_structure(lambda x: x[0], results.states)
 
-    def slope(self, t: Any, h: Any) -> Any:
-        """dh/dt at a state, as the dynamics has it in inference.
+    def slope(self, t: Any, h: Any, training: bool = False, condition: Any = None) -> Any:
+        """dh/dt at a state.
 
         Args:
             t: the time, a scalar, or one a sample shaped to broadcast against the state's first component.
             h: the state, `[B, ...]`, or a nested structure of them.
+            training: whether the dynamics is called as in training.
+            condition: `[B, ...]`, or a nested structure, for a dynamics that takes one.
 
         Returns:
             The same structure and shapes.
         """
-        self._ensure_built(h)
-        evaluation, _ = steady_evaluation(self.dynamics, False)
-        h = tf.nest.map_structure(self._cast, h)
-        return self._field(evaluation, False)(tf.cast(t, tf.nest.flatten(h)[0].dtype), h)
+        self._ensure_built(h, condition)
+        evaluation, _ = steady_evaluation(self.dynamics, training)
+        h, given = tf.nest.map_structure(self._cast, h), self._given(condition)
+        return self._field(evaluation, False)(tf.cast(t, tf.nest.flatten(h)[0].dtype), h, **given)
 
-    def trajectory(self, h0: Any, times: Any, training: bool = False) -> Any:
+    def trajectory(self, h0: Any, times: Any, training: bool = False, condition: Any = None) -> Any:
         """The states at `times`, by the solver's dense output.
 
         Args:
@@ -234,6 +243,7 @@ class ODEBlock(keras.layers.Layer):
             times: increasing, `[T]`, in [0, inf). The last one ends the integration: a fixed-step solver divides the
                 time up to it into `num_steps`.
             training: whether the dynamics is called as in training.
+            condition: `[B, ...]`, or a nested structure, for a dynamics that takes one.
 
         Returns:
             `[T, B, ...]`, in the structure of `h0` and the block's type of numbers. No statistics are recorded.
@@ -243,16 +253,17 @@ class ODEBlock(keras.layers.Layer):
                 known only at run time; XLA does not check).
             SolveError: if a sample fails and `on_failure` is "raise".
         """
-        self._ensure_built(h0)
-        return self._solve(h0, times, training).states
+        self._ensure_built(h0, condition)
+        return self._solve(h0, times, training, condition).states
 
-    def inverse(self, h1: Any, training: bool = False) -> Any:
+    def inverse(self, h1: Any, training: bool = False, condition: Any = None) -> Any:
         """The state at t = 0 whose integration ends in `h1`: the dynamics integrated backwards in time.
 
         Args:
             h1: the state at `final_time`, `[B, ...]`, or a nested structure of them.
             training: whether the dynamics is called as in training; its random layers draw other numbers than those of
                 the solve that ended in `h1`.
+            condition: `[B, ...]`, or a nested structure, for a dynamics that takes one.
 
         Returns:
             The same structure and shapes. No statistics are recorded.
@@ -260,13 +271,14 @@ class ODEBlock(keras.layers.Layer):
         Raises:
             SolveError: if a sample fails and `on_failure` is "raise".
         """
-        self._ensure_built(h1)
-        results = self._solve(h1, [self.final_time], training, backwards=True)
+        self._ensure_built(h1, condition)
+        results = self._solve(h1, [self.final_time], training, condition, backwards=True)
         return tf.nest.map_structure(lambda x: x[0], results.states)
 
-    def _ensure_built(self, state: Any) -> None:
+    def _ensure_built(self, state: Any, condition: Any) -> None:
         if not self.built:
-            self.build(tf.nest.map_structure(lambda x: tuple(tf.convert_to_tensor(x).shape), state))
+            given = [state] if condition is None else [state, condition]
+            self.build(*tf.nest.map_structure(lambda x: tuple(tf.convert_to_tensor(x).shape), given))
 
     def _check_steady(self) -> None:
         if isinstance(self.dynamics, keras.layers.Layer):
@@ -275,12 +287,12 @@ class ODEBlock(keras.layers.Layer):
     def _field(self, evaluation: Evaluation, backwards: bool) -> Callable:
         """The field of one solve; `places` `[B]`, where given, says that a sample's place tells in it."""
 
-        def field(t: tf.Tensor, h: Any, places: tf.Tensor | None = None) -> Any:
+        def field(t: tf.Tensor, h: Any, places: tf.Tensor | None = None, condition: Any = None) -> Any:
             del places
             if backwards:
                 t = exact(self.final_time, t.dtype) - t
             with evaluation():
-                slope = self.dynamics(*self._arguments(t, h))
+                slope = self._arguments(self.dynamics, t, h, condition)
             return tf.nest.map_structure(tf.negative, slope) if backwards else slope
 
         return field
@@ -288,15 +300,22 @@ class ODEBlock(keras.layers.Layer):
     def _in_precision(self, field: Callable, precision: str) -> Callable:
         """A field whose dynamics computes in another type of numbers, and whose slopes are of the state's."""
 
-        def rounded(t: tf.Tensor, h: Any, **places: tf.Tensor) -> Any:
+        def rounded(t: tf.Tensor, h: Any, **given: Any) -> Any:
             with computing_in(self.dynamics, precision):
-                slope = field(t, h, **places)
+                slope = field(t, h, **given)
             return tf.nest.map_structure(lambda s, x: tf.cast(s, x.dtype), slope, h)
 
         return rounded
 
     def _solve(
-        self, h0: Any, times: Any, training: bool | None, *, backwards: bool = False, note: bool = False
+        self,
+        h0: Any,
+        times: Any,
+        training: bool | None,
+        condition: Any,
+        *,
+        backwards: bool = False,
+        note: bool = False,
     ) -> solvers.Results:
         self._check_steady()
         note_read(self)
@@ -306,18 +325,20 @@ class ODEBlock(keras.layers.Layer):
         field = self._field(evaluation, backwards)
         if settings.precision is not None:
             field = self._in_precision(field, settings.precision)
-        # A mask has a row for each sample.
-        constants = {"places": tf.range(tf.shape(tf.nest.flatten(h0)[0])[0])} if draws else None
+        constants = self._given(condition)
         stock = settings.solver == "tfp"
         if stock:
-            results = solve_stock(field, h0, times, settings.tol, settings.max_num_steps)
+            results = solve_stock(field, h0, times, settings.tol, settings.max_num_steps, constants)
             statistics = _stock_statistics(results.diagnostics, h0)
         else:
             solver = self._make_solver(settings)
+            if draws:
+                # A mask has a row for each sample.
+                constants["places"] = tf.range(tf.shape(tf.nest.flatten(h0)[0])[0])
             results = solver.solve(field, 0.0, h0, times, batch_ndims=1, constants=constants)
             statistics = _statistics(results.diagnostics, solver)
         if note:
-            note_start(self, h0)
+            note_start(self, h0, constants.get(NAME))
             record(self, statistics)
         if settings.on_failure == "raise":
             with tf.control_dependencies(check_status(statistics.status, statistics.time)):
@@ -326,6 +347,13 @@ class ODEBlock(keras.layers.Layer):
                 flat = without_failed(tf.nest.flatten(results.states), statistics.status)
                 results = results._replace(states=tf.nest.pack_sequence_as(results.states, flat))
         return results
+
+    def _given(self, condition: Any) -> dict[str, Any]:
+        """What a field is called with beside time and state: a condition, as an argument by name."""
+        if condition is None:
+            return {}
+        tensors = tf.nest.map_structure(tf.convert_to_tensor, condition)
+        return {NAME: tf.nest.map_structure(lambda x: self._cast(x) if x.dtype.is_floating else x, tensors)}
 
     def _cast(self, component: Any) -> tf.Tensor:
         if isinstance(component, tf.RaggedTensor | tf.SparseTensor):
@@ -395,33 +423,6 @@ def _stock_statistics(diagnostics: Any, h0: Any) -> Statistics:
     # Stock TFP counts evaluations only: six a step, accepted or not.
     zeros = tf.zeros_like(nfe)
     return Statistics(nfe, nfe // 6, zeros, status, tf.cast(zeros, tf.float32), zeros, None)
-
-
-def _arguments_of(dynamics: Callable) -> Callable[[Any, Any], tuple]:
-    """What a dynamics is called with at (t, h): both, or h alone where it takes no more."""
-    if isinstance(dynamics, keras.Model) and len(getattr(dynamics, "inputs", None) or ()) == 2:
-        return _as_one_list
-    function = dynamics.call if isinstance(dynamics, keras.layers.Layer) else dynamics
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return _both
-    needed = [p for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
-    autonomous = len(needed) == 1 and all(p.kind != p.VAR_POSITIONAL for p in parameters)
-    return _state_alone if autonomous else _both
-
-
-def _as_one_list(t: Any, h: Any) -> tuple:
-    return ([t, h],)
-
-
-def _both(t: Any, h: Any) -> tuple:
-    return t, h
-
-
-def _state_alone(t: Any, h: Any) -> tuple:
-    del t
-    return (h,)
 
 
 def _symbols(shape: Any, dtype: str) -> Any:

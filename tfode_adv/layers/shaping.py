@@ -151,3 +151,28 @@ class AveragePoolTo(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"size": self.size}
+
+
+@keras.saving.register_keras_serializable(package="tfode_adv")
+class Zeros(keras.layers.Layer):
+    """Zeros `[B, units]` for inputs `[B, ...]`: where logits start that an ODE moves (LyaNet, ICML 2022).
+
+    Args:
+        units: how many a sample, positive.
+
+    Raises:
+        UsageError: an argument out of range.
+    """
+
+    def __init__(self, units: int, **kwargs):
+        super().__init__(**kwargs)
+        self.units = check_integer("units", units, low=1)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.zeros([tf.shape(x)[0], self.units], self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return (input_shape[0], self.units)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"units": self.units}

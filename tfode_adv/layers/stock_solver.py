@@ -11,8 +11,12 @@ from tfode_adv.solvers.refused_gradients import refuse_followed
 from tfode_adv.solvers.runge_kutta import exact
 
 
-def solve_stock(field: Callable, h0: Any, times: Any, tol: Any, max_num_steps: int) -> solvers.Results:
+def solve_stock(
+    field: Callable, h0: Any, times: Any, tol: Any, max_num_steps: int, constants: dict[str, Any]
+) -> solvers.Results:
     """Integrates `field` from time 0, the batch as one system; as with the other solvers, in float32 at least.
+
+    `constants` are what the field is called with by name, which have a gradient too.
 
     Raises:
         UsageError: for a tolerance a sample, or times that a tape follows.
@@ -30,8 +34,8 @@ def solve_stock(field: Callable, h0: Any, times: Any, tol: Any, max_num_steps: i
         flat = [tf.cast(x, dtype) for x, dtype in zip(tf.nest.flatten(state), dtypes, strict=True)]
         return tf.nest.pack_sequence_as(h0, flat)
 
-    def widened(t: tf.Tensor, h: Any) -> Any:
-        return cast(field(tf.cast(t, narrow[0].real_dtype), cast(h, narrow)), wide)
+    def widened(t: tf.Tensor, h: Any, **given: Any) -> Any:
+        return cast(field(tf.cast(t, narrow[0].real_dtype), cast(h, narrow), **given), wide)
 
-    results = solver.solve(widened, 0.0, cast(h0, wide), times)
+    results = solver.solve(widened, 0.0, cast(h0, wide), times, constants=constants or None)
     return results._replace(states=cast(results.states, narrow))

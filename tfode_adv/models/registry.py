@@ -92,6 +92,11 @@ FAMILIES = {
     "sodef_features": Family(
         _builder("sodef", "sodef_features"), "NeurIPS 2021: SODEF's features behind a fixed head, no ODE", _STAGES
     ),
+    "lyanet": Family(
+        _builder("lyanet", "lyanet"),
+        "ICML 2022: ResNet18's features say how one ODE block moves the logits",
+        _STAGES | {"dropout": 0.5},
+    ),
 }
 
 
@@ -124,12 +129,13 @@ def build(
         num_classes: how many logits an image gets, at least 2.
         filters: the width. WIFS 2019: the ODE block's channels, 64 for MNIST (the default) and 256 for
             CIFAR-10. `sonet`, `resnet10`, `sodef`: the first stage's, 64. Wide ResNets: the first layer's, 16.
-            `odenet_tq`: 54. TisODE's: 64. `gains`: 32.
-        blocks: blocks per stage; `sonet` (2, 2, 2, 2), `resnet10` (1, 1, 1, 1), `sodef` (2, 2, 2, 2),
-            `odenet_tq` (10,).
+            `odenet_tq`: 54. TisODE's: 64. `gains`: 32. `lyanet`: the first stage's, 64, and half its dynamics'.
+        blocks: blocks per stage; `sonet` (2, 2, 2, 2), `resnet10` (1, 1, 1, 1), `sodef` and
+            `lyanet` (2, 2, 2, 2), `odenet_tq` (10,).
         depth: how many layers a wide ResNet has, 6 n + 4 for a whole n; 34 by default.
         widen: the factor on the widths of a wide ResNet's stages; 10 by default.
-        dropout: the share that the WIFS 2019 head leaves out in training, in [0, 1); 0.5 by default.
+        dropout: the share that the WIFS 2019 head, or LyaNet's dynamics, leaves out in training, in [0, 1); 0.5 by
+            default.
         normalization: (mean, standard deviation), each of one number or one a channel, applied to the
             image inside the model; None for none.
         initialization: `"torch"`, PyTorch's default for convolutions and dense layers, as in the published

@@ -42,7 +42,7 @@ class Claim:
 
 def claims() -> list[Claim]:
     """Every claim, paper by paper."""
-    return [*_wifs(), *_msml(), *_tisode(), *_gains(), *_sodef()]
+    return [*_wifs(), *_msml(), *_tisode(), *_gains(), *_sodef(), *_lyanet()]
 
 
 def _wifs() -> Iterator[Claim]:
@@ -77,3 +77,8 @@ def _sodef() -> Iterator[Claim]:
     for one in layout("neurips2021", 1, "mnist").measurements:
         if one.attack == "pgd":
             yield Claim("neurips2021", "mnist", one, None, one.published)
+
+
+def _lyanet() -> Iterator[Claim]:
+    for one in layout("icml2022", 1, "mnist").measurements:
+        yield Claim("icml2022", "mnist", one, None, one.published)

@@ -6,7 +6,7 @@ from typing import Any
 
 from tfode_adv.errors import check_choice
 
-PAPERS = ("wifs2019", "msml2022", "iclr2020", "iclr2023", "neurips2021")
+PAPERS = ("wifs2019", "msml2022", "iclr2020", "iclr2023", "neurips2021", "icml2022")
 # As `models.build` calls the networks that each paper attacked.
 MODELS = {
     "wifs2019": ("res", "mix", "oon"),
@@ -21,6 +21,7 @@ MODELS = {
     "iclr2020": ("tisode", "tisode_odenet", "tisode_cnn"),
     "iclr2023": ("gains",),
     "neurips2021": ("sodef", "sodef_features"),
+    "icml2022": ("lyanet",),
 }
 # How each paper took its gradients: MSML 2022's programs differentiated the steps' sizes as well.
 GRADIENTS = {
@@ -29,6 +30,7 @@ GRADIENTS = {
     "iclr2020": "backprop",
     "iclr2023": "backprop",
     "neurips2021": "adjoint",
+    "icml2022": "backprop",
 }
 
 

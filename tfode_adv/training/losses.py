@@ -1,11 +1,12 @@
 """What a training step minimises: cross-entropy, Madry's and TRADES' adversarial losses, TisODE's steadiness, SODEF's
-stability.
+stability, LyaNet's decay.
 
 A loss is an object of hyperparameters with two steps, both of TensorFlow operations only, so that they
 run inside a compiled training step:
 
-* `loss.attack(infer, x, y, key)` -> images [B, H, W, C] to train on beside or instead of `x`. `infer` maps
-  images to logits in inference mode, x [B, H, W, C] in [0, 1], y [B], `key` [B] the samples' random keys.
+* `loss.attack(infer, x, y, key)` -> images [B, H, W, C] to train on beside or instead of `x`, or whatever else the
+  second step is to be handed for each image. `infer` maps images to logits in inference mode, x [B, H, W, C] in [0, 1],
+  y [B], `key` [B] the samples' random keys.
 * `loss(train, x, x_adv, y)` -> losses [B], logits [B, classes]. `train` maps images to logits in training
   mode; this is the step that is differentiated by the weights.
 
@@ -167,6 +168,11 @@ class Trades(Adversarial):
 class OfDynamics(Unattacked):
     """What the losses share that look at the dynamics of ODE blocks."""
 
+    @property
+    def name(self) -> str:
+        """The loss's key of `LOSSES`."""
+        return next(name for name, kind in LOSSES.items() if kind is type(self))
+
     def check(self, blocks: Sequence[Any]) -> None:
         """Checks that there is a dynamics to look at.
 
@@ -177,11 +183,10 @@ class OfDynamics(Unattacked):
             UsageError: if there is none.
         """
         if not blocks:
-            name = type(self).__name__.lower()
-            raise UsageError(f"loss {name!r} is of the dynamics of ODE blocks, but the model has none")
+            raise UsageError(f"loss {self.name!r} is of the dynamics of ODE blocks, but the model has none")
 
-    def with_starts(self, train: Classifier, x: Tensor) -> tuple[Tensor, list[tuple[Any, Tensor]]]:
-        """Logits [B, classes], and each ODE block with the state [B, ...] that it starts from."""
+    def with_starts(self, train: Classifier, x: Tensor) -> tuple[Tensor, list[Any]]:
+        """Logits [B, classes], and for each ODE block the `Start`, of one state [B, ...], that it was called on."""
         import tensorflow as tf
 
         from tfode_adv.layers import record_starts
@@ -189,8 +194,8 @@ class OfDynamics(Unattacked):
         with record_starts() as starts:
             logits = train(x)
         self.check(starts)
-        if any(tf.nest.is_nested(state) for _, state in starts):
-            raise UsageError(f"loss {type(self).__name__.lower()!r} takes ODE blocks whose state is one tensor")
+        if any(tf.nest.is_nested(start.state) for start in starts):
+            raise UsageError(f"loss {self.name!r} takes ODE blocks whose state is one tensor")
         return logits, starts
 
 
@@ -219,14 +224,14 @@ class Steady(OfDynamics):
         logits, starts = self.with_starts(train, x)
         return cross_entropy(logits, y) + self.weight * sum(self._movement(*start) for start in starts), logits
 
-    def _movement(self, block: Any, state: Tensor) -> Tensor:
+    def _movement(self, block: Any, state: Tensor, condition: Any) -> Tensor:
         import tensorflow as tf
 
         from tfode_adv.layers import solver_settings
 
         early, late = (share * block.final_time for share in STEADY_BETWEEN)
         with solver_settings(num_steps=math.ceil(STEADY_BETWEEN[1] * block.num_steps)):
-            before, after = tf.unstack(block.trajectory(state, [early, late], training=True))
+            before, after = tf.unstack(block.trajectory(state, [early, late], True, condition))
         return tf.reduce_mean(_flat(tf.abs(after - before)), axis=-1)
 
 
@@ -254,23 +259,80 @@ class Lyapunov(OfDynamics):
 
     def __call__(self, train: Classifier, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits, starts = self.with_starts(train, x)
-        return sum(self._unrest(block.slope, state) for block, state in starts), logits
+        return sum(self._unrest(*start) for start in starts), logits
 
-    def _unrest(self, slope: Callable[[Tensor, Tensor], Tensor], state: Tensor) -> Tensor:
+    def _unrest(self, block: Any, state: Tensor, condition: Any) -> Tensor:
         """The loss [B] of one block's dynamics at the states [B, ...]."""
         import tensorflow as tf
 
-        rest = tf.reduce_mean(tf.square(50.0 * _flat(slope(1.0, state))), axis=-1)
+        rest = tf.reduce_mean(tf.square(50.0 * _flat(block.slope(1.0, state, condition=condition))), axis=-1)
         chosen = state[: self.samples]
+        few = None if condition is None else tf.nest.map_structure(lambda each: each[: self.samples], condition)
         with tf.GradientTape() as tape:
             tape.watch(chosen)
-            field = _flat(slope(1.0, chosen))
+            field = _flat(block.slope(1.0, chosen, condition=few))
         jacobian = tape.batch_jacobian(field, chosen)
         jacobian = tf.reshape(jacobian, [tf.shape(field)[0], field.shape[-1], field.shape[-1]])
         diagonal = tf.linalg.diag_part(jacobian)
         others = tf.reduce_sum(tf.abs(jacobian), axis=1) - 2.0 * tf.abs(diagonal)
         stable = 10.0 * tf.exp(diagonal + 1.0) + 10.0 * tf.exp(0.1 * (others + 1.0))
         return 0.2 * rest + tf.reduce_mean(stable)
+
+
+@dataclasses.dataclass(frozen=True)
+class LyapunovDecay(OfDynamics):
+    """LyaNet's: makes the cross-entropy V of an ODE's state decay as V' <= -k V, wherever the state may be.
+
+    Rodriguez, Ames, Yue, "LyaNet: A Lyapunov Framework for Training Neural ODEs", ICML 2022, by its Monte Carlo
+    training, with the constants of the program published with it: of states h drawn in a ball of radius
+    r = 15 sqrt(classes), their directions and lengths uniform, the loss is the mean of
+
+        max(0, (softmax(h) - onehot(y)) . f(t, h) + k V(h, y)),   k = log r,
+
+    at one time t drawn for each image. The ODE is not solved for it: the logits it returns are those of one step of
+    Euler's method, and so is the accuracy of training.
+
+    Attributes:
+        samples: states drawn for each image, at least 1; 512 in that program, which draws them once a batch for all its
+            images.
+    """
+
+    samples: int = 512
+
+    def __post_init__(self):
+        check_range("samples", self.samples, low=1)
+
+    def attack(self, infer: Classifier, x: Tensor, y: Tensor, key: Tensor) -> Tensor:
+        """The images' random keys: nothing is attacked, but states are drawn."""
+        return key
+
+    def __call__(self, train: Classifier, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        import tensorflow as tf
+
+        from tfode_adv.layers import solver_settings
+
+        with solver_settings(solver="euler", num_steps=1):
+            logits, starts = self.with_starts(train, x)
+        if len(starts) > 1 or starts[0].state.shape[1:] != logits.shape[1:]:
+            raise UsageError(f"loss {self.name!r} takes a model of one ODE block whose state is the logits")
+        block, _, condition = starts[0]
+        radius = 15 * math.sqrt(logits.shape[-1])
+        states, times = self._drawn(x_adv, logits.shape[-1], radius, block.final_time)
+        slope = block.slope(times, states, training=True, condition=condition)
+        labels = tf.one_hot(y, logits.shape[-1])[:, None]
+        potential = tf.nn.softmax_cross_entropy_with_logits(labels + tf.zeros_like(states), states)
+        change = tf.reduce_sum((tf.nn.softmax(states) - labels) * tf.cast(slope, tf.float32), axis=-1)
+        return tf.reduce_mean(tf.nn.relu(change + math.log(radius) * potential), axis=-1), logits
+
+    def _drawn(self, key: Tensor, classes: int, radius: float, final_time: float) -> tuple[Tensor, Tensor]:
+        """States [B, samples, classes] in a ball, and times [B, 1, 1]."""
+        import tensorflow as tf
+
+        from tfode_adv.attacks import random_streams
+
+        directions = tf.math.l2_normalize(random_streams.normal(key, (self.samples, classes)), axis=-1)
+        drawn = random_streams.uniform(random_streams.fold(key, 3), (self.samples + 1, 1))
+        return radius * drawn[:, 1:] * directions, final_time * drawn[:, :1]
 
 
 def _flat(states: Tensor) -> Tensor:
@@ -280,13 +342,14 @@ def _flat(states: Tensor) -> Tensor:
     return tf.reshape(states, [tf.shape(states)[0], math.prod(states.shape[1:])])
 
 
-Loss = CrossEntropy | Madry | Trades | Steady | Lyapunov
+Loss = CrossEntropy | Madry | Trades | Steady | Lyapunov | LyapunovDecay
 LOSSES = {
     "cross_entropy": CrossEntropy,
     "madry": Madry,
     "trades": Trades,
     "steady": Steady,
     "lyapunov": Lyapunov,
+    "lyapunov_decay": LyapunovDecay,
 }
 
 
