@@ -102,7 +102,7 @@ class SimplexDynamics(keras.layers.Layer):
 
 
 def _largest(vectors: tf.Tensor) -> tf.Tensor:
-    """The largest entries [..., 1] of vectors [..., C]: those of logits gone far have no squares in single precision."""
+    """The largest entries [..., 1] of vectors [..., C], for units: logits that went far have no squares in float32."""
     return tf.stop_gradient(tf.reduce_max(tf.abs(vectors), axis=-1, keepdims=True))
 
 
