@@ -76,6 +76,13 @@ def test_steps_that_end_short_of_the_radius():
     assert indicators.out_of_reach(10, 0.1, 0.0).passed
 
 
+def test_an_attack_on_another_solver_than_is_deployed():
+    many = indicators.other_solver(mask("xxxx" * 5), mask("xx.." * 5))
+    assert many.value == 0.5 and many.group == "published" and many.tells(0.001)
+    # What falls on the published solver and stands on the deployed one is no claim.
+    assert indicators.other_solver(mask("...x"), mask("xxx.")).passed
+
+
 def test_more_steps_keep_helping():
     assert not indicators.more_steps_keep_helping(mask("x..."), mask("xx..")).passed
     assert indicators.more_steps_keep_helping(mask("xx.."), mask("xx..")).passed

@@ -174,3 +174,20 @@ def test_costly_attacks_look_at_what_the_published_one_left():
     assert chosen.sum() == attack_table.BUDGETS["quick"]["gradient_free"]
     assert not (chosen & (published.turned | ~correct)).any()
     np.testing.assert_array_equal(attack_table.costly_images(correct, published, "full"), correct)
+
+
+def test_what_the_published_attack_left_is_told_by_the_solver_that_was_attacked(ode_probe, ode_images):
+    x, y = ode_images
+    short = {"eps": 0.1, "step_size": 0.05, "steps": 2, "gradient": "backprop"}
+    protocol = Protocol("linf", **short, solver="euler", num_steps=1)
+    left = attack_table.left_elsewhere(ode_probe, protocol, x, y, 1e-2)
+    wrong = ode_probe.predict(x, solver="euler", num_steps=1) != y
+    assert not left[wrong].any() and left.any()
+    assert protocol.attacked_words == "euler, 1 steps"
+    for solver, steps, words in (
+        ("magic", 1, "attacked solver"),
+        (None, 3, "no solver is named"),
+        ("dopri5", 3, "steps"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            Protocol("linf", **short, solver=solver, num_steps=steps)

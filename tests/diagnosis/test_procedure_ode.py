@@ -13,7 +13,9 @@ from tfode_adv.diagnosis.planted_examples import Planted
 from tfode_adv.run_folder import Run
 
 TOLS = (1e-2, 1.0)
-PROTOCOL = Protocol("linf", eps=0.1, step_size=0.05, steps=2, gradient="adjoint", fine_tol=1.0)
+PROTOCOL = Protocol(
+    "linf", eps=0.1, step_size=0.05, steps=2, gradient="adjoint", fine_tol=1.0, solver="euler", num_steps=1
+)
 # Compiling is what costs: attacks and a detector that go the same way as others are left out, the rest runs briefly.
 KINDS = ("pgd", "square")
 
@@ -98,3 +100,11 @@ def test_all_of_it_is_written_and_read_back(found, tmp_path):
     assert document["verdict"]["label"] in {at.verdict.label for at in found}
     sections = reader.read("tiny", Run(tmp_path, {})).sections
     assert len(sections) == 6 and all(section.tables for section in sections)
+
+
+def test_the_attacked_solver_is_held_against_the_deployed_one(found, ode_probe, ode_images):
+    x, y = ode_images
+    left = attack_table.left_elsewhere(ode_probe, PROTOCOL, x, y, None)
+    for at in found:
+        (one,) = [one for one in at.indicators if one.name == "attacked solver is not the deployed one"]
+        assert one.count == (left & at.outcomes[0].turned).sum() and one.total == at.correct.sum()

@@ -7,6 +7,7 @@ import pytest
 import tfode_adv as ta
 from tfode_adv.errors import UsageError
 from tfode_adv.layers import SimplexDynamics
+from tfode_adv.published import attacked_solver_of
 
 random = np.random.default_rng(0)
 
@@ -66,3 +67,8 @@ def test_the_logits_start_at_zero_and_the_image_moves_them():
 def test_bad_values_are_one_clear_line(options, words):
     with pytest.raises(UsageError, match=words):
         SimplexDynamics(**({"classes": 3} | options))
+
+
+def test_its_paper_attacked_another_solver_than_it_deployed():
+    assert attacked_solver_of("lyanet") == {"solver": "rk4", "num_steps": 10}
+    assert attacked_solver_of("oon") == attacked_solver_of("a model of one's own") == {}

@@ -170,6 +170,20 @@ def out_of_reach(
     return _indicator("steps end short of the radius", value, threshold, text, group)
 
 
+def other_solver(left: np.ndarray, turned: np.ndarray, group: str = "published", threshold: float = 0.05) -> Indicator:
+    """Share of images that an attack left where it was published, and turns on the solver that is deployed (Carlini).
+
+    Such an attack was of another model: what it left is no robustness of this one (4.1: of the defence as it is used).
+
+    Args:
+        left: [N] bool, withstood the attack made and judged on the published solver; turned: [N] bool, by the same
+            attack on the deployed one.
+    """
+    text = "share of images that fall on the deployed solver and were left on the attacked one (Carlini 2019, 4.1)"
+    only = left & turned
+    return _indicator("attacked solver is not the deployed one", _share(only), threshold, text, group, only)
+
+
 def gradient_free_wins(
     gradient_free: np.ndarray,
     gradient_based: np.ndarray,

@@ -15,7 +15,7 @@ transferred examples or without a gradient; "inconclusive", the attacks are too 
 turn nine images in ten.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
@@ -26,7 +26,7 @@ from tfode_adv.diagnosis.budgets import BUDGETS, TOLERANCES
 from tfode_adv.diagnosis.reader import FOLDER, NAME, set_aside
 from tfode_adv.errors import UsageError
 from tfode_adv.files import sha256
-from tfode_adv.published import budgets, gradient_of
+from tfode_adv.published import attacked_solver_of, budgets, gradient_of
 from tfode_adv.run_folder import Run
 from tfode_adv.solvers import block_options
 
@@ -49,6 +49,13 @@ flags.define_names(
     FLAGS,
     choices=block_options.named("gradient").choices,
 )
+_text(
+    "attacked_solver",
+    None,
+    "The solver that the attack was published on, if not the model's own (default: rk4 for LyaNet).",
+    flag_values=FLAGS,
+)
+_integer("attacked_num_steps", None, "Its number of steps, if they are fixed (default: 10 for LyaNet).", FLAGS)
 flags.define_names("norm", "linf", "linf, l2 or l2rms.", FLAGS, choices=flags.NORMS)
 _number("eps", None, "Radius (default: the middle one of those published).", FLAGS, low=0.0, low_open=True)
 _number("step_size", None, "Length of the published attack's step.", FLAGS, low=0.0, low_open=True)
@@ -124,6 +131,13 @@ def main(argv: list[str]) -> None:
     print(f"\nverdict: {done.document['verdict']['label']}; all of it: {run.path / FOLDER / NAME}")
 
 
+def _attacked_solver(model: str | None) -> dict[str, Any]:
+    """Of a protocol: the solver named, or else what the model's paper attacked."""
+    if FLAGS.attacked_solver or FLAGS.attacked_num_steps:
+        return {"solver": FLAGS.attacked_solver, "num_steps": FLAGS.attacked_num_steps}
+    return attacked_solver_of(model)
+
+
 def _protocol(dataset: str, model: str | None) -> "Protocol":
     from tfode_adv.diagnosis.attack_table import Protocol
 
@@ -138,6 +152,7 @@ def _protocol(dataset: str, model: str | None) -> "Protocol":
         gradient=FLAGS.gradient or gradient_of(model),
         fine_tol=FLAGS.fine_tol,
         seed=FLAGS.seed,
+        **_attacked_solver(model),
     )
 
 

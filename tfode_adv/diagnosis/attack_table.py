@@ -16,7 +16,10 @@ from tfode_adv.analysis.verdict import Outcome
 from tfode_adv.attacks import norms
 from tfode_adv.diagnosis.budgets import BUDGETS
 from tfode_adv.diagnosis.probe import Probe
-from tfode_adv.errors import check_choice
+from tfode_adv.errors import UsageError, check_choice
+from tfode_adv.solvers import is_adaptive
+from tfode_adv.solvers.names import available as available_solvers
+from tfode_adv.solvers.names import check_num_steps
 
 OWN, BACKPROP, STEPS, ADJOINT = "own", "backprop", "backprop_steps", "adjoint"
 # Ways round a gradient that is hidden: a model to differentiate in the attacked one's place, or a mean of gradients.
@@ -46,6 +49,8 @@ class Protocol:
             "backprop"; means nothing for a model without ODE blocks.
         fine_tol: the tolerance of the rows that differentiate through an accurate solve.
         seed: where every attack's random numbers start.
+        solver, num_steps: how ODE blocks were solved where the attack was published, to attack and to test, and its
+            number of steps if they are fixed; None: as the model is deployed.
     """
 
     norm: str
@@ -55,9 +60,22 @@ class Protocol:
     gradient: str = ADJOINT
     fine_tol: float = 1e-4
     seed: int = 0
+    solver: str | None = None
+    num_steps: int | None = None
 
     def __post_init__(self):
         check_choice("published gradient", self.gradient, (BACKPROP, STEPS, ADJOINT))
+        if self.solver is None and self.num_steps is not None:
+            raise UsageError(f"the attacked num_steps is {self.num_steps}, but no solver is named that takes them")
+        if self.solver is not None:
+            check_choice("attacked solver", self.solver, available_solvers())
+            check_num_steps(self.num_steps, (self.solver,))
+
+    @property
+    def attacked_words(self) -> str:
+        """The solver that the attack was published on, in words."""
+        steps = "" if self.num_steps is None else f", {self.num_steps} steps"
+        return f"{self.solver or 'the deployed one'}{steps}"
 
     @property
     def own_steps(self) -> int:
@@ -266,6 +284,17 @@ def run_row(
         turned[chosen], images[chosen] = success & within, result.x_adv
         queries = float(result.queries.mean())
     return Outcome(row.name, row.changes, tried, turned), images, queries
+
+
+def left_elsewhere(probe: Probe, protocol: Protocol, x: np.ndarray, y: np.ndarray, tol: float | None) -> np.ndarray:
+    """[N] bool: images that the published attack leaves where it was published, on another solver than is deployed."""
+    tol = tol if is_adaptive(protocol.solver) else None
+    solved = {"solver": protocol.solver, "num_steps": protocol.num_steps, "tol": tol, "gradient": protocol.gradient}
+    sizes = {"step_size": protocol.step_size, "steps": protocol.steps, "seed": protocol.seed}
+    attack = attacks.get(
+        "pgd", norm=protocol.norm, eps=protocol.eps, random_start=False, batch_size=probe.batch_size, **sizes
+    )
+    return ~attack(probe.function(draws=1, **solved), x, y).success
 
 
 def _source(name: str, probe: Probe, protocol: Protocol, tol: float | None) -> attacks.Source | None:

@@ -51,6 +51,8 @@ def diagnose(
     step_size: float | None = None,
     steps: int = 10,
     gradient: str = "backprop",
+    attacked_solver: str | None = None,
+    attacked_num_steps: int | None = None,
     tols: Sequence[float] = TOLERANCES,
     fine_tol: float = 1e-4,
     budget: str = "quick",
@@ -74,6 +76,8 @@ def diagnose(
         norm, eps, step_size, steps: the attack that the others are held against, PGD without random start: the one
             that was published. `norm` is linf, l2 or l2rms; the default step is 2.5 eps / steps.
         gradient: that attack's: backprop, backprop_steps or adjoint; no matter for a model without ODE blocks.
+        attacked_solver, attacked_num_steps: the solver that the attack was published on, and its number of steps if
+            they are fixed, where that is not the model's own; an indicator holds one against the other.
         tols: tolerances to look at; no matter for a model that no tolerance changes.
         fine_tol: the tolerance taken for an accurate solve.
         budget: how hard to try: quick or full.
@@ -111,7 +115,8 @@ def diagnose(
     folder = pathlib.Path(folder)
     if (folder / PAGE).exists() and not (folder / NAME).exists():
         raise RunError(f"{str(folder / PAGE)!r} is there and is no diagnosis: name another folder")
-    protocol = Protocol(norm, eps, step_size, steps, gradient, fine_tol, check_integer("seed", seed, low=0))
+    seed = check_integer("seed", seed, low=0)
+    protocol = Protocol(norm, eps, step_size, steps, gradient, fine_tol, seed, attacked_solver, attacked_num_steps)
     done = carry_out(
         model,
         images,
@@ -171,6 +176,7 @@ def carry_out(
         "step size": protocol.step_size,
         "steps": protocol.steps,
         "published gradient": protocol.gradient if probe.blocks else "the model's own",
+        **({"attacked solver": protocol.attacked_words} if probe.blocks and protocol.solver else {}),
         "budget": budget,
         "seed": protocol.seed,
     }

@@ -137,6 +137,13 @@ class Clean:
 
 
 @dataclasses.dataclass(frozen=True)
+class Elsewhere:
+    """What the published attack leaves on the solver that it was published on, [N] bool."""
+
+    left: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Attacked:
     """What a row of the attack table did: turned [N], x_adv [N, ...], and the mean of queries per image tried."""
 
@@ -262,6 +269,16 @@ def attack(bench: Bench, tol: Tolerance, row: Row, tried: np.ndarray) -> Attacke
 
     images = np.flatnonzero(tried).tolist()
     return bench.piece(row.name, tol, Attacked, compute, options=row.options, source=row.source, images=images)
+
+
+def elsewhere(bench: Bench, tol: Tolerance) -> Elsewhere:
+    """The published attack, made and judged on the solver that the protocol names."""
+
+    def compute() -> Elsewhere:
+        images = bench.images
+        return Elsewhere(attack_table.left_elsewhere(bench.probe, bench.protocol, images.x, images.y, tol))
+
+    return bench.piece("attacked solver", tol, Elsewhere, compute)
 
 
 def trace(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Iterates:

@@ -352,6 +352,9 @@ def _indicators_of_table(bench: Bench, at: AtTolerance) -> list[Indicator]:
     ]
     if len(bench.tols) > 1:
         found.append(indicators.black_box_wins(transfer[sent], white_box[sent]))
+    if bench.probe.blocks and bench.protocol.solver is not None:
+        left = measurements.elsewhere(bench, at.tol).left
+        found.append(indicators.other_solver(left[correct], published[correct]))
     return found
 
 

@@ -49,3 +49,12 @@ def gradient_of(model: str | None) -> str:
     """How the attack on a network of this name was published; backpropagation for one that no paper has."""
     found = (GRADIENTS[paper] for paper, names in MODELS.items() if model in names)
     return next(found, "backprop")
+
+
+def attacked_solver_of(model: str | None) -> dict[str, Any]:
+    """The "solver" and "num_steps" that a network's paper attacked where it deployed others; nothing for all others."""
+    for paper, names in MODELS.items():
+        if model in names:
+            attack = published(paper)["attack"]
+            return {name: attack[name] for name in ("solver", "num_steps") if name in attack}
+    return {}
