@@ -45,7 +45,7 @@ def test_a_condition_moves_the_state_by_one_step():
     model = keras.Model(image, block(0 * image, condition=image))
     x = tf.constant([[0.1, 0.2, 0.3]])
     np.testing.assert_allclose(bypass(model)(x), 0.5 * x, rtol=1e-6)
-    np.testing.assert_allclose(model(x), (1 - np.exp(-0.5)) * x, rtol=1e-3)
+    np.testing.assert_allclose(model(x), (1 - np.exp(-0.5)) * x, rtol=5e-3)
 
 
 def test_only_models_with_an_ode_are_attacked_without_it(ode_probe, honest):
