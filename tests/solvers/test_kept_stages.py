@@ -193,16 +193,19 @@ def test_a_forward_pass_alone_keeps_nothing(monkeypatch):
     assert solve(tf.ones([2, 1])).shape == (1, 2, 1)
 
 
-def test_auto_keeps_as_much_as_there_is_room_for(groups_kept, monkeypatch):
+def test_auto_keeps_as_much_as_it_may(groups_kept):
     y0 = tf.constant(test_gradients.Y0), tf.constant([[1.0]] * 3, tf.float64)
     sizes, found = {}, {}
     for limit in (2_000, 2**31):
-        monkeypatch.setattr("tfode_adv.solvers.gradients.AUTO_BYTES", limit)
         groups_kept.clear()
-        found[limit], _ = solve_and_differentiate(per_sample_rates, y0, "auto", name="heun2", compiled=True)
+        gradient = solvers.Backprop(max_bytes=limit)
+        given = {"name": "heun2", "compiled": True, "gradient": gradient}
+        found[limit], _ = solve_and_differentiate(per_sample_rates, y0, "auto", **given)
         sizes[limit] = sum(groups_kept)
     assert 0 < sizes[2_000] < sizes[2**31]
     assert_equal(found[2_000], found[2**31])
+    with pytest.raises(UsageError, match="max_bytes is -1"):
+        solvers.Backprop(max_bytes=-1)
 
 
 def test_gradients_outside_the_compiled_function_and_eager_ones():

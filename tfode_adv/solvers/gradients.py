@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tfode_adv.errors import UsageError, check_choice, check_range
+from tfode_adv.errors import UsageError, check_choice, check_integer, check_range
 from tfode_adv.solvers.adjoint import solve_adjoint
 from tfode_adv.solvers.adjoint_by_tfp import solve_adjoint_together
 from tfode_adv.solvers.backprop import backpropagate
@@ -78,21 +78,24 @@ class Backprop(Gradient):
     Args:
         checkpoint: what is kept for the backward pass: "steps", the start of each accepted step, from which the step is
             recomputed (memory: one state a step); "none", the intermediate results of every evaluation besides, so that
-            nothing is recomputed (memory: all of them); "auto", like "none" in compiled functions until 2 GiB are
+            nothing is recomputed (memory: all of them); "auto", like "none" in compiled functions until `max_bytes` are
             taken, and like "steps" from there. Intermediate results are kept where a `GradientTape` records the solve,
             or the tracing of the function that holds it: a forward pass alone does not pay for them. XLA, and a
             dynamics with loops or branches of TensorFlow's inside, leave nothing that could be kept: there "auto" means
             "steps".
+        max_bytes: how much of intermediate results "auto" keeps of one solve, in bytes, at least 0; 2 GiB by default.
 
     Raises:
-        UsageError: for another `checkpoint`.
+        UsageError: for another `checkpoint`, or a number of bytes that is none.
     """
 
     checkpoint: str = "auto"
+    max_bytes: int = AUTO_BYTES
     name: ClassVar[str] = "backprop"
 
     def __post_init__(self):
         check_choice("checkpoint", self.checkpoint, CHECKPOINTS)
+        check_integer("max_bytes", self.max_bytes, low=0)
 
     def recorded(self, method: Tableau) -> type | None:
         return Step
@@ -116,7 +119,7 @@ class Backprop(Gradient):
                     "inside: choose 'steps' or 'auto'"
                 )
             return None
-        return ResidualStore.empty(split, problem.settings.method, None if demanded else AUTO_BYTES)
+        return ResidualStore.empty(split, problem.settings.method, None if demanded else self.max_bytes)
 
     def pull_back(
         self, problem: Any, times: tf.Tensor, solution: Any, cotangents: list[tf.Tensor], parameters: list[Any]
