@@ -99,7 +99,7 @@ def test_a_condition_of_several_parts_and_one_list_of_inputs():
     end = ODEBlock(lambda t, h, c: c["offset"] - c["rate"] * h, solver="euler")(H0, condition=parts)
     np.testing.assert_allclose(end, H0 + 1 - RATES * H0, rtol=1e-5, atol=1e-5)
     t, h, c = keras.Input((1,)), keras.Input((3,)), keras.Input((1,))
-    functional = keras.Model([t, h, c], keras.layers.Multiply()([h, c]))
+    functional = keras.Model([t, h, c], keras.layers.Add()([keras.layers.Multiply()([h, c]), t]))
     np.testing.assert_allclose(ODEBlock(functional, solver="euler")(H0, condition=RATES), H0 * (1 + RATES), rtol=1e-5)
 
 
