@@ -265,7 +265,8 @@ def test_a_cut_recipe_says_of_which_and_keeps_its_model(path):
     cut, full = _recipe(path), _recipe(CONFIGS.parent / base)
     said = text.replace("\n# ", " ")
     assert (cut.model, cut.dataset, cut.augment) == (full.model, full.dataset, full.augment)
-    assert cut.batch_size == full.batch_size or f"batches of {cut.batch_size}" in said
+    batches = f"batches of {cut.batch_size} where it has {full.epochs} of {full.batch_size}"
+    assert cut.batch_size == full.batch_size or batches in said
     assert cut.epochs < full.epochs and f"{cut.epochs} epochs" in said
     assert cut.schedule == "cosine" or len(cut.milestones) == 2
 

@@ -188,6 +188,7 @@ def test_what_the_published_attack_left_is_told_by_the_solver_that_was_attacked(
         ("magic", 1, "attacked solver"),
         (None, 3, "no solver is named"),
         ("dopri5", 3, "steps"),
+        ("rk4", None, "fixed steps: say how many"),
     ):
         with pytest.raises(UsageError, match=words):
             Protocol("linf", **short, solver=solver, num_steps=steps)

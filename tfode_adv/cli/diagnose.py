@@ -49,11 +49,12 @@ flags.define_names(
     FLAGS,
     choices=block_options.named("gradient").choices,
 )
-_text(
+flags.define_names(
     "attacked_solver",
     None,
     "The solver that the attack was published on, if not the model's own (default: rk4 for LyaNet).",
-    flag_values=FLAGS,
+    FLAGS,
+    choices=block_options.named("solver").choices,
 )
 _integer("attacked_num_steps", None, "Its number of steps, if they are fixed (default: 10 for LyaNet).", FLAGS)
 flags.define_names("norm", "linf", "linf, l2 or l2rms.", FLAGS, choices=flags.NORMS)

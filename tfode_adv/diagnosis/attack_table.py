@@ -70,12 +70,15 @@ class Protocol:
         if self.solver is not None:
             check_choice("attacked solver", self.solver, available_solvers())
             check_num_steps(self.num_steps, (self.solver,))
+            if self.num_steps is None and not is_adaptive(self.solver):
+                raise UsageError(
+                    f"attacked solver is {self.solver}, which takes fixed steps: say how many (attacked_num_steps)"
+                )
 
     @property
     def attacked_words(self) -> str:
-        """The solver that the attack was published on, in words."""
-        steps = "" if self.num_steps is None else f", {self.num_steps} steps"
-        return f"{self.solver or 'the deployed one'}{steps}"
+        """The `solver` named, in words."""
+        return f"{self.solver}" + ("" if self.num_steps is None else f", {self.num_steps} steps")
 
     @property
     def own_steps(self) -> int:
@@ -291,9 +294,7 @@ def left_elsewhere(probe: Probe, protocol: Protocol, x: np.ndarray, y: np.ndarra
     tol = tol if is_adaptive(protocol.solver) else None
     solved = {"solver": protocol.solver, "num_steps": protocol.num_steps, "tol": tol, "gradient": protocol.gradient}
     sizes = {"step_size": protocol.step_size, "steps": protocol.steps, "seed": protocol.seed}
-    attack = attacks.get(
-        "pgd", norm=protocol.norm, eps=protocol.eps, random_start=False, batch_size=probe.batch_size, **sizes
-    )
+    attack = attacks.get("pgd", norm=protocol.norm, eps=protocol.eps, batch_size=probe.batch_size, **sizes)
     return ~attack(probe.function(draws=1, **solved), x, y).success
 
 

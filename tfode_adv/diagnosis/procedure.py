@@ -82,7 +82,7 @@ def pieces(probe: Probe, protocol: Protocol, budget: str, tols: Sequence[float])
     """At most how many pieces `run` is made of, for a progress bar."""
     tolerances = tolerances_of(probe, tols)
     rows = sum(len(attack_table.rows_of(probe, protocol, budget, tol)) for tol in tolerances)
-    return 1 + rows + len(tolerances) * (31 if probe.blocks else 25)
+    return 1 + rows + len(tolerances) * (32 if probe.blocks else 25)
 
 
 def tolerances_of(probe: Probe, tols: Sequence[float]) -> list[Tolerance]:

@@ -90,7 +90,7 @@ class SimplexDynamics(keras.layers.Layer):
         distances = unit * tf.sqrt(tf.maximum(squares, SPECK))
         along = 2 * CORNER * ahead - CORNER * tf.reduce_sum(ahead, axis=-1, keepdims=True)
         along -= tf.reduce_sum(states * ahead, axis=-1, keepdims=True)
-        rate = self.GAIN * math.log(CORNER * math.sqrt(self.classes))
+        rate = self.GAIN * math.log(radius(self.classes))
         return rate * tf.reduce_mean(distances * tf.nn.softmax(along), axis=-1, keepdims=True)
 
     def compute_output_shape(self, h_shape: Any = None, condition_shape: Any = None) -> tuple[int | None, ...]:
@@ -99,6 +99,11 @@ class SimplexDynamics(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         names = ("classes", "units", "dropout", "initialization")
         return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+def radius(classes: int) -> float:
+    """How far the corners are from 0, 15 sqrt(classes); LyaNet's loss is to fall at the rate of its logarithm."""
+    return CORNER * math.sqrt(classes)
 
 
 def _largest(vectors: tf.Tensor) -> tf.Tensor:

@@ -47,14 +47,16 @@ def published(paper: str) -> dict[str, Any]:
 
 def gradient_of(model: str | None) -> str:
     """How the attack on a network of this name was published; backpropagation for one that no paper has."""
-    found = (GRADIENTS[paper] for paper, names in MODELS.items() if model in names)
-    return next(found, "backprop")
+    paper = _paper_of(model)
+    return GRADIENTS[paper] if paper else "backprop"
 
 
 def attacked_solver_of(model: str | None) -> dict[str, Any]:
     """The "solver" and "num_steps" that a network's paper attacked where it deployed others; nothing for all others."""
-    for paper, names in MODELS.items():
-        if model in names:
-            attack = published(paper)["attack"]
-            return {name: attack[name] for name in ("solver", "num_steps") if name in attack}
-    return {}
+    paper = _paper_of(model)
+    attack = published(paper)["attack"] if paper else {}
+    return {name: attack[name] for name in ("solver", "num_steps") if name in attack}
+
+
+def _paper_of(model: str | None) -> str | None:
+    return next((paper for paper, names in MODELS.items() if model in names), None)

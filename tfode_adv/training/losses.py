@@ -310,19 +310,20 @@ class LyapunovDecay(OfDynamics):
         import tensorflow as tf
 
         from tfode_adv.layers import solver_settings
+        from tfode_adv.layers.simplex_dynamics import radius
 
         with solver_settings(solver="euler", num_steps=1):
             logits, starts = self.with_starts(train, x)
         if len(starts) > 1 or starts[0].state.shape[1:] != logits.shape[1:]:
             raise UsageError(f"loss {self.name!r} takes a model of one ODE block whose state is the logits")
         block, _, condition = starts[0]
-        radius = 15 * math.sqrt(logits.shape[-1])
-        states, times = self._drawn(x_adv, logits.shape[-1], radius, block.final_time)
+        classes, farthest = logits.shape[-1], radius(logits.shape[-1])
+        states, times = self._drawn(x_adv, classes, farthest, block.final_time)
         slope = block.slope(times, states, training=True, condition=condition)
-        labels = tf.one_hot(y, logits.shape[-1])[:, None]
+        labels = tf.one_hot(y, classes)[:, None]
         potential = tf.nn.softmax_cross_entropy_with_logits(labels + tf.zeros_like(states), states)
         change = tf.reduce_sum((tf.nn.softmax(states) - labels) * tf.cast(slope, tf.float32), axis=-1)
-        return tf.reduce_mean(tf.nn.relu(change + math.log(radius) * potential), axis=-1), logits
+        return tf.reduce_mean(tf.nn.relu(change + math.log(farthest) * potential), axis=-1), logits
 
     def _drawn(self, key: Tensor, classes: int, radius: float, final_time: float) -> tuple[Tensor, Tensor]:
         """States [B, samples, classes] in a ball, and times [B, 1, 1]."""
