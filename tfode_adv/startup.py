@@ -1,6 +1,9 @@
-"""What comes before TensorFlow: is Keras on it, and its notes, kept from burying the one line a program has to say."""
+"""What comes before TensorFlow: is Keras on it, its notes, kept from burying the one line a program has to say, and
+what makes its import short.
+"""
 
 import contextlib
+import gc
 import json
 import os
 import pathlib
@@ -11,6 +14,8 @@ from collections.abc import Iterator
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _QUIET = ("2", "3")
+
+_OPTIONAL = ("matplotlib", "pandas", "sklearn")
 
 
 def check_backend() -> None:
@@ -68,3 +73,26 @@ def quiet() -> Iterator[None]:
                 held.seek(0)
                 with open(2, "wb", closefd=False) as error:
                     shutil.copyfileobj(held, error)
+
+
+@contextlib.contextmanager
+def short() -> Iterator[None]:
+    """Imports in the body leave out what Keras imports wherever it is installed, for parts that no program uses, and
+    what they make is not looked through for garbage again.
+
+    Who asks for one of these packages afterwards has it. Keras's own parts on them (`keras.wrappers`, data frames as
+    training data, `plot_image_gallery`) stay without it, so this is for a process that is a program's own.
+    """
+    hidden = [name for name in _OPTIONAL if name not in sys.modules]
+    # What Python takes for a package that is not there.
+    sys.modules.update(dict.fromkeys(hidden))
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+        gc.freeze()
+        if collecting:
+            gc.enable()

@@ -118,3 +118,22 @@ def test_tab_completion_lists_what_is_public():
         assert set(module.__all__) <= set(dir(module))
     with pytest.raises(AttributeError, match="tfode_adv.attacks.*pdg"):
         ta.attacks.pdg  # noqa: B018
+
+
+def test_a_short_import_leaves_optional_packages_out_and_who_asks_for_one_has_it_afterwards():
+    code = """
+import gc
+import sys
+from tfode_adv import startup
+
+with startup.short():
+    import keras
+    assert not gc.isenabled()
+left_out = {"matplotlib", "pandas", "sklearn"} & sys.modules.keys()
+import matplotlib.pyplot
+
+print("left out", sorted(left_out), gc.isenabled(), gc.get_freeze_count() > 0, matplotlib.pyplot.figure() is not None)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "left out [] True True True\n", done.stderr

@@ -14,6 +14,7 @@ A program imports what needs TensorFlow inside of `main`, below what its flags a
 are there at once.
 """
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -95,10 +96,11 @@ _process = _Process()
 def start_tensorflow() -> None:
     """Imports TensorFlow, which takes seconds, and lets it look for GPUs, without its notes.
 
-    In a process of the program's own, on a CPU, its graphs are run as they are: what its optimiser makes of a solve is
-    no faster, and takes it a fifth of a command's start to find (results/benchmarks/start.md).
+    A process of the program's own imports no more than it needs (`startup.short`). On a CPU its graphs are run as they
+    are: what TensorFlow's optimiser makes of a solve is no faster, and takes it a fifth of a command's start to find
+    (results/benchmarks/start.md).
     """
-    with startup.quiet():
+    with startup.quiet(), startup.short() if _process.own else contextlib.nullcontext():
         import tensorflow as tf
 
         # A build for GPUs complains of their absence when it first looks.
