@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -49,7 +51,15 @@ def test_a_worst_case_far_below_the_published_attack_is_masking():
     assert "75.0 % fell to another source of the gradient" in found.sentence
     # The published attack took another gradient than the model's own, which no indicator doubts.
     found = verdict.judge(correct, outcomes, [], behind="honest")
-    assert "Gradients: honest. Verdict: masked (the model's own gradients are not, but" in found.sentence
+    assert "Gradients: honest. Verdict: masked (the gradients of what the model computes are not, but" in found.sentence
+
+
+def test_signs_that_decide_are_told_from_those_that_only_failed():
+    decides = [dataclasses.replace(failing("masking"), name="many", count=30, total=40, chance=0.1)]
+    decides += [dataclasses.replace(failing("masking"), name="by chance", count=5, total=40, chance=0.1)]
+    found = verdict.judge(np.ones(40, bool), [outcome("." * 40)], [*decides, failing("informing")])
+    assert found.label == "masked"
+    assert found.failed == ["many", "by chance", "sign"] and found.deciding == ["many"]
 
 
 def test_an_honest_network_attacked_weakly_is_not_masked():

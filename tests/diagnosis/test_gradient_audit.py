@@ -46,6 +46,19 @@ def test_a_quantisers_gradient_is_zero_and_says_nothing(masked, toy):
     assert values["cosine with finite differences"] == 0 and values["loss rises along it"] == 0
 
 
+def test_a_gradient_that_is_zero_at_half_of_the_images_is_held_against_itself_at_the_others():
+    x = np.concatenate([np.full([4, 4, 4, 1], 0.25), np.full([4, 4, 4, 1], 0.75)]).astype(np.float32)
+
+    def trap(images):
+        bright = tf.reduce_mean(images, (1, 2, 3), keepdims=True) > 0.5
+        return tf.where(bright, tf.stop_gradient(images), images)
+
+    found = gradient_audit.audit(margins(trap), x, np.zeros(8, np.int64), {"own": {}})
+    values = dict(zip(COLUMNS, found.rows()[0], strict=True))
+    assert values["zero"] == 0.5
+    assert values["cosine with the first"] == pytest.approx(1) and values["same sign"] == 1
+
+
 def margins(front):
     """Two logits, linear in what a front makes of the pixels."""
     slopes = tf.constant(np.linspace(-1, 1, 16).reshape(4, 4, 1), tf.float32)

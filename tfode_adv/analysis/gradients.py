@@ -13,7 +13,8 @@ class Audit:
         image: [N], the place of each among the images looked at.
         sources: names, the reference first.
         gradients: by source, [N, ...].
-        cosine, sign_agreement, relative_norm: by source, [N], against the reference source.
+        cosine, sign_agreement, relative_norm: by source, [N], against the reference source; the first two NaN where
+            that is zero.
         difference_cosine: by source, [N]: cosine of the changes that the gradient predicts along random directions
             with those measured, at the scale that agrees best; NaN for an image whose loss does not change.
         attack_cosine: by source, [N]: the same at the scales of an attack, an eighth and half of eps.
@@ -54,7 +55,7 @@ class Audit:
             [
                 name,
                 _median(self.cosine[name]),
-                _mean(self.sign_agreement[name]),
+                _mean(_finite(self.sign_agreement[name])),
                 _median(self.relative_norm[name]),
                 _median(self.difference_cosine[name]),
                 _mean(self.uphill[name]),
@@ -112,10 +113,10 @@ def cosine(a: np.ndarray, b: np.ndarray, both_zero: float = 0.0) -> np.ndarray:
 
 
 def same_sign(gradient: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Share of the elements [N] with the reference's sign, where the reference has one."""
+    """Share of the elements [N] with the reference's sign, where the reference has one; NaN where it has none."""
     signed = flat(reference) != 0
     agree = (np.sign(flat(gradient)) == np.sign(flat(reference))) & signed
-    return np.divide(agree.sum(axis=1), signed.sum(axis=1), out=np.zeros(len(agree)), where=signed.any(axis=1))
+    return np.divide(agree.sum(axis=1), signed.sum(axis=1), out=np.full(len(agree), np.nan), where=signed.any(axis=1))
 
 
 def length(gradient: np.ndarray) -> np.ndarray:
@@ -130,8 +131,12 @@ def flat(array: np.ndarray) -> np.ndarray:
 
 
 def _median(values: np.ndarray) -> float | None:
-    known = np.asarray(values)[np.isfinite(values)]
+    known = _finite(values)
     return float(np.median(known)) if known.size else None
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values)[np.isfinite(values)]
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -91,7 +91,7 @@ def unavailable_gradients(gradients: np.ndarray, group: str = "masking", thresho
     """Share of images whose gradient [N, ...] is zero everywhere or not finite (Pintor, I1)."""
     flat = np.reshape(gradients, (len(gradients), int(np.prod(np.shape(gradients)[1:]))))
     useless = ~np.isfinite(flat).all(axis=1) | (flat == 0).all(axis=1)
-    text = "share of images whose input gradient is zero or not finite (Pintor 2022, I1)"
+    text = "share of the margin's input gradients that are zero or not finite (Pintor 2022, I1)"
     return _indicator("unavailable gradients", _share(useless), threshold, text, group, useless)
 
 
@@ -104,7 +104,9 @@ def vanishing_gradients(blind: np.ndarray, group: str = "masking", threshold: fl
     Args:
         blind: [N], `Audit.blind`.
     """
-    text = "share of images whose loss pixels without a derivative change half as much as all do (Athalye 2018, 3.1)"
+    text = (
+        "share of points where pixels without a derivative change the loss half as much as all do (Athalye 2018, 3.1)"
+    )
     hidden = np.asarray(blind) > 0.5
     return _indicator("unavailable: derivatives vanish", _share(hidden), threshold, text, group, hidden)
 
@@ -115,7 +117,7 @@ def saturated_loss(saturated: np.ndarray, group: str = "masking", threshold: flo
     Logits scaled up do this (Carlini and Wagner 2017, section IV, on defensive distillation); a few images of any
     confident model may. Our attacks see past it; those that follow the cross-entropy as it stands do not.
     """
-    text = "share of images whose cross-entropy alone has no gradient in float32 (Carlini and Wagner 2017, IV)"
+    text = "share of points where the cross-entropy alone has no gradient in float32 (Carlini and Wagner 2017, IV)"
     return _indicator("unavailable: loss saturated", _share(saturated), threshold, text, group, saturated)
 
 

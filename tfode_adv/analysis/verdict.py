@@ -24,7 +24,7 @@ from tfode_adv.rendering.rates import wilson
 
 CHANGES = {
     "gradient": "another source of the gradient",
-    "steps": "more steps, restarts or adaptive steps",
+    "steps": "more steps, restarts, momentum or adaptive steps",
     "loss": "another loss",
     "transfer": "examples transferred from other tolerances",
     "gradient-free": "no gradient at all",
@@ -60,8 +60,8 @@ TOO_FEW = (
 
 # What "masked" means where the gradients of the published attack hide, and not the model's own.
 ELSEWHERE = (
-    "the model's own gradients are not, but those of the published attack miss what another gradient, transfer or none "
-    "finds: do not quote the published attack"
+    "the gradients of what the model computes are not, but those of the published attack miss what another gradient, "
+    "transfer or none finds: do not quote the published attack"
 )
 
 # Less than this share of the apparent robustness left is masking, or a published attack too weak: our choice.
@@ -104,6 +104,7 @@ class Verdict:
             harder: another gradient, transfer or no gradient was needed.
         attribution: images lost beyond the published attack, by what took them; see `attribute`.
         failed: names of the indicators that failed.
+        deciding: of those, the ones that the label rests on: of a group that decides, and beyond chance.
     """
 
     label: str
@@ -120,6 +121,7 @@ class Verdict:
     hidden: int
     attribution: dict[str, float]
     failed: list[str]
+    deciding: list[str]
 
     def to_json(self) -> dict:
         return dataclasses.asdict(self)
@@ -260,6 +262,7 @@ def judge(
         hidden=hidden,
         attribution=attribution,
         failed=[indicator.name for indicator in indicators if not indicator.passed],
+        deciding=[indicator.name for indicator in telling],
     )
 
 

@@ -52,6 +52,8 @@ def audit(
     rng = np.random.default_rng(seed)
     forward = forward or {}
     gradients = {name: probe.margin_gradient(x, y, **settings) for name, settings in sources.items()}
+    reference = next(iter(sources))
+    none = (flat(gradients[reference]) == 0).all(axis=1)
     reproduced = _reproduced(probe, x, y, sources, gradients, rng.permutation(len(x)))
 
     def loss(images: np.ndarray) -> np.ndarray:
@@ -75,7 +77,6 @@ def audit(
         name: np.stack([_known(cosine(p.T, m.T), c) for p, m, c in zip(values, measured, changes, strict=True)])
         for name, values in predicted.items()
     }
-    reference = next(iter(sources))
     # A step aside, either way: at the kink of a ReLU there is no derivative, and a pixel further there is.
     aside = [np.clip(x + side * SCALES[0] * eps * signs[0], 0, 1).astype(np.float32) for side in (1, -1)]
     without = _vanished([gradients[reference], *(probe.margin_gradient(one, y, **sources[reference]) for one in aside)])
@@ -91,7 +92,7 @@ def audit(
         image=np.arange(len(x)),
         sources=list(sources),
         gradients=gradients,
-        cosine={name: cosine(g, gradients[reference]) for name, g in gradients.items()},
+        cosine={name: _known(cosine(g, gradients[reference]), ~none) for name, g in gradients.items()},
         sign_agreement={name: same_sign(g, gradients[reference]) for name, g in gradients.items()},
         relative_norm={name: length(g) / length(gradients[reference]) for name, g in gradients.items()},
         difference_cosine={name: _best(values) for name, values in cosines.items()},

@@ -235,11 +235,9 @@ def _indicators(found: Sequence[AtTolerance]) -> Table:
     # By indicator, so that a row's neighbours are the same indicator at other tolerances.
     order = list(dict.fromkeys(row[0] for row in rows))
     rows.sort(key=lambda row: order.index(row[0]))
-    headers = ["indicator", "τ", "value", "passes up to", "result", "group", "images", "what it is"]
-    note = (
-        "A failure tells only where it is beyond chance: the images counted are more than chance makes of so many, at "
-    )
-    note += "a significance of 5 % shared by all indicators that decide."
+    headers = ["indicator", "τ", "value", "passes up to", "result", "group", "of how many", "what it is"]
+    note = "Points are images and as many iterates of PGD. A failure tells only where it is beyond chance: more are "
+    note += "counted than chance makes of so many, at a significance of 5 % shared by all indicators that decide."
     return Table("Indicators", headers, rows, note)
 
 
@@ -249,15 +247,17 @@ def _audit(found: Sequence[AtTolerance]) -> Table:
         for at in found
         for index, row in enumerate(at.audit.rows())
     ]
-    note = "Medians over images; signs, rising losses, and gradients that are zero or not finite as shares. "
+    note = "Medians over images and iterates; signs, rising losses, and gradients zero or not finite as shares; what "
     note += (
-        "Differences of the margin within [0, 1] along random sign vectors, at the scale that fits best of a hundredth "
+        "needs a gradient of the first source, over those where it has one. Differences of the margin within [0, 1] "
     )
-    note += "to half of ε, at images and at iterates. Step changes: how often noise of 1e-3 changes the number of "
     note += (
-        "accepted steps. At rest: the share of images with a step whose error was exactly zero, where the tolerance "
+        "along random sign vectors, at the scale that fits best of a hundredth to half of ε. Step changes: how often "
     )
-    note += "bounds neither the step nor the gradient's error."
+    note += (
+        "noise of 1e-3 changes the number of accepted steps. At rest: the share of images with a step whose error was "
+    )
+    note += "exactly zero, where the tolerance bounds neither the step nor the gradient's error."
     return Table("Gradient audit", ["τ", *COLUMNS, "step changes", "at rest"], rows, note)
 
 
