@@ -23,11 +23,21 @@ THRESHOLDS = {
 }
 
 
-def put_into(page: str, done: Mapping[str, dict], planted: Sequence[str]) -> str:
-    """The page, its part between the two marks made anew: the models `done` of those that are `planted`."""
+def put_into(page: str, done: Mapping[str, dict], planted: Sequence[str], held_out: Sequence[str]) -> str:
+    """The page, its part between the two marks made anew: the models `done` of those that are `planted`.
+
+    Args:
+        held_out: those of them that no threshold was chosen on.
+    """
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    parts = [_head(done, planted), _matrix(done), _bounds(done), _thresholds(done), _lines(done)]
+    kept_apart = {name: one for name, one in done.items() if name in held_out}
+    others = {name: one for name, one in done.items() if name not in held_out}
+    parts = [_head(done, planted)]
+    if kept_apart:
+        parts += ["**Held out:** planted when every threshold stood, by who had not read them."]
+        parts += [_matrix(kept_apart), _bounds(kept_apart), "**The others:**"]
+    parts += [_matrix(others), _bounds(others), _thresholds(others), _lines(done)]
     return "\n\n".join([before + BEGIN, *parts, END + after])
 
 
