@@ -27,7 +27,7 @@ def smooth():
 # ---- masked
 @planted
 def binary_patterns():
-    """Each pixel's comparisons with its eight neighbours, beside the image itself: faint, and all that a gradient meets."""
+    """Each pixel's comparisons with its eight neighbours, and the image itself, faint: all that a gradient meets."""
     around = [(down, across) for down in (0, 1, 2) for across in (0, 1, 2) if (down, across) != (1, 1)]
 
     def patterns(x, step):
