@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfode_adv.analysis import indicators, verdict
 from tfode_adv.analysis.gradients import Audit
@@ -49,6 +50,20 @@ def test_what_the_masked_network_lost_went_to_detours_and_attacks_without_gradie
     assert {"gradient", "gradient-free"} <= set(at.verdict.attribution)
     assert at.verdict.hidden == at.verdict.published - at.verdict.worst_case
     assert "no gradient at all" in at.verdict.sentence
+
+
+@tf.custom_gradient
+def deaf(logits):
+    """The identity, through which small gradients do not come back: the cross-entropy's of a confident answer."""
+    return tf.identity(logits), lambda gradient: tf.where(tf.abs(gradient) < 0.1, 0.0, gradient)
+
+
+def test_a_saturated_loss_is_looked_for_at_every_image(honest, images, tmp_path):
+    (at,) = diagnose(lambda x: deaf(3 * honest(x)), images, tmp_path)
+    turned = at.turned(lambda outcome: True)
+    assert at.verdict.label == "masked" and at.verdict.hidden == turned.sum()
+    # More than are among those that the audit looks at.
+    assert turned.sum() > turned[np.unique(at.audit.image)].sum()
 
 
 def test_a_costly_attack_that_wins_alone_is_run_on_every_image_left(masked_found):

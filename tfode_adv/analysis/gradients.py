@@ -24,7 +24,8 @@ class Audit:
         varies: [N] bool: whether the loss changes anywhere that was looked at, beyond a randomised model's noise.
         blind: [N]: how much the loss changes at the attack's scale where only those pixels change whose derivative
             vanishes, of how much it does where all change.
-        saturated: [N] bool: whether the cross-entropy's gradient, which attacks follow, is zero in float32.
+        saturated: [N] bool: whether the cross-entropy's gradient, which attacks follow, is zero in float32 and the
+            margin's is not.
         noise_change: [N]: mean |loss(x + noise) - loss(x)| for noise of `probe_size`, of the images' median |loss|.
         step_changes: share of (image, noise of `probe_size`) pairs in which the number of accepted
             steps changed; None without ODE blocks.

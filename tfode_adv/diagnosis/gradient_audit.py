@@ -101,11 +101,16 @@ def audit(
         reproduced=reproduced,
         varies=np.any(changes, axis=0),
         blind=_blind(without, lambda step: loss(np.clip(x + eps * step, 0, 1)) - clean, signs, floor),
-        saturated=(flat(probe.gradient(x, y, **sources[reference])[1]) == 0).all(axis=1),
+        saturated=loss_saturated(probe.gradient(x, y, **sources[reference])[1], gradients[reference]),
         noise_change=np.mean(noise_change, axis=0),
         step_changes=float(np.mean(changed)) if probe.blocks else None,
         at_rest=float(np.mean(probe.at_rest(x, **forward) > 0)) if probe.blocks else None,
     )
+
+
+def loss_saturated(cross_entropy: np.ndarray, margins: np.ndarray) -> np.ndarray:
+    """At which of several points [N] the cross-entropy's gradient [N, ...] is zero and the margin's is not."""
+    return (flat(cross_entropy) == 0).all(axis=1) & (flat(margins) != 0).any(axis=1)
 
 
 def _vanished(gradients: list[np.ndarray]) -> np.ndarray:

@@ -179,6 +179,13 @@ class Transferred:
 
 
 @dataclasses.dataclass(frozen=True)
+class Saturated:
+    """Of which images [N] the cross-entropy alone has no gradient in float32; not of those that err unattacked."""
+
+    loss: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Sweep:
     """Losses [E, M] reached at growing eps [E], and unbounded [M]: turned where everything may change."""
 
@@ -331,6 +338,24 @@ def audit(bench: Bench, tol: Tolerance, correct: np.ndarray) -> Audit:
         return dataclasses.replace(found, image=image)
 
     return bench.piece("gradient audit", tol, Audit, compute, images=len(chosen))
+
+
+def saturated(bench: Bench, tol: Tolerance, correct: np.ndarray) -> Saturated:
+    """At which images attacks on the cross-entropy stay where they are, though the margin has a gradient.
+
+    Asked of all images, where the audit looks at some: which of them another loss turned is counted one by one.
+    """
+
+    def compute() -> Saturated:
+        chosen = np.flatnonzero(correct)
+        x, y, settings = bench.images.x[chosen], bench.images.y[chosen], bench.gradient(bench.own, tol)
+        found = np.zeros(len(correct), bool)
+        found[chosen] = gradient_audit.loss_saturated(
+            bench.probe.gradient(x, y, **settings)[1], bench.probe.margin_gradient(x, y, **settings)
+        )
+        return Saturated(found)
+
+    return bench.piece("saturated loss", tol, Saturated, compute)
 
 
 def sweep(bench: Bench, tol: Tolerance, source: str, correct: np.ndarray) -> Sweep:

@@ -82,7 +82,7 @@ def pieces(probe: Probe, protocol: Protocol, budget: str, tols: Sequence[float])
     """At most how many pieces `run` is made of, for a progress bar."""
     tolerances = tolerances_of(probe, tols)
     rows = sum(len(attack_table.rows_of(probe, protocol, budget, tol)) for tol in tolerances)
-    return 1 + rows + len(tolerances) * (32 if probe.blocks else 25)
+    return 1 + rows + len(tolerances) * (33 if probe.blocks else 26)
 
 
 def tolerances_of(probe: Probe, tols: Sequence[float]) -> list[Tolerance]:
@@ -148,7 +148,7 @@ def _with_transfers(bench: Bench, at: AtTolerance, examples: dict[Tolerance, mea
 
 def _judged(bench: Bench, at: AtTolerance) -> AtTolerance:
     setting = "" if at.tol is None else f"at τ = {at.tol:g}"
-    verdict = judge(at.correct, at.outcomes, at.indicators, setting, _saturated(at), _behind(bench, at))
+    verdict = judge(at.correct, at.outcomes, at.indicators, setting, _saturated(bench, at), _behind(bench, at))
     return dataclasses.replace(at, verdict=verdict)
 
 
@@ -230,7 +230,7 @@ def _indicators(bench: Bench, at: AtTolerance) -> list[Indicator]:
     tolerance) is another function's, however well it attacks.
     """
     found = _indicators_of_gradient(bench, at.audit, at.outcomes, bench.exact, "masking")
-    found += [indicators.vanishing_gradients(at.audit.blind), indicators.saturated_loss(_loss_saturated(at.audit))]
+    found += [indicators.vanishing_gradients(at.audit.blind), indicators.saturated_loss(at.audit.saturated)]
     if bench.own != bench.exact:
         # The longer attacks follow this one: where it misleads, they are weak.
         found += _indicators_of_gradient(bench, at.audit, at.outcomes, bench.own, "evaluation")
@@ -267,17 +267,13 @@ def _known(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _saturated(at: AtTolerance) -> np.ndarray:
-    """[N] bool: images, audited ones, whose cross-entropy alone is saturated."""
+def _saturated(bench: Bench, at: AtTolerance) -> np.ndarray:
+    """[N] bool: images whose cross-entropy alone is saturated, at the image or where the audit looked."""
     found = np.zeros(len(at.correct), bool)
-    found[at.audit.image[_loss_saturated(at.audit)]] = True
-    return found
-
-
-def _loss_saturated(audit: Audit) -> np.ndarray:
-    """[M] bool: audited images and iterates at which the cross-entropy's gradient is zero and the margin's is not."""
-    own = audit.gradients[audit.sources[0]]
-    return audit.saturated & (own.reshape(len(own), -1) != 0).any(axis=1)
+    found[at.audit.image[at.audit.saturated]] = True
+    # Of no matter where no other loss found more.
+    by_loss = at.turned(lambda outcome: "loss" in outcome.changes) & ~at.outcomes[0].turned
+    return found | measurements.saturated(bench, at.tol, at.correct).loss if by_loss.any() else found
 
 
 def _behind(bench: Bench, at: AtTolerance) -> str:
