@@ -43,29 +43,6 @@ def binary_patterns():
 
 
 @planted
-def floored_maps():
-    """All feature maps but one are rounded down."""
-
-    def floored(through):
-        def front(h):
-            most, last = h[..., :15], h[..., 15:]
-            low = tf.floor(most)
-            return tf.concat([most + tf.stop_gradient(low - most) if through else low, last], -1)
-
-        return Apply(front)
-
-    def build(through=True):
-        body = [LAYERS.Conv2D(16, 3, strides=2, activation="relu"), floored(through)]
-        body += [LAYERS.Conv2D(32, 3, activation="relu"), LAYERS.Flatten(), LAYERS.Dense(64, activation="relu")]
-        return row(*body, LAYERS.Dense(10))
-
-    soft = trained("floored_maps", build, naturally())
-    hard = build(False)
-    hard.set_weights(soft.get_weights())
-    return masked(hard, soft)
-
-
-@planted
 def hidden_area():
     """Ten of the fourteen columns have no gradient."""
     return masked(behind(lambda x: tf.concat([bits(x[:, :, :10]), x[:, :, 10:]], 2), natural()), natural())

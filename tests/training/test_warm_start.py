@@ -58,6 +58,10 @@ def test_a_layer_of_another_shape_may_start_anew_by_its_name(run):
     before = model.get_layer("head").get_weights()
     with pytest.raises(UsageError, match="layer to start anew .*'hed'.*head"):
         warm_start.take_weights(model, run, ["hed"])
+    with pytest.raises(
+        UsageError, match="start_anew is conv, norm, head, which leaves no layer that .*run' has weights"
+    ):
+        warm_start.take_weights(model, run, ["conv", "norm", "head"])
     assert warm_start.take_weights(model, run, ["head"]) == (["conv", "norm"], ["head"])
     np.testing.assert_array_equal(model.get_layer("head").get_weights()[0], before[0])
 

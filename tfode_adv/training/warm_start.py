@@ -21,8 +21,8 @@ def take_weights(model: keras.Model, folder: PathLike, start_anew: Sequence[str]
         The names of the layers with weights that took them, and of those that kept their own.
 
     Raises:
-        UsageError: if a layer's weights have other shapes than its namesake's, or no layer has one, or for a name in
-            `start_anew` that no layer with weights has.
+        UsageError: if a layer's weights have other shapes than its namesake's, or no layer has one, or all that have
+            one are in `start_anew`, or for a name there that no layer with weights has.
         RunError: if the folder is no finished run.
     """
     run = Run.open(folder)
@@ -33,6 +33,9 @@ def take_weights(model: keras.Model, folder: PathLike, start_anew: Sequence[str]
     for name in start_anew:
         check_choice("layer to start anew", name, [layer.name for layer in ours])
     known = [layer for layer in ours if layer.name in found and layer.name not in start_anew]
+    if not known and any(layer.name in found for layer in ours):
+        given = ", ".join(start_anew)
+        raise UsageError(f"start_anew is {given}, which leaves no layer that {str(folder)!r} has weights for")
     if not known:
         names = ", ".join(found)
         raise UsageError(f"start_from is {str(folder)!r}, but no layer of {model.name} is named as one of its: {names}")
