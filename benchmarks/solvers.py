@@ -17,12 +17,12 @@ PEERS = ("ours", "tfp", "torchdiffeq adjoint", "torchdiffeq backprop", "torchode
 TASKS = ("forward", "gradient", "training")
 
 
-def work(name: str, threads: int) -> None:
+def work(name: str, threads: int, filters: int) -> None:
     """Answers one run a line of standard input."""
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
     from benchmarks import workers
 
-    worker = workers.make(name, threads)
+    worker = workers.make(name, threads, filters)
     print(json.dumps({"ready": name}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
@@ -34,13 +34,17 @@ def work(name: str, threads: int) -> None:
 class Peer:
     """A worker process; None of its answers is a cell it has not got."""
 
-    def __init__(self, name: str, threads: int):
+    def __init__(self, name: str, threads: int, filters: int = 64, python: str = sys.executable):
         environment = os.environ | {
             "OMP_NUM_THREADS": str(threads),
             "TF_NUM_INTRAOP_THREADS": str(threads),
             "TF_CPP_MIN_LOG_LEVEL": "3",
         }
-        command = [sys.executable, "-m", "benchmarks", f"--worker={name}", f"--threads={threads}"]
+        if name == "diffrax":
+            # JAX takes as many threads as it sees cores.
+            environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()}"
+        options = {"worker": name, "threads": threads, "filters": filters}
+        command = [python, "-m", "benchmarks", *(f"--{key}={value}" for key, value in options.items())]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
         )
@@ -89,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worker")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--filters", type=int, default=64, help="channels of the network")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=float, default=30.0, help="seconds after which a peer runs once only")
     parser.add_argument("--tol", type=float, nargs="+", default=[1e-4, 1e-3, 1e-1, 1.0])
@@ -97,9 +102,9 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
     options = parser.parse_args()
     if options.worker:
-        work(options.worker, options.threads)
+        work(options.worker, options.threads, options.filters)
         return
-    peers = {name: Peer(name, options.threads) for name in options.peers}
+    peers = {name: Peer(name, options.threads, options.filters) for name in options.peers}
     print(
         f"{options.threads} threads, medians of {options.rounds} interleaved rounds; (NFE, time / (NFE x evaluation))"
     )

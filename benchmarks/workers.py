@@ -5,13 +5,15 @@ Tasks: "evaluation", one evaluation of the dynamics; "convolutions", its two con
 "gradient", forward and the input's gradient; "training", forward and the weights' gradient.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 FILTERS = 64
-GROUPS = 32
 
 
-def random_weights(seed: int = 0) -> dict[str, np.ndarray]:
+def random_weights(filters: int = FILTERS, seed: int = 0) -> dict[str, np.ndarray]:
     """Weights drawn as PyTorch draws them, by the program's names."""
     random = np.random.default_rng(seed)
 
@@ -19,7 +21,7 @@ def random_weights(seed: int = 0) -> dict[str, np.ndarray]:
         bound = 1 / np.sqrt(np.prod(shape[1:]))
         return random.uniform(-bound, bound, shape).astype(np.float32)
 
-    k = FILTERS
+    k = filters
     weights = {"downsample.module.weight": uniform(k, 1, 4, 4), "downsample.module.bias": np.zeros(k, np.float32)}
     for i in (1, 2):
         weights[f"odeblock.odefunc.conv{i}._layer.weight"] = uniform(k, k + 1, 3, 3)
@@ -29,6 +31,11 @@ def random_weights(seed: int = 0) -> dict[str, np.ndarray]:
     weights["classifier.module.5.weight"] = uniform(10, k)
     weights["classifier.module.5.bias"] = np.zeros(10, np.float32)
     return weights
+
+
+def width(weights: Mapping[str, Any]) -> int:
+    """The channels of the network that has these weights."""
+    return len(weights["downsample.module.bias"])
 
 
 def images(batch: int) -> np.ndarray:
@@ -45,8 +52,8 @@ class TensorFlowWorker:
 
         import tfode_adv as ta
 
-        self.tf, self.ta, self.solver = tf, ta, solver
-        self.model = ta.models.build("oon", input_shape=(28, 28, 1), filters=FILTERS, solver=solver, dropout=0.0)
+        self.tf, self.ta, self.solver, self.filters = tf, ta, solver, width(weights)
+        self.model = ta.models.build("oon", input_shape=(28, 28, 1), filters=self.filters, solver=solver, dropout=0.0)
         ta.interop.load_torch_state(self.model, weights)
         self.block = next(b for b in self.model.layers if isinstance(b, ta.layers.ODEBlock))
         self.compiled = {}
@@ -56,7 +63,7 @@ class TensorFlowWorker:
             self.compiled[task, batch] = self.tf.function(getattr(self, task), autograph=False)
         self.block.tol = tol
         x = self.tf.constant(images(batch))
-        h = self.tf.zeros([batch, 14, 14, FILTERS]) + 0.1
+        h = self.tf.zeros([batch, 14, 14, self.filters]) + 0.1
         return float(np.mean(self.compiled[task, batch](h if task in ("evaluation", "convolutions") else x)))
 
     def evaluation(self, h):
@@ -103,7 +110,7 @@ class TorchWorker:
 
     def _norm(self, h, name):
         w = self.weights
-        return self.torch.nn.functional.group_norm(h, GROUPS, w[f"{name}.weight"], w[f"{name}.bias"], 1e-5)
+        return self.torch.nn.functional.group_norm(h, min(32, h.shape[1]), w[f"{name}.weight"], w[f"{name}.bias"], 1e-5)
 
     def dynamics(self, t, h):
         functional, name = self.torch.nn.functional, "odeblock.odefunc"
@@ -147,7 +154,7 @@ class TorchWorker:
         self.evaluations = 0
         if task == "evaluation":
             with torch.no_grad():
-                self.dynamics(torch.zeros(1), torch.full((batch, FILTERS, 14, 14), 0.1))
+                self.dynamics(torch.zeros(1), torch.full((batch, width(self.weights), 14, 14), 0.1))
         elif task == "forward":
             with torch.no_grad():
                 self._logits(x, tol)
@@ -159,9 +166,13 @@ class TorchWorker:
         return self.evaluations
 
 
-def make(name: str, threads: int):
-    """The worker called `name`: ours, tfp, torchdiffeq adjoint, torchdiffeq backprop or torchode."""
-    weights = random_weights()
+def make(name: str, threads: int, filters: int = FILTERS):
+    """The worker called `name`: ours, tfp, torchdiffeq adjoint, torchdiffeq backprop, torchode or diffrax."""
+    weights = random_weights(filters)
+    if name == "diffrax":
+        from benchmarks.jax_oon import JaxWorker
+
+        return JaxWorker(weights)
     if name in ("ours", "tfp"):
         return TensorFlowWorker(weights, {"ours": "dopri5"}.get(name, name))
     return TorchWorker(weights, name, threads)

@@ -195,8 +195,8 @@ def judge(
         outcomes: every attack's, the published one's among them (its `changes` are empty).
         indicators: all that were measured.
         setting: words for the sentence's beginning, such as "At tau = 1".
-        saturated: [N] bool, images at which the gradient of the published loss is zero though the model's is not:
-            another loss then finds what that one hides.
+        saturated: [N] bool, images at which the gradient of the published loss is zero though the model's is not: the
+            published attack stays there, and whatever turns such an image finds what that loss hides.
         behind: a key of `GRADIENTS`: what the model's own gradients are where much is hidden and no indicator tells.
 
     Returns:
@@ -214,7 +214,7 @@ def judge(
     flat = np.zeros(total, bool) if saturated is None else saturated
     images = np.flatnonzero(worst_case(outcomes) & ~worst_case(one for one in outcomes if not one.changes))
     hidden = sum(
-        all(changes & HIDING or (flat[image] and "loss" in changes) for changes in smallest)
+        flat[image] or all(changes & HIDING for changes in smallest)
         for image, smallest in zip(images, turning, strict=True)
     )
     telling = told(indicators)

@@ -343,7 +343,7 @@ def audit(bench: Bench, tol: Tolerance, correct: np.ndarray) -> Audit:
 def saturated(bench: Bench, tol: Tolerance, correct: np.ndarray) -> Saturated:
     """At which images attacks on the cross-entropy stay where they are, though the margin has a gradient.
 
-    Asked of all images, where the audit looks at some: which of them another loss turned is counted one by one.
+    Asked of all images, where the audit looks at some: which of them other attacks turned is counted one by one.
     """
 
     def compute() -> Saturated:
