@@ -214,7 +214,7 @@ def judge(
     flat = np.zeros(total, bool) if saturated is None else saturated
     images = np.flatnonzero(worst_case(outcomes) & ~worst_case(one for one in outcomes if not one.changes))
     hidden = sum(
-        flat[image] or all(changes & HIDING for changes in smallest)
+        bool(flat[image]) or all(changes & HIDING for changes in smallest)
         for image, smallest in zip(images, turning, strict=True)
     )
     telling = told(indicators)
