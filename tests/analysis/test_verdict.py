@@ -168,7 +168,8 @@ def test_a_saturated_loss_hides_what_another_finds():
     # A restart leaves the place where the published attack has no way to go.
     outcomes = [outcome("." * 20), outcome("x" * 10 + "." * 10, "steps")]
     assert verdict.judge(correct, outcomes, []).label == "inconclusive"
-    assert verdict.judge(correct, outcomes, [], saturated=correct).hidden == 10
+    found = verdict.judge(correct, outcomes, [], saturated=correct)
+    assert (found.hidden, found.gradients) == (10, "absent")
 
 
 def test_what_falls_to_honest_gradients_is_not_robust():

@@ -197,7 +197,8 @@ def judge(
         setting: words for the sentence's beginning, such as "At tau = 1".
         saturated: [N] bool, images at which the gradient of the published loss is zero though the model's is not: the
             published attack stays there, and whatever turns such an image finds what that loss hides.
-        behind: a key of `GRADIENTS`: what the model's own gradients are where much is hidden and no indicator tells.
+        behind: a key of `GRADIENTS`: what the model's own gradients are where much is hidden, most of it not by a
+            saturated loss, and no indicator tells.
 
     Returns:
         "not robust" where the published attack turns nine images in ten, or where all together do and the gradients
@@ -222,7 +223,8 @@ def judge(
     too_weak = _is_much(lost, int(published.sum()))
     too_few = not too_weak and _leaves_little(lost, int(published.sum()))
     much_hidden = _is_much(hidden, int(published.sum()))
-    gradients = _gradients(telling, behind if much_hidden else "honest")
+    mostly_flat = int(flat[images].sum()) > hidden / 2
+    gradients = _gradients(telling, ("absent" if mostly_flat else behind) if much_hidden else "honest")
     least = LEAST_ROBUST * max(1, correct.sum())
 
     if published.sum() < least:
