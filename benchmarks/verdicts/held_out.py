@@ -57,18 +57,6 @@ def two_branches():
 
 
 @planted
-def underflow():
-    """One layer computes at a gain of 3e35, taken back after it: the same outputs, and gradients below float32."""
-    gain = np.float32(3e35)
-    body = [LAYERS.Conv2D(16, 3, strides=2, activation="relu"), Apply(lambda h: h * gain)]
-    body += [LAYERS.Conv2D(32, 3, activation="relu"), Apply(lambda h: h / gain), LAYERS.Flatten()]
-    network = row(*body, LAYERS.Dense(64, activation="relu"), LAYERS.Dense(10))
-    weights = natural().get_weights()
-    network.set_weights([weight * gain if place == 3 else weight for place, weight in enumerate(weights)])
-    return masked(network, natural())
-
-
-@planted
 def codebook():
     """Patches of 2 x 2 pixels, replaced by a sharp mean of sixteen prototypes."""
 

@@ -234,6 +234,19 @@ def saturated():
     return masked(behind(None, natural(), lambda z: 1000 * z), natural())
 
 
+@planted
+def underflow():
+    """One layer computes at a gain of 3e35, taken back after it: the same outputs, and gradients below float32."""
+    gain = np.float32(3e35)
+    body = [keras.layers.Conv2D(16, 3, strides=2, activation="relu"), Apply(lambda h: h * gain)]
+    body += [keras.layers.Conv2D(32, 3, activation="relu"), Apply(lambda h: h / gain), keras.layers.Flatten()]
+    body += [keras.layers.Dense(64, activation="relu"), keras.layers.Dense(10)]
+    network = keras.Sequential([keras.Input(SHAPE), *body])
+    weights = natural().get_weights()
+    network.set_weights([weight * gain if place == 3 else weight for place, weight in enumerate(weights)])
+    return masked(network, natural())
+
+
 # ---- masked: random gradients
 @planted
 def dithered():
