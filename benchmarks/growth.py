@@ -10,40 +10,45 @@ import argparse
 import json
 import pathlib
 import sys
+from collections.abc import Iterable, Iterator
 
 from benchmarks.solvers import Peer, measure
 
 PEERS = ("ours", "tfp", "torchdiffeq adjoint", "torchdiffeq backprop", "torchode", "diffrax")
 FROM = {"batch": 32, "tol": 1e-3, "filters": 64}
 AXES = {
-    "batch": ("images at once", (1, 4, 16, 64, 128, 256, 512)),
+    "batch": ("images at once", (1, 8, 32, 128, 512)),
     "tol": ("tau", (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)),
     "filters": ("channels", (16, 32, 64, 128, 256)),
 }
 
 
-def grown(axis: str, options: argparse.Namespace) -> dict[float, dict[str, dict]]:
-    """By value of the axis and by peer, seconds an image and NFE. A peer that took too long is left out from there."""
-    found, peers = {}, _started(FROM["filters"], options)
+def grow(axis: str, found: dict[float, dict[str, dict]], options: argparse.Namespace) -> Iterator[None]:
+    """Fills `found`: by value of the axis and by peer, seconds an image and NFE; yields after each value.
+
+    A peer that took too long is left out from there.
+    """
+    peers = _started(options.peers, FROM["filters"], options)
     for value in AXES[axis][1]:
         here = FROM | {axis: value}
         if axis == "filters":
             _close(peers)
-            peers = {name: peer for name, peer in _started(value, options).items() if name in peers}
+            peers = _started(peers, value, options)
+        # The first call of a shape compiles.
+        for peer in peers.values():
+            peer.run("gradient", here["tol"], here["batch"])
         results = measure(peers, "gradient", here["tol"], here["batch"], options.rounds, options.limit)
         found[value] = {n: {"seconds": r["seconds"] / here["batch"], "nfe": r["nfe"]} for n, r in results.items()}
         print(axis, value, {name: round(1e3 * one["seconds"], 2) for name, one in found[value].items()}, flush=True)
         slow = {name: peers.pop(name) for name, result in results.items() if result["once"]}
         _close(slow)
+        yield
     _close(peers)
-    return found
 
 
-def _started(filters: int, options: argparse.Namespace) -> dict[str, Peer]:
+def _started(names: Iterable[str], filters: int, options: argparse.Namespace) -> dict[str, Peer]:
     pythons = {"ours": sys.executable, "tfp": sys.executable, "diffrax": options.jax_python}
-    return {
-        name: Peer(name, options.threads, filters, pythons.get(name, options.torch_python)) for name in options.peers
-    }
+    return {name: Peer(name, options.threads, filters, pythons.get(name, options.torch_python)) for name in names}
 
 
 def _close(peers: dict[str, Peer]) -> None:
@@ -79,6 +84,14 @@ def draw(found: dict[str, dict], peers: list[str], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def write(found: dict[str, dict], options: argparse.Namespace) -> None:
+    """What was measured so far: the numbers, the tables and the charts."""
+    (options.out / "growth.json").write_text(json.dumps(found, indent=1) + "\n")
+    tables = [table(axis, values, options.peers) for axis, values in found.items()]
+    (options.out / "table.md").write_text("\n\n".join(tables) + "\n")
+    draw(found, options.peers, options.out / "growth.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
@@ -93,11 +106,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     found = {}
     for axis in options.axes:
-        found[axis] = grown(axis, options)
-        (options.out / "growth.json").write_text(json.dumps(found, indent=1) + "\n")
-        text = "\n\n".join(table(axis, values, options.peers) for axis, values in found.items())
-        (options.out / "table.md").write_text(text + "\n")
-        draw(found, options.peers, options.out / "growth.png")
+        found[axis] = {}
+        for _ in grow(axis, found[axis], options):
+            write(found, options)
 
 
 if __name__ == "__main__":
