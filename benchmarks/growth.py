@@ -12,9 +12,10 @@ import pathlib
 import sys
 from collections.abc import Iterable, Iterator
 
+from benchmarks import solvers
 from benchmarks.solvers import Peer, measure
 
-PEERS = ("ours", "tfp", "torchdiffeq adjoint", "torchdiffeq backprop", "torchode", "diffrax")
+PEERS = (*solvers.PEERS, "diffrax")
 FROM = {"batch": 32, "tol": 1e-3, "filters": 64}
 AXES = {
     "batch": ("images at once", (1, 8, 32, 128, 512)),
