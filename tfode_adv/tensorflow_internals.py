@@ -123,13 +123,6 @@ def captures(graph: tf.Graph) -> list[tuple[tf.Tensor, tf.Tensor]]:
     return list(graph.captures)
 
 
-def captured_by(function: Callable, specs: Sequence[tf.TensorSpec]) -> list[tf.Tensor]:
-    """The outer tensors that `function` reads when it is called with tensors like `specs` while a graph is built."""
-    graph = func_graph.FuncGraph("captured_by")
-    func_graph.func_graph_from_py_func(graph.name, function, (), {}, signature=list(specs), func_graph=graph)
-    return [outer for outer, _ in captures(graph)]
-
-
 class _BackwardGraph(func_graph.FuncGraph):
     """A graph that captures little of the forward one: no constants, nothing twice, sizes of what is only measured."""
 

@@ -3,8 +3,13 @@
 TensorFlow's "same" padding is lopsided where a convolution strides over maps of some sizes. Explicit padding is
 understood by its convolutions, but the derivatives of such a convolution are computed by slow kernels on a CPU, a
 hundred times slower in bfloat16. So the padding is "same" where that is even, and else zeros are laid around the maps.
+
+The derivative of a convolution by its maps is a convolution too, of stride 1 with the kernel turned by half a turn. It is
+written so: the kernels that TensorFlow has for that derivative take, without AVX-512, twice as long as those for a
+convolution, and twenty times in bfloat16 (results/benchmarks/convolution.md).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -18,18 +23,40 @@ from tfode_adv.layers.initializers import INITIALIZATIONS, bias_initializer, ker
 def conv2d(x: tf.Tensor, kernel: tf.Tensor, strides: int, padding: int) -> tf.Tensor:
     """The convolution of maps `[B, H, W, C]` with `padding` zero pixels on every side."""
     name = _padding_name(x, kernel, strides, padding)
+    if name == "SAME" and strides == 1:
+        return _of_stride_1(x, kernel)
     return tf.nn.conv2d(x if name else tf.pad(x, _every_side(padding)), kernel, strides, name or "VALID")
 
 
 def conv2d_transpose(y: tf.Tensor, kernel: tf.Tensor, like: tf.Tensor, strides: int, padding: int) -> tf.Tensor:
     """The transpose of `conv2d` of maps that are shaped as `like`, at `y`; its result has that shape."""
     name = _padding_name(like, kernel, strides, padding)
-    if name:
+    if name == "SAME" and strides == 1:
+        x = _of_stride_1(y, _turned(kernel))
+    elif name:
         x = tf.nn.conv2d_transpose(y, kernel, tf.shape(like), strides, name)
     else:
         padded = tf.shape(like) + [0, 2 * padding, 2 * padding, 0]
         x = tf.nn.conv2d_transpose(y, kernel, padded, strides, "VALID")[:, padding:-padding, padding:-padding]
     return tf.ensure_shape(x, like.shape)
+
+
+@tf.custom_gradient
+def _of_stride_1(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """A convolution whose result has its maps' height and width."""
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        by_kernel = tf.raw_ops.Conv2DBackpropFilter(
+            input=x, filter_sizes=kernel.shape, out_backprop=upstream, strides=[1, 1, 1, 1], padding="SAME"
+        )
+        return _of_stride_1(upstream, _turned(kernel)), by_kernel
+
+    return tf.nn.conv2d(x, kernel, 1, "SAME"), gradient
+
+
+def _turned(kernel: tf.Tensor) -> tf.Tensor:
+    """The kernel of the transpose of a convolution of stride 1."""
+    return tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
 
 
 def _every_side(padding: int) -> list[list[int]]:
@@ -158,7 +185,7 @@ class TimeConv2D(keras.layers.Layer):
         kernel = tf.convert_to_tensor(self.kernel)
         ones = tf.ones([1, tf.shape(h)[1], tf.shape(h)[2], 1], h.dtype)
         response = tf.nn.conv2d(ones, kernel[:, :, :1], 1, "SAME")
-        y = tf.nn.bias_add(tf.nn.conv2d(h, kernel[:, :, 1:], 1, "SAME"), self.bias)
+        y = tf.nn.bias_add(conv2d(h, kernel[:, :, 1:], 1, padding=1), self.bias)
         return y + tf.cast(t, h.dtype) * response
 
     def compute_output_shape(self, t_shape: Any = None, h_shape: Any = None) -> tuple[int | None, ...]:

@@ -14,12 +14,12 @@ import tensorflow as tf
 from tfode_adv.solvers import runge_kutta as rk
 from tfode_adv.solvers.integrate import Integral, Solution, integrate
 from tfode_adv.solvers.loop_state import Settings
-from tfode_adv.solvers.pull_back import Gradients, taped
+from tfode_adv.solvers.pull_back import Evaluation, Gradients
 from tfode_adv.solvers.status import Status
 
 
 def solve_adjoint(
-    field: rk.Field,
+    evaluate: Evaluation,
     t0: tf.Tensor,
     times: tf.Tensor,
     solution: Solution,
@@ -33,6 +33,7 @@ def solve_adjoint(
     """Pulls the cotangents of a solve's outputs back to its initial rows and to `parameters`.
 
     Args:
+        evaluate: how the field is evaluated, to be pulled back to none or all of `parameters`.
         cotangents: rows `[T, B, ...]` a component.
         rtol, atol: `[B]`, of the adjoint solve.
 
@@ -44,12 +45,12 @@ def solve_adjoint(
 
     def augmented(s: tf.Tensor, rows: list[tf.Tensor]) -> list[tf.Tensor]:
         y, a = rows[:components], rows[components:]
-        slope = taped(lambda y: field(-s, y), y, [])
+        slope = evaluate(-s, y, [])
         return [-k for k in slope.value] + slope.pull_back(a).state
 
     def parameter_integrand(s: tf.Tensor, rows: list[tf.Tensor], weights: tf.Tensor) -> list[tf.Tensor]:
         y, a = rows[:components], rows[components:]
-        slope = taped(lambda y: field(-s, y), y, parameters)
+        slope = evaluate(-s, y, parameters)
         return slope.pull_back([rk.per_row(weights, c) * c for c in a]).parameters
 
     def interval(m, adjoint, totals, status, reached):

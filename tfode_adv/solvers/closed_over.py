@@ -1,12 +1,21 @@
 """What a field reads beside its arguments: variables, and tensors that the user's function closes over."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tfode_adv.tensorflow_internals import captured_by, is_followed, recording, watching_operations, watching_variables
+from tfode_adv.solvers.graph_mode import in_xla
+from tfode_adv.solvers.runge_kutta import Field
+from tfode_adv.tensorflow_internals import (
+    captures,
+    is_followed,
+    recording,
+    stop_recording,
+    watching_operations,
+    watching_variables,
+)
 
 
 class Reading:
@@ -38,16 +47,23 @@ class Reading:
             yield
         self._add(self.variables, watcher.watched_variables())
 
-    def trace(self, field: Callable, *arguments: Any) -> None:
-        """Notes what `field` reads at tensors like `arguments`, while a graph is built."""
+    def trace(self, field: Field, t: tf.Tensor, y: list[tf.Tensor]) -> Field:
+        """Notes what `field` reads at tensors like `t` and `y`, while a graph is built.
 
-        def call(*values: tf.Tensor) -> Any:
-            return field(*tf.nest.pack_sequence_as(arguments, values))
-
-        specs = [tf.TensorSpec(x.shape, x.dtype) for x in tf.nest.flatten(arguments)]
-        tensors = [x for x in captured_by(call, specs) if x.dtype not in (tf.resource, tf.variant)]
+        Returns:
+            The field as one function of that graph, for any number of rows; under XLA, for as many. No tape follows it.
+        """
+        specs = [tf.TensorSpec([x.shape[0] if in_xla() else None, *x.shape[1:]], x.dtype) for x in (t, *y)]
+        traced = tf.function(lambda t, *y: field(t, list(y)), autograph=False).get_concrete_function(*specs)
+        tensors = [x for x, _ in captures(traced.graph) if x.dtype not in (tf.resource, tf.variant)]
         self._add(self.tensors, [x for x in tensors if hasattr(x, "numpy") or x.op.type != "Const"])
         self._add(self.followed, [x for x in self.tensors if has_gradient(x)])
+
+        def evaluate(t: tf.Tensor, y: list[tf.Tensor]) -> list[tf.Tensor]:
+            with stop_recording():
+                return traced(t, *y)
+
+        return evaluate
 
     def _watching(self, arguments: list[tf.Tensor]) -> contextlib.AbstractContextManager[None]:
         """Every eager operation inside is looked at: what it takes that none made is read from elsewhere."""

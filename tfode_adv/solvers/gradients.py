@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import tensorflow as tf
@@ -14,8 +13,9 @@ from tfode_adv.solvers.backprop import backpropagate
 from tfode_adv.solvers.backprop_step_sizes import backpropagate_with_step_sizes
 from tfode_adv.solvers.graph_mode import in_xla
 from tfode_adv.solvers.names import CHECKPOINTS, GRADIENTS, GradientObject
-from tfode_adv.solvers.pull_back import Gradients, Slope, taped, without
+from tfode_adv.solvers.pull_back import Evaluation, Gradients, taped, without
 from tfode_adv.solvers.residual_store import AUTO_BYTES, ResidualStore
+from tfode_adv.solvers.split_field import SplitField
 from tfode_adv.solvers.status import Status, check_status
 from tfode_adv.solvers.step_store import Step, StepStore, Trial
 from tfode_adv.solvers.tableaus import TABLEAUS, Tableau
@@ -126,21 +126,17 @@ class Backprop(Gradient):
     ) -> Gradients:
         if not solution.steps:
             raise UsageError(NOT_RECORDED)
-        evaluate = self._evaluation(problem, solution, parameters)
-        return backpropagate(evaluate, problem.settings.method, problem.t0, times, solution, cotangents, parameters)
-
-    def _evaluation(
-        self, problem: Any, solution: Any, parameters: list[Any]
-    ) -> Callable[[tf.Tensor, list[tf.Tensor]], Slope]:
-        """How the field is evaluated where nothing was kept."""
-        if tf.executing_eagerly() or in_xla():
-            return lambda t, y: taped(lambda y: problem.field(t, y), y, parameters)
-        # One trace of the field serves all stages.
-        with_parameters = bool(parameters)
-        split = solution.steps.kept and solution.steps.kept.split
-        if not split or (with_parameters and not split.to_parameters):
-            split = problem.split(with_parameters)
-        return lambda t, y: split.slope(t, y, with_parameters)
+        kept = solution.steps.kept
+        evaluate = _evaluation(problem, parameters, kept and kept.split)
+        return backpropagate(
+            lambda t, y: evaluate(t, y, parameters),
+            problem.settings.method,
+            problem.t0,
+            times,
+            solution,
+            cotangents,
+            parameters,
+        )
 
     def evaluations(self, method: Tableau, accepted: tf.Tensor, rejected: tf.Tensor) -> tf.Tensor | None:
         # The last step's state is read off a dense output that uses the slope at its end.
@@ -231,17 +227,32 @@ class Adjoint(Gradient):
     def pull_back(
         self, problem: Any, times: tf.Tensor, solution: Any, cotangents: list[tf.Tensor], parameters: list[Any]
     ) -> Gradients:
-        equation = (problem.field, problem.t0, times, solution, cotangents, parameters)
+        equation = (problem.t0, times, solution, cotangents, parameters)
         if isinstance(problem.ahead, tuple):
             rtol, atol, settings = problem.ahead
-            gradients, status, reached = solve_adjoint(*equation, rtol, atol, settings, problem.one_a_sample)
+            evaluate = _evaluation(problem, parameters)
+            gradients, status, reached = solve_adjoint(evaluate, *equation, rtol, atol, settings, problem.one_a_sample)
         else:
-            gradients, status, reached = solve_adjoint_together(problem.ahead, *equation)
+            gradients, status, reached = solve_adjoint_together(problem.ahead, problem.field, *equation)
         marked = without(tf.not_equal(status, int(Status.OK)), gradients)
         if problem.solver._on_gradient_failure == "status":
             return gradients._replace(parameters=marked.parameters)
         with tf.control_dependencies(check_status(status, reached, "adjoint ")):
             return tf.nest.map_structure(tf.identity, marked if problem.xla else gradients)
+
+
+def _evaluation(problem: Any, parameters: list[Any], split: SplitField | None = None) -> Evaluation:
+    """How the field is evaluated where nothing was kept, to be pulled back to some or none of `parameters`.
+
+    Args:
+        split: the field in two parts, where it was split before.
+    """
+    if tf.executing_eagerly() or in_xla():
+        return lambda t, y, sources: taped(lambda y: problem.field(t, y), y, sources)
+    # One trace of the field serves all stages.
+    if not split or (parameters and not split.to_parameters):
+        split = problem.split(bool(parameters))
+    return lambda t, y, sources: split.slope(t, y, bool(sources))
 
 
 NAMED: dict[str, type[Gradient]] = {name: globals()[kind] for name, kind in GRADIENTS.items()}

@@ -355,8 +355,8 @@ class _Integration:
 
 def _overflow(slopes: list[list[tf.Tensor]]) -> tf.Tensor:
     """Whether a slope of a row is infinite, `[n]`."""
-    rows = [tf.reshape(tf.math.is_inf(tf.abs(k)), [tf.shape(k)[0], -1]) for stage in slopes for k in stage]
-    return tf.reduce_any([tf.reduce_any(r, 1) for r in rows], 0)
+    infinite = [tf.math.is_inf(tf.abs(k)) for stage in slopes for k in stage]
+    return tf.reduce_any([tf.reduce_any(i, list(range(1, i.shape.rank))) for i in infinite], 0)
 
 
 def adaptive_step(settings: Settings, t: tf.Tensor, step: tf.Tensor, end: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

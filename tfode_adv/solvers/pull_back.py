@@ -37,6 +37,10 @@ class Slope(NamedTuple):
     pull_back: Callable[[list[tf.Tensor]], Gradients]
 
 
+Evaluation = Callable[[tf.Tensor, list[tf.Tensor], list[Any]], Slope]
+"""`evaluate(t, y, sources)`: one evaluation at rows `y`, which can be pulled back to them and to `sources`."""
+
+
 def taped(function: Callable[[list[tf.Tensor]], list[tf.Tensor]], y: list[tf.Tensor], parameters: list[Any]) -> Slope:
     """Evaluates `function(y)`, which reads `parameters`, on a tape."""
     with recording(), tf.GradientTape(watch_accessed_variables=False) as tape:

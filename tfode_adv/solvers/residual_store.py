@@ -73,7 +73,8 @@ class ResidualStore:
         def written() -> list[tf.TensorArray]:
             arrays = self.arrays
             for e, evaluation in enumerate(residuals):
-                arrays = [a.write(first + e, tf.cast(r, a.dtype)) for a, r in zip(arrays, evaluation, strict=True)]
+                place = first + e
+                arrays = [a.write(place, tf.cast(r, a.dtype)) for a, r in zip(arrays, evaluation, strict=True)]
             return arrays
 
         # A linear dynamics leaves nothing.
@@ -88,7 +89,11 @@ class ResidualStore:
         """The residuals of each evaluation of a group that was kept."""
         count = 1 if isinstance(group, int) and group == 0 else self.per_group
         first, types = self._first(group), [r.dtype for r in self.split.residuals]
-        return [[tf.cast(a.read(first + e), t) for a, t in zip(self.arrays, types, strict=True)] for e in range(count)]
+
+        def evaluation(place: tf.Tensor | int) -> list[tf.Tensor]:
+            return [tf.cast(a.read(place), t) for a, t in zip(self.arrays, types, strict=True)]
+
+        return [evaluation(first + e) for e in range(count)]
 
     def _first(self, group: tf.Tensor | int) -> tf.Tensor | int:
         return 0 if isinstance(group, int) and group == 0 else 1 + (group - 1) * self.per_group

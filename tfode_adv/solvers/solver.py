@@ -22,7 +22,7 @@ from tfode_adv.solvers.names import CHECKPOINTS, ENDPOINTS, ON_FAILURE, SolverOb
 from tfode_adv.solvers.pull_back import Gradients
 from tfode_adv.solvers.refused_gradients import refuse_followed
 from tfode_adv.solvers.rows import Rows
-from tfode_adv.solvers.runge_kutta import exact
+from tfode_adv.solvers.runge_kutta import Field, exact
 from tfode_adv.solvers.solution_times import checked_times
 from tfode_adv.solvers.split_field import SplitField
 from tfode_adv.solvers.status import Status, check_status, without_failed
@@ -279,6 +279,8 @@ class _Problem:
         self.graph = current_graph()
         self.read = Reading()
         self.reads = True
+        # Where a graph is built, the field as one function of it, so that its evaluations are traced once.
+        self.traced: Field | None = None
         # Whatever the backward pass needs is read now: in a loop's derivative it cannot be.
         self.tolerances = solver._tolerances(rows)
         self.settings = solver._settings.read()
@@ -350,7 +352,7 @@ class _Problem:
         return tf.fill(tf.shape(self.y0[0])[:1], self.t0), self.start
 
     def _trace(self) -> None:
-        self.read.trace(lambda t, y: self.field(t, y, self.smooth), *self._example())
+        self.traced = self.read.trace(lambda t, y: self.field(t, y, self.smooth), *self._example())
 
     def _differentiable(self, times: tf.Tensor, solution: Solution) -> list[tf.Tensor]:
         variables, tensors = list(self.read.variables), self.followed
@@ -386,7 +388,7 @@ class _Problem:
             return self._integrate(times, StepStore.empty(kind, self.y0, self.t0.dtype))
 
     def _integrate(self, times: tf.Tensor, store: StepStore | None) -> Solution:
-        problem = (self.field, self.t0, self.start, times, *self.tolerances, self.settings)
+        problem = (self.traced or self.field, self.t0, self.start, times, *self.tolerances, self.settings)
         return integrate(*problem, store=store, one_a_sample=self.one_a_sample)
 
     def chosen_times(self, final_time: Any) -> tf.Tensor:
