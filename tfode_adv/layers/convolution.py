@@ -4,8 +4,8 @@ TensorFlow's "same" padding is lopsided where a convolution strides over maps of
 understood by its convolutions, but the derivatives of such a convolution are computed by slow kernels on a CPU, a
 hundred times slower in bfloat16. So the padding is "same" where that is even, and else zeros are laid around the maps.
 
-The derivative of a convolution by its maps is a convolution too, of stride 1 with the kernel turned by half a turn. It is
-written so: the kernels that TensorFlow has for that derivative take, without AVX-512, twice as long as those for a
+The derivative of a convolution by its maps is a convolution too, of stride 1 with the kernel turned by half a turn. It
+is written so: the kernels that TensorFlow has for that derivative take, without AVX-512, twice as long as those for a
 convolution, and twenty times in bfloat16 (results/benchmarks/convolution.md).
 """
 
