@@ -186,7 +186,9 @@ class TimeConv2D(keras.layers.Layer):
         ones = tf.ones([1, tf.shape(h)[1], tf.shape(h)[2], 1], h.dtype)
         response = tf.nn.conv2d(ones, kernel[:, :, :1], 1, "SAME")
         y = tf.nn.bias_add(conv2d(h, kernel[:, :, 1:], 1, padding=1), self.bias)
-        return y + tf.cast(t, h.dtype) * response
+        along = tf.cast(t, h.dtype) * response
+        # The derivative of a sum of two broadcast shapes asks for both, which a solve would keep.
+        return tf.add_n([y, along]) if along.shape[0] == y.shape[0] else y + along
 
     def compute_output_shape(self, t_shape: Any = None, h_shape: Any = None) -> tuple[int | None, ...]:
         return h_shape

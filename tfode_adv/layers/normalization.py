@@ -59,17 +59,18 @@ def group_normalization(
             if relu:
                 upstream = tf.raw_ops.ReluGrad(gradients=upstream, features=y)
             upstream = tf.cast(upstream, precise)
-            return _gradient(upstream, tf.cast(x, precise), gamma, mean, inverse, scale, x.dtype)
+            return _gradient(upstream, tf.cast(x, precise), gamma, mean, inverse, x.dtype)
 
         return y, gradient
 
     return normalize(x, tf.cast(gamma, precise), tf.cast(beta, precise))
 
 
-def _gradient(upstream, maps, gamma, mean, inverse, scale, dtype):
+def _gradient(upstream, maps, gamma, mean, inverse, dtype):
     """Gradients for the maps, gamma and beta; with xhat the normalised maps and < > a group's mean,
     dx = (gamma g - <gamma g> - xhat <gamma g xhat>) / sigma, gathered by powers of x."""
-    groups, size = inverse.shape[1], scale.shape[2]
+    groups = inverse.shape[1]
+    size = gamma.shape[0] // groups
     pixels = tf.cast(_pixels(maps), maps.dtype)
     total = _grouped(_pixel_sum(upstream), groups)
     along = (_grouped(_pixel_sum(upstream * maps), groups) - mean * total) * inverse
@@ -80,7 +81,7 @@ def _gradient(upstream, maps, gamma, mean, inverse, scale, dtype):
     offset = -inverse * mean_total - slope * mean
     slope, offset = (_per_channel(tf.tile(each, [1, 1, size])) for each in (slope, offset))
     linear = maps * slope + offset
-    dx = upstream * _per_channel(scale) + linear
+    dx = upstream * _per_channel(inverse * gamma) + linear
     channels = [groups * size]
     return (
         tf.cast(dx, dtype),

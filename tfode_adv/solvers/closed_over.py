@@ -12,7 +12,6 @@ from tfode_adv.tensorflow_internals import (
     captures,
     is_followed,
     recording,
-    stop_recording,
     watching_operations,
     watching_variables,
 )
@@ -51,19 +50,14 @@ class Reading:
         """Notes what `field` reads at tensors like `t` and `y`, while a graph is built.
 
         Returns:
-            The field as one function of that graph, for any number of rows; under XLA, for as many. No tape follows it.
+            The field as one function of that graph, for any number of rows; under XLA, for as many.
         """
         specs = [tf.TensorSpec([x.shape[0] if in_xla() else None, *x.shape[1:]], x.dtype) for x in (t, *y)]
         traced = tf.function(lambda t, *y: field(t, list(y)), autograph=False).get_concrete_function(*specs)
         tensors = [x for x, _ in captures(traced.graph) if x.dtype not in (tf.resource, tf.variant)]
         self._add(self.tensors, [x for x in tensors if hasattr(x, "numpy") or x.op.type != "Const"])
         self._add(self.followed, [x for x in self.tensors if has_gradient(x)])
-
-        def evaluate(t: tf.Tensor, y: list[tf.Tensor]) -> list[tf.Tensor]:
-            with stop_recording():
-                return traced(t, *y)
-
-        return evaluate
+        return lambda t, y: traced(t, *y)
 
     def _watching(self, arguments: list[tf.Tensor]) -> contextlib.AbstractContextManager[None]:
         """Every eager operation inside is looked at: what it takes that none made is read from elsewhere."""

@@ -167,7 +167,8 @@ class BackpropSteps(Backprop):
         if not solution.steps:
             raise UsageError(NOT_RECORDED)
         passed = (problem.settings, problem.t0, times, solution, cotangents, parameters, problem.y0)
-        return backpropagate_with_step_sizes(problem.field, *passed, *problem.tolerances)
+        field = problem.field if tf.executing_eagerly() or problem.xla else problem.traced
+        return backpropagate_with_step_sizes(field, *passed, *problem.tolerances)
 
     def evaluations(self, method: Tableau, accepted: tf.Tensor, rejected: tf.Tensor) -> tf.Tensor | None:
         if not method.adaptive:
