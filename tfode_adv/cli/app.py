@@ -101,6 +101,9 @@ def start_tensorflow() -> None:
     (results/benchmarks/start.md).
     """
     with startup.quiet(), startup.short() if _process.own else contextlib.nullcontext():
+        # Before TensorFlow it leaves most of itself out. If it fails, it does so again where it counts.
+        with contextlib.suppress(Exception):
+            import tensorflow_probability  # noqa: F401
         import tensorflow as tf
 
         # A build for GPUs complains of their absence when it first looks.

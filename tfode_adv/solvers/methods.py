@@ -7,7 +7,7 @@ from tfode_adv.errors import check_choice
 from tfode_adv.solvers import tableaus
 from tfode_adv.solvers.names import STOCK, available
 from tfode_adv.solvers.solver import RungeKuttaSolver
-from tfode_adv.solvers.tfp_interface import DormandPrince, Solver, tensorflow_probability
+from tfode_adv.solvers.tfp_interface import DormandPrince, Solver, stock_method
 
 
 class Dopri5(RungeKuttaSolver, DormandPrince):
@@ -79,7 +79,7 @@ def get(name: str, **options: Any) -> Solver:
     check_choice("solver", name, available())
     method = METHODS.get(name)
     if name == STOCK:
-        method = tensorflow_probability(f"solver={STOCK!r}").math.ode.DormandPrince
+        method = stock_method(f"solver={STOCK!r}")
     known = [option for option in inspect.signature(method.__init__).parameters if option != "self"]
     for option in options:
         check_choice(f"option of {name}", option, known)

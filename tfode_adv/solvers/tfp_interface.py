@@ -5,18 +5,15 @@ this is the one module that imports it, and an import that fails is kept until T
 """
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from tfode_adv.errors import RunError
 
 _FAILURE: Exception | None = None
 try:
-    import tensorflow_probability as _tfp
+    # Not by way of `tfp.math`, which wants an older Keras besides, and takes its time to import it.
+    from tensorflow_probability.python.math.ode import ChosenBySolver, DormandPrince, Results, Solver
     from tensorflow_probability.python.math.ode.base import Diagnostics as TfpDiagnostics
-
-    Solver, Results, ChosenBySolver = _tfp.math.ode.Solver, _tfp.math.ode.Results, _tfp.math.ode.ChosenBySolver
-    DormandPrince = _tfp.math.ode.DormandPrince
 except Exception as error:  # A TFP that does not fit its TensorFlow may fail with anything.
     _FAILURE = error
 
@@ -53,14 +50,14 @@ except Exception as error:  # A TFP that does not fit its TensorFlow may fail wi
         final_time: Any
 
 
-def tensorflow_probability(asker: str) -> ModuleType:
-    """TensorFlow Probability, for `asker`, what needs it.
+def stock_method(asker: str) -> type[Solver]:
+    """TensorFlow Probability's own method, for `asker`, what needs it.
 
     Raises:
-        RunError: if it is not installed, or does not fit the TensorFlow that is.
+        RunError: if TensorFlow Probability is not installed, or does not fit the TensorFlow that is.
     """
     if _FAILURE is None:
-        return _tfp
+        return DormandPrince
     if isinstance(_FAILURE, ModuleNotFoundError):
         reason = f"which is not installed ({_FAILURE})"
     else:
