@@ -14,11 +14,19 @@ from tfode_adv.layers import Conv2D, ConvDynamics, TimeConv2D, convolution
 def test_padding_is_the_same_on_all_sides(size, kernel_size, strides, padding):
     x = tf.random.stateless_normal([2, size, size + 1, 3], seed=[0, size])
     layer = Conv2D(5, kernel_size, strides, padding)
-    y = layer(x)
-    padded = np.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
-    expected = tf.nn.conv2d(padded, layer.kernel, strides, "VALID") + layer.bias
+    layer.build(x.shape)
+    sources = [x, layer.kernel.value, layer.bias.value]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        y = layer(x)
+        padded = tf.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+        expected = tf.nn.conv2d(padded, layer.kernel, strides, "VALID") + layer.bias
     np.testing.assert_allclose(y, expected, atol=1e-5)
     assert layer.compute_output_shape(x.shape) == tuple(y.shape)
+    upstream = tf.random.stateless_normal(y.shape, seed=[0, 9])
+    gradients, wanted = (tape.gradient(value, sources, upstream) for value in (y, expected))
+    for gradient, want in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("height, width", [(7, 8), (8, 6), (None, None)])

@@ -323,3 +323,26 @@ def test_a_coupled_batch_has_the_same_gradient_as_one_sample():
         coupled = tf.reduce_sum(solver.solve(decay, 0.0, y0, [1.0]).states)
         alone = tf.reduce_sum(solver.solve(decay, 0.0, y0[None], [1.0], batch_ndims=1).states)
     np.testing.assert_allclose(tape.gradient(coupled, y0), tape.gradient(alone, y0), rtol=1e-10)
+
+
+@pytest.mark.parametrize("gradient, most", [("backprop", 2), ("adjoint", 2), ("backprop_steps", 1)])
+def test_a_compiled_solve_traces_its_dynamics_once_for_all_stages(gradient, most):
+    """dopri5 evaluates it in nine places, and the backward pass in seven more: each a trace, it would take seconds."""
+    traced = []
+
+    def ode_fn(t, y):
+        traced.append(y)
+        return -y
+
+    def run(y):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(y)
+            solver = solvers.get("dopri5", rtol=1e-3, atol=1e-3, gradient=gradient)
+            end = solver.solve(ode_fn, 0.0, y, [1.0], batch_ndims=1).states[-1]
+        return end, tape.gradient(end, y)
+
+    compiled = tf.function(run, autograph=False).get_concrete_function(tf.TensorSpec([None, 3]))
+    assert len(traced) <= most
+    end, derivative = compiled(tf.ones([2, 3]))
+    np.testing.assert_allclose(end, np.full([2, 3], np.exp(-1)), rtol=1e-3)
+    np.testing.assert_allclose(derivative, np.full([2, 3], np.exp(-1)), rtol=1e-2)
