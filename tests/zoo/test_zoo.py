@@ -132,7 +132,8 @@ def test_kernels_may_be_stored_in_half_the_room(elsewhere, tmp_path):
     half, measured = ta.zoo.load("paper/half"), networks.candidate(tmp_path / "trained", stored="float16")
     np.testing.assert_array_equal(half(images()), measured(images()))
     with np.load(networks.HERE / "paper" / "half.npz") as file:
-        assert {file[place].dtype for place in file.files if file[place].ndim >= 2} == {np.dtype("float16")}
+        kept = [networks.unpacked(file[place]) for place in file.files]
+    assert {weight.dtype for weight in kept if weight.ndim >= 2} == {np.dtype("float16")}
     for ours, theirs in zip(half.get_weights(), elsewhere.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2**-11, atol=1e-7)
     run = Run.open(tmp_path / "trained")
@@ -143,6 +144,21 @@ def test_kernels_may_be_stored_in_half_the_room(elsewhere, tmp_path):
         ta.zoo.add(tmp_path / "wide", "paper/wide", {"summary": "wide"}, networks.HERE, stored="float16")
     with pytest.raises(UsageError, match="float8"):
         networks.candidate(tmp_path / "trained", stored="float8")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("shape", [(), (5,), (2, 0, 3), (3, 3, 2, 4)])
+def test_packed_weights_are_the_same_to_the_last_bit(dtype, shape):
+    weight = np.random.RandomState(0).standard_normal(shape).astype(dtype)
+    planes = networks.packed(weight)
+    assert planes.shape == (weight.itemsize, *shape)
+    again = networks.unpacked(planes)
+    assert again.dtype == dtype and again.shape == shape and again.tobytes() == weight.tobytes()
+
+
+def test_weights_of_another_type_are_not_packed():
+    with pytest.raises(UsageError, match="int32"):
+        networks.packed(np.zeros(3, np.int32))
 
 
 def test_a_card_keeps_no_place_of_the_machine(elsewhere):

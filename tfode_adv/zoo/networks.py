@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 HERE = pathlib.Path(__file__).parent
 # What the kernels of a network may be kept in.
 STORED = ("float32", "float16")
+# By their size in bytes, the types that weights are kept in.
+_NUMBERS = {2: np.dtype("<f2"), 4: np.dtype("<f4")}
 # Of a run's flags: where things lay on the machine of the training.
 _PLACES = ("data_dir", "run_dir")
 
@@ -67,7 +69,7 @@ def load(name: str) -> "keras.Model":
     if not path.is_file() or sha256(path) != known["sha256"]:
         raise RunError(f"{str(path)!r} is missing or is not the file that the network's card tells of: reinstall")
     with np.load(path, allow_pickle=False) as file:
-        return _built(known, [file[str(place)] for place in range(len(file.files))])
+        return _built(known, [unpacked(file[str(place)]) for place in range(len(file.files))])
 
 
 def _built(known: dict[str, Any], weights: list[np.ndarray]) -> "keras.Model":
@@ -186,10 +188,29 @@ def _is_kernel(weight: "keras.Variable | np.ndarray") -> bool:
 
 
 def _packed(weights: list[np.ndarray], stored: str) -> bytes:
-    packed = io.BytesIO()
+    file = io.BytesIO()
     kept = [value.astype(stored) if _is_kernel(value) else value for value in weights]
-    np.savez_compressed(packed, **{str(place): value for place, value in enumerate(kept)})
-    return packed.getvalue()
+    np.savez_compressed(file, **{str(place): packed(value) for place, value in enumerate(kept)})
+    return file.getvalue()
+
+
+def packed(weight: np.ndarray) -> np.ndarray:
+    """A weight `[...]` as bytes `[2 or 4, ...]`, uint8, those of equal place in a number side by side.
+
+    Signs and exponents of a network's weights are much alike, so that a file of them takes an eighth less room.
+
+    Raises:
+        UsageError: for a weight that is neither float16 nor float32.
+    """
+    if weight.dtype.itemsize not in _NUMBERS or weight.dtype != _NUMBERS[weight.dtype.itemsize]:
+        raise UsageError(f"a weight is of type {weight.dtype.name}, but the zoo keeps float16 and float32")
+    numbers = weight.astype(_NUMBERS[weight.dtype.itemsize])
+    return np.moveaxis(numbers[..., np.newaxis].view(np.uint8), -1, 0)
+
+
+def unpacked(planes: np.ndarray) -> np.ndarray:
+    """The inverse of `packed`."""
+    return np.ascontiguousarray(np.moveaxis(planes, 0, -1)).view(_NUMBERS[len(planes)])[..., 0]
 
 
 def _known(trained: Run, model: "keras.Model", precision: str | None) -> dict[str, Any]:
