@@ -119,7 +119,7 @@ def test_a_recurrent_cell_with_a_block_learns():
     """`fit` of a Keras `RNN` whose cell solves: a rate that grows where the target does."""
 
     @keras.saving.register_keras_serializable(package="tests")
-    class Cell(keras.layers.Layer):
+    class LearningCell(keras.layers.Layer):
         state_size = output_size = 1
 
         def __init__(self, **kwargs):
@@ -133,7 +133,7 @@ def test_a_recurrent_cell_with_a_block_learns():
             h = self.block(states[0] + inputs)
             return h, [h]
 
-    model = keras.Sequential([keras.Input((3, 1)), keras.layers.RNN(Cell())])
+    model = keras.Sequential([keras.Input((3, 1)), keras.layers.RNN(LearningCell())])
     model.compile(keras.optimizers.SGD(0.02), "mse")
     model.set_weights([np.array([[-0.5]], np.float32)])
     model.fit(np.ones([2, 3, 1]), np.ones([2, 1]), epochs=60, verbose=0)
