@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).parent
 # What the kernels of a network may be kept in.
 STORED = ("float32", "float16")
 # By their size in bytes, the types that weights are kept in.
-_NUMBERS = {2: np.dtype("<f2"), 4: np.dtype("<f4")}
+_NUMBERS: dict[int, np.dtype] = {2: np.dtype("<f2"), 4: np.dtype("<f4")}
 # Of a run's flags: where things lay on the machine of the training.
 _PLACES = ("data_dir", "run_dir")
 
