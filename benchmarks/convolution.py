@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 128])
-    parser.add_argument("--dtype", nargs="+", default=["float32"])
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16", "float16"), default=["float32"])
     options = parser.parse_args()
     print(f"| maps | type | images at once | {' | '.join(COLUMNS)} |\n| --- | --- |{' ---: |' * (len(COLUMNS) + 1)}")
     for size, channels in SHAPES:

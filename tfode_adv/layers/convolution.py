@@ -5,8 +5,8 @@ understood by its convolutions, but the derivatives of such a convolution are co
 hundred times slower in bfloat16. So the padding is "same" where that is even, and else zeros are laid around the maps.
 
 The derivative of a convolution by its maps is a convolution too, of stride 1 with the kernel turned by half a turn. It
-is written so: the kernels that TensorFlow has for that derivative take, without AVX-512, twice as long as those for a
-convolution, and twenty times in bfloat16 (results/benchmarks/convolution.md).
+is written so: the kernels that TensorFlow has for that derivative take, without AVX-512, up to 2.5 times as long as
+those for a convolution, and 17 to 28 times in bfloat16 (results/benchmarks/convolution.md).
 """
 
 from collections.abc import Callable

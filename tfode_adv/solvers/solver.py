@@ -279,7 +279,6 @@ class _Problem:
         self.graph = current_graph()
         self.read = Reading()
         self.reads = True
-        # Where a graph is built, the field as one function of it, so that its evaluations are traced once.
         self.traced: Field | None = None
         # Whatever the backward pass needs is read now: in a loop's derivative it cannot be.
         self.tolerances = solver._tolerances(rows)
@@ -317,7 +316,7 @@ class _Problem:
         wanted = not tf.executing_eagerly() or could_record()
         if not tf.executing_eagerly():
             with stop_recording():
-                self._trace()
+                self._traced()
         store = solver.gradient.store(self) if wanted else None
         with stop_recording():
             solution = self._integrate(times, store)
@@ -344,15 +343,18 @@ class _Problem:
     def split(self, to_parameters: bool | None = None) -> SplitField:
         """The field in two parts: what is computed once and kept, and what pulls back from it."""
         if not self.read.began:
-            self._trace()
+            self._traced()
         variables = lambda: list(self.read.variables)  # noqa: E731
         return SplitField(self.field, variables, self.smooth, self.followed, *self._example(), to_parameters)
 
     def _example(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
         return tf.fill(tf.shape(self.y0[0])[:1], self.t0), self.start
 
-    def _trace(self) -> None:
-        self.traced = self.read.trace(lambda t, y: self.field(t, y, self.smooth), *self._example())
+    def _traced(self) -> Field:
+        """Where a graph is built, the field as one function of it, so that its evaluations are traced once."""
+        if self.traced is None:
+            self.traced = self.read.trace(lambda t, y: self.field(t, y, self.smooth), *self._example())
+        return self.traced
 
     def _differentiable(self, times: tf.Tensor, solution: Solution) -> list[tf.Tensor]:
         variables, tensors = list(self.read.variables), self.followed
@@ -388,7 +390,8 @@ class _Problem:
             return self._integrate(times, StepStore.empty(kind, self.y0, self.t0.dtype))
 
     def _integrate(self, times: tf.Tensor, store: StepStore | None) -> Solution:
-        problem = (self.traced or self.field, self.t0, self.start, times, *self.tolerances, self.settings)
+        field = self.field if tf.executing_eagerly() else self._traced()
+        problem = (field, self.t0, self.start, times, *self.tolerances, self.settings)
         return integrate(*problem, store=store, one_a_sample=self.one_a_sample)
 
     def chosen_times(self, final_time: Any) -> tf.Tensor:

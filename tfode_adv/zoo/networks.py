@@ -143,7 +143,7 @@ def add(
     """
     known, model = _candidate(run, precision, stored)
     path = pathlib.Path(root) / f"{name}.npz"
-    write_atomic(path, _packed(model.get_weights(), stored))
+    write_atomic(path, _file_of(model.get_weights(), stored))
     write_json(path.with_suffix(".json"), {**measured, **known, "sha256": sha256(path)})
 
 
@@ -187,7 +187,7 @@ def _is_kernel(weight: "keras.Variable | np.ndarray") -> bool:
     return len(weight.shape) >= 2
 
 
-def _packed(weights: list[np.ndarray], stored: str) -> bytes:
+def _file_of(weights: list[np.ndarray], stored: str) -> bytes:
     file = io.BytesIO()
     kept = [value.astype(stored) if _is_kernel(value) else value for value in weights]
     np.savez_compressed(file, **{str(place): packed(value) for place, value in enumerate(kept)})
@@ -202,10 +202,9 @@ def packed(weight: np.ndarray) -> np.ndarray:
     Raises:
         UsageError: for a weight that is neither float16 nor float32.
     """
-    if weight.dtype.itemsize not in _NUMBERS or weight.dtype != _NUMBERS[weight.dtype.itemsize]:
+    if weight.dtype not in _NUMBERS.values():
         raise UsageError(f"a weight is of type {weight.dtype.name}, but the zoo keeps float16 and float32")
-    numbers = weight.astype(_NUMBERS[weight.dtype.itemsize])
-    return np.moveaxis(numbers[..., np.newaxis].view(np.uint8), -1, 0)
+    return np.moveaxis(np.array(weight, order="C")[..., np.newaxis].view(np.uint8), -1, 0)
 
 
 def unpacked(planes: np.ndarray) -> np.ndarray:
